@@ -1,0 +1,38 @@
+# ocsrflow: pictures of molecules to SMILES, from PubChem to the report.
+#
+#   snakemake --cores all --resources gpu=4                        the full experiment of config.yaml
+#   snakemake --workflow-profile workflow/profiles/demo            the small demonstration
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/corpus.smk"
+include: "workflow/rules/images.smk"
+include: "workflow/rules/models.smk"
+include: "workflow/rules/ensemble.smk"
+include: "workflow/rules/report.smk"
+
+
+localrules:
+    all,
+    datasets,
+    download,
+    tracking,
+    weights,
+
+
+rule all:
+    default_target: True
+    input:
+        "<results>/report/index.html",
+
+
+rule datasets:
+    input:
+        expand("<results>/datasets/{dataset}/images.h5", dataset=DATASETS),

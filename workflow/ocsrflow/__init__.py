@@ -1,0 +1,1 @@
+"""ocsrflow: optical chemical structure recognition as a reproducible Snakemake workflow."""

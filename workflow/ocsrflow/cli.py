@@ -1,0 +1,65 @@
+"""The command line of a stage: its typed function, with errors as one clear line."""
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import cyclopts
+
+from .errors import UserError
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def explain_os_error(error: OSError) -> str | None:
+    """One line for an operating-system error that the user can mend; None where it is not one.
+
+    HDF5 hides the error number in its message, so that is looked at too.
+    """
+    where = f" ({error.filename})" if error.filename else ""
+    numbers = {error.errno} | {n for n in NO_SPACE if f"errno = {n}," in str(error)}
+    if numbers & set(NO_SPACE):
+        return f"no space left on the disk{where}: free some space and run the same command again"
+    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return f"no permission{where}: {os.strerror(error.errno)}"
+    if error.errno == errno.ENOENT:
+        return f"no such file or folder: {error.filename}"
+    return None
+
+
+def run(stage: Callable[..., Any]) -> NoReturn:
+    """Run a stage from its command line and leave the process.
+
+    Exit status: 0 done; 1 a :class:`UserError` or a full disk, told in one line on standard error; 2 a wrong
+    command line; 143 stopped by SIGTERM. Anything else is a defect of ours and shows its traceback.
+    """
+    # So that temporary files are removed on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    name = stage.__module__
+    if name == "__main__":
+        name = f"ocsrflow.{os.path.splitext(os.path.basename(sys.argv[0]))[0]}"
+    app = cyclopts.App(
+        name=f"python -m {name}",
+        result_action="return_value", version_flags=[],
+        default_parameter=cyclopts.Parameter(consume_multiple=True, negative=()),
+    )
+    app.default(stage)
+    try:
+        app()
+    except UserError as error:
+        fail(name, str(error))
+    except OSError as error:
+        line = explain_os_error(error)
+        if line is None:
+            raise
+        fail(name, line)
+    sys.exit(0)
+
+
+def fail(name: str, line: str) -> NoReturn:
+    """Print the one line and leave with status 1."""
+    print(f"{name}: error: {line}", file=sys.stderr, flush=True)
+    sys.exit(1)

@@ -1,0 +1,114 @@
+"""The report's figures, as SVG text that stands in the page."""
+
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+matplotlib.rcParams.update(
+    {
+        "svg.hashsalt": "ocsrflow",  # the same figure gives the same bytes
+        "svg.fonttype": "none",  # text stays text: it can be read out, searched and copied
+        "font.family": "sans-serif",
+        "text.parse_math": False,  # a '$' in a name is a '$'
+    }
+)
+PALETTE = "colorblind"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with what stands under it, and in its place for those who cannot see it."""
+
+    title: str
+    svg: str
+    caption: str
+
+
+def _svg(figure: Figure) -> str:
+    text = io.StringIO()
+    figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    # Only the element itself, without the XML declaration.
+    return re.sub(r"^.*?(?=<svg)", "", text.getvalue(), flags=re.DOTALL)
+
+
+def _figure(
+    title: str, caption: str, paint: Callable[[Axes], Any], size: tuple[float, float] = (7, 3.2)
+) -> Drawing:
+    with sns.axes_style("whitegrid"), sns.color_palette(PALETTE):
+        figure = Figure(figsize=size)
+        axes = figure.subplots()
+        paint(axes)
+        sns.despine(fig=figure)
+    svg = _svg(figure).replace("<svg ", '<svg role="img" aria-hidden="true" ', 1)
+    return Drawing(title, svg, caption)
+
+
+def lengths(tables: dict[str, pd.DataFrame], title: str, caption: str) -> Drawing:
+    """Numbers of molecules by SMILES length, one line a table (columns: length, count)."""
+    rows = pd.concat([table.assign(name=name) for name, table in tables.items()], ignore_index=True)
+
+    def paint(axes: Axes) -> None:
+        sns.lineplot(
+            rows, x="length", y="count", hue="name", drawstyle="steps-mid", ax=axes, errorbar=None, estimator=None
+        )
+        axes.set(xlabel="length of the SMILES [characters]", ylabel="molecules", ylim=(0, None))
+        axes.legend(title=None, frameon=False)
+
+    return _figure(title, caption, paint)
+
+
+def curves(metrics: dict[str, pd.DataFrame], column: str, label: str, title: str, caption: str) -> Drawing:
+    """One learning curve for every model (columns: step, and the one shown)."""
+    rows = pd.concat(
+        [t.dropna(subset=[column]).assign(name=n) for n, t in metrics.items() if column in t], ignore_index=True
+    )
+
+    def paint(axes: Axes) -> None:
+        marker = "o" if len(rows) < 60 * len(metrics) else None
+        sns.lineplot(rows, x="step", y=column, hue="name", marker=marker, markersize=4, ax=axes, estimator=None)
+        axes.set(xlabel="optimiser step", ylabel=label)
+        axes.legend(title=None, frameon=False, fontsize="small")
+
+    return _figure(title, caption, paint)
+
+
+def pairs(names: list[str], matrix: list[list[float]], title: str, caption: str) -> Drawing:
+    """Mean Tanimoto similarity between the predictions of every two models."""
+    table = pd.DataFrame(matrix, index=names, columns=names)
+
+    def paint(axes: Axes) -> None:
+        sns.heatmap(
+            table, annot=True, fmt=".3f", vmin=0, vmax=1, cmap="viridis", square=True, ax=axes,
+            cbar_kws={"label": "mean Tanimoto similarity"},
+        )
+        axes.tick_params(axis="x", rotation=30)
+        axes.tick_params(axis="y", rotation=0)
+        for tick in axes.get_xticklabels():
+            tick.set_horizontalalignment("right")
+
+    side = 2.4 + 0.7 * len(names)
+    return _figure(title, caption, paint, (side + 1.5, side))
+
+
+def by_length(rows: pd.DataFrame, title: str, caption: str) -> Drawing:
+    """Mean score against SMILES length (columns: length, tanimoto, name), in up to ten bins of equal size."""
+    bins = pd.qcut(rows["length"], 10, duplicates="drop")
+    middle = rows.groupby(bins, observed=True)["length"].transform("mean")
+
+    def paint(axes: Axes) -> None:
+        sns.lineplot(
+            rows.assign(middle=middle), x="middle", y="tanimoto", hue="name", marker="o", markersize=4, ax=axes,
+            errorbar=None,
+        )
+        axes.set(xlabel="length of the reference [characters]", ylabel="mean Tanimoto", ylim=(0, 1.02))
+        axes.legend(title=None, frameon=False, fontsize="small")
+
+    return _figure(title, caption, paint)

@@ -1,0 +1,103 @@
+"""Batches of a packed data set, in an order that depends on seed and epoch alone."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from .packed import Packed
+from .tokenizer import END, PAD, START
+
+
+@dataclass
+class Batch:
+    """Pictures with their tokens, from the longest text to the shortest."""
+
+    positions: list[int]  # in the packed data set
+    pictures: Tensor  # (batch, height, width, channels) uint8
+    tokens: Tensor  # (batch, longest + 1) int64: start, tokens, padding
+    steps: list[int]  # rows still running at every step
+    targets: Tensor  # (sum of steps,) int64: the tokens that follow, in the order of a PackedSequence
+
+    def pin_memory(self) -> "Batch":
+        """Called by the DataLoader, for copies that overlap with the GPU's work."""
+        self.pictures, self.tokens = self.pictures.pin_memory(), self.tokens.pin_memory()
+        self.targets = self.targets.pin_memory()
+        return self
+
+
+class Pictures(Dataset[Batch]):
+    """Whole batches of a packed data set by their positions, read one picture after the other."""
+
+    def __init__(self, packed: Packed) -> None:
+        self.packed = packed
+
+    def __getitem__(self, positions: NDArray[np.int64]) -> Batch:
+        return collate(self.packed, positions)
+
+
+def collate(packed: Packed, positions: NDArray[np.int64]) -> Batch:
+    """The batch of some pictures of a packed data set."""
+    texts = [packed.tokens_of(int(at)) for at in positions]
+    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+    longest = len(texts[order[0]])
+    tokens = np.full((len(order), longest + 2), PAD, dtype=np.int64)
+    tokens[:, 0] = START
+    for row, i in enumerate(order):
+        text = texts[i]
+        tokens[row, 1 : 1 + len(text)] = text
+        tokens[row, 1 + len(text)] = END
+    lengths = np.array([len(texts[i]) + 1 for i in order])
+    steps = [int((lengths > t).sum()) for t in range(longest + 1)]
+    targets = np.concatenate([tokens[:n, t + 1] for t, n in enumerate(steps)])
+    where = [int(positions[i]) for i in order]
+    pictures = np.stack([packed.picture(at) for at in where])
+    return Batch(
+        where,
+        torch.from_numpy(pictures),
+        torch.from_numpy(tokens[:, :-1].copy()),
+        steps,
+        torch.from_numpy(targets),
+    )
+
+
+class EpochBatches:
+    """Positions of every batch of one epoch, for one of several processes.
+
+    The order of the pictures depends on seed and epoch alone. A global batch is dealt out to the processes, so that
+    a step means the same however many there are; the last, smaller batch is kept where every process gets a picture.
+    """
+
+    def __init__(
+        self, members: NDArray[np.int64], batch: int, *, seed: int, epoch: int, rank: int = 0, world: int = 1
+    ) -> None:
+        order = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(members)
+        whole = [order[at : at + batch] for at in range(0, len(order), batch)]
+        self.batches = [positions[rank::world] for positions in whole if len(positions) >= world]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        return iter(self.batches)
+
+    def after(self, step: int) -> list[NDArray[np.int64]]:
+        """The batches from number ``step`` on."""
+        return self.batches[step:]
+
+
+def load(packed: Packed, batches: list[NDArray[np.int64]], *, workers: int, pin: bool) -> DataLoader[Batch]:
+    """A loader over given batches; ``workers`` processes read ahead, 0 reads in this process."""
+    return DataLoader(
+        Pictures(packed),
+        sampler=batches,  # type: ignore[arg-type]  # an "index" is the positions of a whole batch
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin,
+        multiprocessing_context="spawn" if workers else None,
+        prefetch_factor=4 if workers else None,
+    )

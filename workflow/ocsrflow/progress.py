@@ -1,0 +1,56 @@
+"""Progress that can be watched in a terminal and read in a log file."""
+
+import sys
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+LOG_SECONDS = 10.0
+
+
+class _Lines:
+    """A stream that turns a bar's redrawing into lines, for log files and pipes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> None:
+        text = text.strip("\r\n ")
+        if text:
+            self.stream.write(text + "\n")
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+def progress(items: Iterable[Any] | None = None, *, total: int | None = None, what: str, unit: str) -> tqdm:
+    """A tqdm bar on a terminal; elsewhere one line at most every ten seconds.
+
+    Parameters
+    ----------
+    items
+        What to iterate over; None for a bar that is advanced with ``update``.
+    total
+        How many there are, where ``len(items)`` does not tell.
+    what
+        What is going on, at the start of the line.
+    unit
+        What is counted.
+    """
+    options: dict[str, Any] = {"total": total, "desc": what, "unit": f" {unit}", "unit_scale": True}
+    if sys.stderr.isatty():
+        return tqdm(items, dynamic_ncols=True, **options)
+    return tqdm(
+        items,
+        file=_Lines(sys.stderr),
+        mininterval=LOG_SECONDS,
+        maxinterval=LOG_SECONDS,
+        delay=1.0,
+        ascii=True,
+        bar_format="{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt}{unit}, {rate_fmt}, {elapsed} gone, "
+        "{remaining} to go{postfix}"
+        if total is not None or hasattr(items, "__len__")
+        else "{desc}: {n_fmt}{unit}, {rate_fmt}, {elapsed} gone{postfix}",
+        **options,
+    )

@@ -1,0 +1,256 @@
+"""Stage ``report``: one self-contained page with everything that came out."""
+
+import base64
+import io
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from . import figures, talk
+from .chemistry import parse
+from .cli import run
+from .files import read_json, write_text
+from .images import Picture, draw
+from .packed import Packed
+from .settings.depiction import Depiction
+
+VERSIONS = ("snakemake", "torch", "torchvision", "timm", "rdkit", "h5py", "pandas", "seaborn", "mlflow")
+
+
+@dataclass(frozen=True)
+class Card:
+    """One prediction of the gallery."""
+
+    cid: int
+    verdict: str  # right, wrong or invalid
+    picture: str  # data URI
+    drawn: str  # data URI of the prediction drawn again; empty where RDKit cannot
+    reference: str
+    prediction: str
+    tanimoto: float
+
+
+def report(
+    *,
+    out: Path,
+    title: str,
+    note: str = "",
+    gallery: int = 24,
+    test_sets: list[str],
+    scores: list[Path],
+    images: list[Path],
+    predictions: list[Path],
+    models: list[Path],
+    metrics: list[Path],
+    corpora: list[Path],
+    samples: list[Path],
+    data: list[Path],
+    rejects: list[Path],
+) -> None:
+    """Write the report.
+
+    Parameters
+    ----------
+    out
+        HTML file; it needs no other file and no network.
+    title, note
+        What stands on top.
+    gallery
+        Predictions shown in the gallery.
+    test_sets
+        Test sets as NAME=DATASET; the first is the main one.
+    scores, images
+        What the stage ``score`` wrote, in the same order.
+    predictions
+        What the stages ``predict``, ``ensemble`` and ``baseline`` wrote, in the same order.
+    models, metrics
+        What the stage ``train`` wrote, in the same order.
+    corpora
+        Length histograms of the sources (.../SOURCE/lengths.csv).
+    samples
+        Length counts of the data sets (.../DATASET/lengths.csv).
+    data
+        Packed data sets that the test sets are taken from.
+    rejects
+        Tables of rejects of sources and data sets.
+    """
+    scored = [read_json(path) for path in scores]
+    described = {facts["name"]: facts for facts in map(read_json, models)}
+    main = test_sets[0].split("=")[0]
+    tables = [
+        {"name": name, "dataset": dataset, "rows": _rows([s for s in scored if s["test_set"] == name], described)}
+        for name, dataset in (pair.split("=", 1) for pair in test_sets)
+    ]
+    curves = {path.parent.name: pd.read_json(path, lines=True) for path in metrics}
+    best = _best(tables[0]["rows"])
+    at = next(i for i, s in enumerate(scored) if s["test_set"] == main and s["name"] == best["name"])
+    packed = {path.parent.name: path for path in data}
+    html = _template().render(
+        title=title,
+        note=note,
+        tables=tables,
+        summary=_summary(tables[0]["rows"]),
+        best=best,
+        talk=talk,
+        lengths=_length_figures(corpora, samples),
+        curves=[
+            figures.curves(curves, *labels)
+            for labels in (
+                (
+                    "validation_tanimoto",
+                    "Tanimoto similarity",
+                    "Validation score",
+                    "Mean Tanimoto similarity of greedy readings of validation pictures.",
+                ),
+                ("loss", "cross-entropy [nats a token]", "Training loss", "Mean cross-entropy of the last steps."),
+            )
+        ],
+        pairs=[
+            figures.pairs(
+                s["members"],
+                s["pairs"],
+                f"Agreement in {s['name']} on {s['test_set']}",
+                "Mean Tanimoto similarity between the predictions of every two members, where both are valid.",
+            )
+            for s in scored
+            if s["kind"] == "ensemble"
+        ],
+        by_length=_by_length(scored, images, predictions, main),
+        gallery=_gallery(
+            gallery,
+            pd.read_parquet(predictions[at]),
+            pd.read_parquet(images[at]),
+            Packed(packed[tables[0]["dataset"]]),
+        ),
+        rejects=_rejects(rejects),
+        models=[facts for facts in described.values()],
+        versions={name: version(name) for name in VERSIONS},
+        machine=f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
+    )
+    write_text(out, html)
+    print(f"the report is {out}")
+
+
+def _template() -> Any:
+    environment = Environment(
+        loader=PackageLoader("ocsrflow"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html")
+
+
+def _rows(scored: list[dict[str, Any]], described: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of a table of scores: what was read, with the model's description where it is one."""
+    rows = []
+    for facts in scored:
+        model = described.get(facts["name"])
+        ours = (model["network"]["encoder"], model["network"]["dim"], model["dataset"]) if model else None
+        theirs = next((m for m in talk.MODELS if (m.encoder, m.dim, m.dataset) == ours), None)
+        rows.append({**facts, "model": model, "talk": theirs})
+    return rows
+
+
+def _best(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The reader with the highest Tanimoto similarity, baselines aside."""
+    readers = [row for row in rows if row["kind"] != "baseline"]
+    return max(readers, key=lambda row: row["scores"]["tanimoto"]["value"])
+
+
+def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Single against ensemble against baseline, each by its best."""
+    found: dict[str, Any] = {}
+    for kind in ("model", "ensemble", "baseline"):
+        of_kind = [row for row in rows if row["kind"] == kind]
+        found[kind] = max(of_kind, key=lambda r: r["scores"]["tanimoto"]["value"]) if of_kind else None
+    seconds = [row["seconds_per_image"] for row in rows if row["kind"] == "model"]
+    return {**found, "mean_seconds": float(np.mean(seconds))}
+
+
+def _length_figures(corpora: list[Path], samples: list[Path]) -> list[figures.Drawing]:
+    source = {path.parent.name: pd.read_csv(path) for path in corpora}
+    drawn = {path.parent.name: pd.read_csv(path).rename(columns={"got": "count"}) for path in samples}
+    # A tail of a few very long molecules would hide the rest.
+    shown = {name: table[table["length"] <= 150] for name, table in source.items()}
+    return [
+        figures.lengths(shown, "Before sampling", "Lengths of all molecules of the sources, up to 150 characters."),
+        figures.lengths(drawn, "After sampling", "Lengths of the molecules drawn for each data set."),
+    ]
+
+
+def _by_length(
+    scored: list[dict[str, Any]], images: list[Path], predictions: list[Path], main: str
+) -> figures.Drawing:
+    parts = []
+    for facts, image, prediction in zip(scored, images, predictions, strict=True):
+        if facts["test_set"] == main:
+            rows = pd.read_parquet(image).merge(pd.read_parquet(prediction, columns=["cid", "reference"]), on="cid")
+            parts.append(rows.assign(length=rows["reference"].str.len(), name=facts["name"]))
+    return figures.by_length(
+        pd.concat(parts, ignore_index=True),
+        "Score by length",
+        f"Mean Tanimoto similarity on {main}, by length of the reference.",
+    )
+
+
+def _gallery(size: int, rows: pd.DataFrame, images: pd.DataFrame, packed: Packed) -> list[Card]:
+    """Right and wrong predictions, half and half where there are enough; the wrong ones from near to far."""
+    rows = rows.merge(images, on="cid").sort_values("tanimoto", ascending=False, kind="stable")
+    right = rows[rows["tanimoto"] == 1.0]
+    wrong = rows[rows["tanimoto"] < 1.0]
+    n_right = min(len(right), max(size // 2, size - len(wrong)))
+    n_wrong = min(len(wrong), size - n_right)
+    spread = np.linspace(0, len(wrong) - 1, n_wrong).round().astype(int) if n_wrong else []
+    position = {int(cid): i for i, cid in enumerate(packed.cid)}
+    cards = []
+    for row in pd.concat([right.head(n_right), wrong.iloc[spread]]).itertuples():
+        verdict = "right" if row.tanimoto == 1.0 else "wrong" if row.valid else "invalid"
+        cards.append(
+            Card(
+                int(row.cid),
+                verdict,
+                _data_uri(packed.picture(position[int(row.cid)])),
+                _drawn(str(row.prediction), packed.depiction),
+                str(row.reference),
+                str(row.prediction),
+                float(row.tanimoto),
+            )
+        )
+    return cards
+
+
+def _drawn(smiles: str, depiction: Depiction) -> str:
+    molecule = parse(smiles)
+    if molecule is None:
+        return ""
+    try:
+        return _data_uri(draw(molecule, depiction))
+    except ValueError:
+        return ""
+
+
+def _data_uri(picture: Picture) -> str:
+    data = io.BytesIO()
+    Image.fromarray(picture.squeeze(2) if picture.shape[2] == 1 else picture).save(data, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode("ascii")
+
+
+def _rejects(paths: list[Path]) -> list[dict[str, Any]]:
+    """Rows: where, reason, count, example, dropped."""
+    rows = []
+    for path in paths:
+        stage = path.stem if path.parent.name == "rejects" else "filter"
+        owner = path.parent.parent.name if path.parent.name == "rejects" else path.parent.name
+        for row in pd.read_csv(path).to_dict("records"):
+            rows.append({"owner": owner, "stage": stage, "dropped": True, **row})
+    return rows
+
+
+if __name__ == "__main__":
+    run(report)

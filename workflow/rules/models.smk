@@ -1,0 +1,131 @@
+# Models: weights → train → predict.
+
+
+def imagenet_weights(wildcards):
+    network = MODELS[wildcards.model].network
+    return f"{CONFIG.results}/weights/{network.encoder}.pth" if network.pretrained == "imagenet" else []
+
+
+def training_data(wildcards):
+    return f"{CONFIG.results}/datasets/{MODELS[wildcards.model].dataset}/images.h5"
+
+
+def test_pictures(wildcards):
+    return f"{CONFIG.results}/datasets/{TEST_SETS[wildcards.test_set].dataset}/images.h5"
+
+
+def which_pictures(wildcards):
+    test_set = TEST_SETS[wildcards.test_set]
+    return ["--split", test_set.split, *(["--size", str(test_set.size)] if test_set.size else [])]
+
+
+rule weights:
+    input:
+        code=modules("weights"),
+    output:
+        "<results>/weights/{encoder}.pth",
+    params:
+        folder=CONFIG.weights_folder,
+    log:
+        "<logs>/weights/{encoder}.log",
+    benchmark:
+        "<benchmarks>/weights/{encoder}.tsv"
+    conda:
+        "../../envs/train.yaml"
+    message:
+        "Bring the ImageNet weights of {wildcards.encoder} here"
+    shell:
+        "python -m ocsrflow.weights {wildcards.encoder} --out {output:q} --folder {params.folder:q} "
+        "2>&1 | tee {log:q}"
+
+
+rule tracking:
+    input:
+        code=modules("tracking"),
+    output:
+        "<results>/tracking.json",
+    params:
+        experiment=CONFIG.tracking.experiment,
+        server=["--uri", CONFIG.tracking.uri] if CONFIG.tracking.uri else [],
+        # Not an output: it grows with every run, and Snakemake would empty it before it makes it.
+        store=f"{CONFIG.results}/mlflow.db",
+    log:
+        "<logs>/tracking.log",
+    conda:
+        "../../envs/report.yaml"
+    message:
+        "Prepare MLflow"
+    shell:
+        "python -m ocsrflow.tracking --experiment {params.experiment:q} {params.server:q} "
+        "--store {params.store:q} --out {output:q} 2>&1 | tee {log:q}"
+
+
+rule train:
+    input:
+        data=training_data,
+        weights=imagenet_weights,
+        tracking=ancient("<results>/tracking.json"),
+        code=modules("launch", "train"),
+    output:
+        weights="<results>/models/{model}/weights.safetensors",
+        metrics="<results>/models/{model}/metrics.jsonl",
+        description="<results>/models/{model}/model.json",
+    params:
+        network=lambda wildcards: MODELS[wildcards.model].network.model_dump_json(),
+        training=lambda wildcards: MODELS[wildcards.model].training.model_dump_json(),
+        dataset=lambda wildcards: MODELS[wildcards.model].dataset,
+        weights=lambda wildcards, input: ["--weights", input.weights] if input.get("weights") else [],
+        # Not an output: Snakemake removes outputs before a job starts, and checkpoints must survive that.
+        checkpoints=f"{CONFIG.results}/checkpoints",
+    log:
+        "<logs>/train/{model}.log",
+    benchmark:
+        "<benchmarks>/train/{model}.tsv"
+    conda:
+        "../../envs/train.yaml"
+    threads: 8
+    resources:
+        gpu=lambda wildcards: MODELS[wildcards.model].gpus,
+        mem_mb=32000,
+        runtime=2880,
+    message:
+        "Train {wildcards.model} on {params.dataset} (gpu={resources.gpu}, {threads} threads)"
+    shell:
+        "python -m ocsrflow.launch {resources.gpu} ocsrflow.train {input.data:q} --name {wildcards.model:q} "
+        "--dataset {params.dataset:q} --network {params.network:q} --training {params.training:q} "
+        "{params.weights:q} --checkpoints {params.checkpoints:q} --tracking {input.tracking:q} "
+        "--threads {threads} --out {output.weights:q} --metrics {output.metrics:q} "
+        "--description {output.description:q} 2>&1 | tee {log:q}"
+
+
+rule predict:
+    input:
+        data=test_pictures,
+        weights="<results>/models/{model}/weights.safetensors",
+        description="<results>/models/{model}/model.json",
+        code=modules("predict"),
+    output:
+        predictions="<results>/predictions/{test_set}/{model}.parquet",
+        facts="<results>/predictions/{test_set}/{model}.json",
+    params:
+        pictures=which_pictures,
+        batch=CONFIG.prediction.batch,
+        timed_images=CONFIG.prediction.timed_images,
+    log:
+        "<logs>/predict/{test_set}-{model}.log",
+    benchmark:
+        "<benchmarks>/predict/{test_set}-{model}.tsv"
+    conda:
+        "../../envs/train.yaml"
+    threads: 8
+    resources:
+        gpu=lambda wildcards: min(1, MODELS[wildcards.model].gpus),
+        mem_mb=16000,
+        runtime=240,
+    message:
+        "{wildcards.model} reads the pictures of {wildcards.test_set}"
+    shell:
+        "python -m ocsrflow.predict {input.data:q} --gpus {resources.gpu} --weights {input.weights:q} "
+        "--description {input.description:q} {params.pictures:q} --batch {params.batch} "
+        "--timed-images {params.timed_images} --threads {threads} --out {output.predictions:q} "
+        "--facts {output.facts:q} 2>&1 | tee {log:q}"

@@ -1,0 +1,51 @@
+# The report: one page with everything.
+
+
+def of_each(pattern, **names):
+    return expand(f"{CONFIG.results}/{pattern}", **names)
+
+
+rule report:
+    input:
+        scores=of_each("scores/{test_set}/{reader}.json", test_set=TEST_SETS, reader=READERS),
+        images=of_each("scores/{test_set}/{reader}.parquet", test_set=TEST_SETS, reader=READERS),
+        predictions=of_each("predictions/{test_set}/{reader}.parquet", test_set=TEST_SETS, reader=READERS),
+        models=of_each("models/{model}/model.json", model=MODELS),
+        metrics=of_each("models/{model}/metrics.jsonl", model=MODELS),
+        corpora=of_each("corpus/{source}/lengths.csv", source=SOURCES),
+        samples=of_each("datasets/{dataset}/lengths.csv", dataset=DATASETS),
+        data=of_each("datasets/{dataset}/images.h5", dataset={t.dataset: None for t in TEST_SETS.values()}),
+        rejects=of_each("corpus/{source}/rejects.csv", source=SOURCES)
+        + of_each("datasets/{dataset}/rejects/sample.csv", dataset=DATASETS)
+        + of_each("datasets/{dataset}/rejects/pack.csv", dataset=DATASETS),
+        code=modules("report"),
+        template=os.path.relpath(PACKAGE_HOME / "ocsrflow" / "templates" / "report.html"),
+    output:
+        report(
+            "<results>/report/index.html",
+            caption="../report/report.rst",
+            category="Report",
+        ),
+    params:
+        title=CONFIG.report.title,
+        note=["--note", CONFIG.report.note] if CONFIG.report.note else [],
+        gallery=CONFIG.report.gallery,
+        # Which data set a test set is taken from, and which members an ensemble has, is in the files.
+        test_sets=[f"{name}={test_set.dataset}" for name, test_set in TEST_SETS.items()],
+    log:
+        "<logs>/report.log",
+    benchmark:
+        "<benchmarks>/report.tsv"
+    conda:
+        "../../envs/report.yaml"
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    message:
+        "Write the report"
+    shell:
+        "python -m ocsrflow.report --title {params.title:q} {params.note:q} --gallery {params.gallery} "
+        "--test-sets {params.test_sets:q} --scores {input.scores:q} --images {input.images:q} "
+        "--predictions {input.predictions:q} --models {input.models:q} --metrics {input.metrics:q} "
+        "--corpora {input.corpora:q} --samples {input.samples:q} --data {input.data:q} "
+        "--rejects {input.rejects:q} --out {output:q} 2>&1 | tee {log:q}"
