@@ -17,7 +17,13 @@ PICTURES = 2_000  # test molecules that they are compared with
 
 
 def baseline(
-    data: Path, *, out: Path, facts: Path, name: str = "constant", split: str = "test", size: int | None = None
+    data: Path,
+    *,
+    out: Path,
+    facts: Path,
+    name: str = "constant",
+    split: str = "test",
+    size: int | None = None,
 ) -> None:
     """Answer every picture with one molecule: the training molecule most similar to the test set on average.
 

@@ -43,7 +43,8 @@ def run(stage: Callable[..., Any]) -> NoReturn:
         name = f"ocsrflow.{os.path.splitext(os.path.basename(sys.argv[0]))[0]}"
     app = cyclopts.App(
         name=f"python -m {name}",
-        result_action="return_value", version_flags=[],
+        result_action="return_value",
+        version_flags=[],
         default_parameter=cyclopts.Parameter(consume_multiple=True, negative=()),
     )
     app.default(stage)

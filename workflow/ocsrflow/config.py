@@ -78,9 +78,7 @@ class PicturesSource(_Source):
     smiles_column: str = Field("SMILES", description="Column of the CSV with the SMILES.")
 
 
-Source = Annotated[
-    PubChemSource | FileSource | EmbeddedSource | PicturesSource, Field(discriminator="kind")
-]
+Source = Annotated[PubChemSource | FileSource | EmbeddedSource | PicturesSource, Field(discriminator="kind")]
 
 
 class Dataset(Settings):
@@ -205,13 +203,11 @@ class Config(Settings):
         default_factory=dict, description="Training settings of every model that does not set its own."
     )
     models: list[Model] = Field(min_length=1, description="What is trained.")
-    prediction: Prediction = Field(
-        default_factory=Prediction, description="How trained models read pictures."
-    )
+    prediction: Prediction = Field(default_factory=Prediction, description="How trained models read pictures.")
     test_sets: list[TestSet] = Field(min_length=1, description="What every model is tested on.")
     ensembles: list[Ensemble] = Field(default_factory=list, description="Which models vote together.")
     baselines: list[Literal["constant"]] = Field(
-        default_factory=lambda: ["constant"],
+        default=["constant"],
         description="Answers to compare with. constant: the training molecule with the highest mean "
         "Tanimoto similarity to the test set, for every picture.",
     )

@@ -56,12 +56,15 @@ def write_embedded(out: Path) -> None:
     from rdkit import RDConfig
 
     lines = (Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi").read_text(encoding="ascii").splitlines()
-    with whole(out) as part, open(part, "wb") as raw:
+    with (
+        whole(out) as part,
+        open(part, "wb") as raw,
         # No time and no name in the header: the same bytes every time.
-        with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as file:
-            for line in lines:
-                smiles, number = line.split("\t")
-                file.write(f"{number}\t{smiles}\n".encode("ascii"))
+        gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as file,
+    ):
+        for line in lines:
+            smiles, number = line.split("\t")
+            file.write(f"{number}\t{smiles}\n".encode("ascii"))
 
 
 if __name__ == "__main__":

@@ -60,9 +60,7 @@ RECIPES: dict[str, Recipe] = {
         (0.5, 0.5, 0.5),
         (0.5, 0.5, 0.5),
     ),
-    "mobilenet_v3_small": Recipe(
-        tv.mobilenet_v3_small, _features, tv.MobileNet_V3_Small_Weights.IMAGENET1K_V1
-    ),
+    "mobilenet_v3_small": Recipe(tv.mobilenet_v3_small, _features, tv.MobileNet_V3_Small_Weights.IMAGENET1K_V1),
     "nasnet_a_large": Recipe(
         lambda: timm.create_model("nasnetalarge", pretrained=False),
         lambda net: [_Collect(net)],
@@ -74,9 +72,7 @@ RECIPES: dict[str, Recipe] = {
     "resnet50": Recipe(tv.resnet50, _RESNET, tv.ResNet50_Weights.IMAGENET1K_V1),
     "resnet152": Recipe(tv.resnet152, _RESNET, tv.ResNet152_Weights.IMAGENET1K_V1),
     "resnext101_32x8d": Recipe(tv.resnext101_32x8d, _RESNET, tv.ResNeXt101_32X8D_Weights.IMAGENET1K_V1),
-    "shufflenet_v2_x0_5": Recipe(
-        tv.shufflenet_v2_x0_5, _children("fc"), tv.ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1
-    ),
+    "shufflenet_v2_x0_5": Recipe(tv.shufflenet_v2_x0_5, _children("fc"), tv.ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1),
     "vgg16": Recipe(tv.vgg16, _features, tv.VGG16_Weights.IMAGENET1K_V1),
     "wide_resnet101_2": Recipe(tv.wide_resnet101_2, _RESNET, tv.Wide_ResNet101_2_Weights.IMAGENET1K_V1),
     "xception": Recipe(

@@ -39,9 +39,7 @@ def _svg(figure: Figure) -> str:
     return re.sub(r"^.*?(?=<svg)", "", text.getvalue(), flags=re.DOTALL)
 
 
-def _figure(
-    title: str, caption: str, paint: Callable[[Axes], Any], size: tuple[float, float] = (7, 3.2)
-) -> Drawing:
+def _figure(title: str, caption: str, paint: Callable[[Axes], Any], size: tuple[float, float] = (7, 3.2)) -> Drawing:
     with sns.axes_style("whitegrid"), sns.color_palette(PALETTE):
         figure = Figure(figsize=size)
         axes = figure.subplots()
@@ -57,7 +55,14 @@ def lengths(tables: dict[str, pd.DataFrame], title: str, caption: str) -> Drawin
 
     def paint(axes: Axes) -> None:
         sns.lineplot(
-            rows, x="length", y="count", hue="name", drawstyle="steps-mid", ax=axes, errorbar=None, estimator=None
+            rows,
+            x="length",
+            y="count",
+            hue="name",
+            drawstyle="steps-mid",
+            ax=axes,
+            errorbar=None,
+            estimator=None,
         )
         axes.set(xlabel="length of the SMILES [characters]", ylabel="molecules", ylim=(0, None))
         axes.legend(title=None, frameon=False)
@@ -68,7 +73,8 @@ def lengths(tables: dict[str, pd.DataFrame], title: str, caption: str) -> Drawin
 def curves(metrics: dict[str, pd.DataFrame], column: str, label: str, title: str, caption: str) -> Drawing:
     """One learning curve for every model (columns: step, and the one shown)."""
     rows = pd.concat(
-        [t.dropna(subset=[column]).assign(name=n) for n, t in metrics.items() if column in t], ignore_index=True
+        [t.dropna(subset=[column]).assign(name=n) for n, t in metrics.items() if column in t],
+        ignore_index=True,
     )
 
     def paint(axes: Axes) -> None:
@@ -86,7 +92,14 @@ def pairs(names: list[str], matrix: list[list[float]], title: str, caption: str)
 
     def paint(axes: Axes) -> None:
         sns.heatmap(
-            table, annot=True, fmt=".3f", vmin=0, vmax=1, cmap="viridis", square=True, ax=axes,
+            table,
+            annot=True,
+            fmt=".3f",
+            vmin=0,
+            vmax=1,
+            cmap="viridis",
+            square=True,
+            ax=axes,
             cbar_kws={"label": "mean Tanimoto similarity"},
         )
         axes.tick_params(axis="x", rotation=30)
@@ -105,7 +118,13 @@ def by_length(rows: pd.DataFrame, title: str, caption: str) -> Drawing:
 
     def paint(axes: Axes) -> None:
         sns.lineplot(
-            rows.assign(middle=middle), x="middle", y="tanimoto", hue="name", marker="o", markersize=4, ax=axes,
+            rows.assign(middle=middle),
+            x="middle",
+            y="tanimoto",
+            hue="name",
+            marker="o",
+            markersize=4,
+            ax=axes,
             errorbar=None,
         )
         axes.set(xlabel="length of the reference [characters]", ylabel="mean Tanimoto", ylim=(0, 1.02))

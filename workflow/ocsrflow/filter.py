@@ -1,6 +1,7 @@
 """Stage ``filter``: keep the readable lines of a source that are short enough, and count the others by reason."""
 
 import csv
+import gzip
 import zlib
 from array import array
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import Literal
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from isal import igzip, igzip_lib, igzip_threaded
+from isal import igzip_lib, igzip_threaded
 
 from .cli import run
 from .errors import UserError
@@ -182,7 +183,7 @@ def _lines(source: Path, rejected: Rejects) -> Iterator[tuple[int, Row]]:
                     rejected.add("white_space", number, line)
                 else:
                     yield number, (int(cid), smiles.decode("ascii"), None)
-    except (EOFError, zlib.error, igzip_lib.IsalError, igzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, igzip_lib.error, gzip.BadGzipFile) as error:  # type: ignore[misc]
         raise UserError(
             f"{source}: the gzip file is damaged or cut off ({error}); fetch it again or give a whole copy"
         ) from None

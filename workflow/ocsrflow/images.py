@@ -36,7 +36,7 @@ def draw(molecule: Chem.Mol, depiction: Depiction) -> Picture:
         Where RDKit cannot draw it.
     """
     options = Draw.rdMolDraw2D.MolDrawOptions()
-    options.bondLineWidth = depiction.line_width
+    options.bondLineWidth = depiction.line_width  # type: ignore[assignment]
     if depiction.palette == "black_and_white":
         options.useBWAtomPalette()
     try:

@@ -98,7 +98,7 @@ class Evaluation:
 
 
 def evaluate(predictions: list[str], references: list[str]) -> Evaluation:
-    """Score predictions against references, pair by pair.
+    r"""Score predictions against references, pair by pair.
 
     A prediction that RDKit cannot parse scores 0 in everything; a reference that RDKit cannot parse is dropped and
     counted.
@@ -106,7 +106,7 @@ def evaluate(predictions: list[str], references: list[str]) -> Evaluation:
     Returns
     -------
     Scores by name: ``tanimoto`` (mean, bootstrap interval), and as shares with Wilson intervals ``exact`` (RDKit
-    canonical isomeric SMILES equal), ``exact_no_cis_trans`` (``/`` and ``\\`` deleted first), ``exact_no_stereo``,
+    canonical isomeric SMILES equal), ``exact_no_cis_trans`` (``/`` and ``\`` deleted first), ``exact_no_stereo``,
     ``exact_inchi`` (standard InChI equal), ``validity`` (RDKit parses the prediction), ``perfect`` (Tanimoto 1).
 
     Raises

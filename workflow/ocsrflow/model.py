@@ -29,8 +29,45 @@ class Decoded:
     log_probability: list[float]
 
 
+def augment(pictures: Tensor, *, rotation: float, scaling: float, shift: float) -> Tensor:
+    """Turn, scale and move every picture at random, on white.
+
+    Parameters
+    ----------
+    pictures
+        (batch, height, width, channels) uint8.
+    rotation
+        Largest angle, in degrees.
+    scaling
+        Scale factors lie within 1 ± scaling.
+    shift
+        Largest move, as a share of the width.
+
+    Returns
+    -------
+    Pictures of the same shape and type.
+    """
+
+    def within(limit: float) -> Tensor:
+        return (torch.rand(len(pictures), device=pictures.device) * 2 - 1) * limit
+
+    if not (rotation or scaling or shift):
+        return pictures
+    angle, scale = torch.deg2rad(within(rotation)), 1 / (1 + within(scaling))
+    cos, sin = scale * torch.cos(angle), scale * torch.sin(angle)
+    # Twice the share: the grid runs from -1 to 1.
+    x, y = 2 * within(shift), 2 * within(shift)
+    matrix = torch.stack([torch.stack([cos, -sin, x], dim=1), torch.stack([sin, cos, y], dim=1)], dim=1)
+    ink = 255 - pictures.permute(0, 3, 1, 2).float()  # outside the picture there is no ink
+    moved = F.grid_sample(ink, F.affine_grid(matrix, list(ink.shape), align_corners=False), align_corners=False)
+    return (255 - moved).round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
 class Encoder(nn.Module):
     """Pictures to a feature grid."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, network: Network, state: dict[str, Tensor] | None = None) -> None:
         super().__init__()
@@ -40,13 +77,16 @@ class Encoder(nn.Module):
         self.frozen = network.frozen_children
         self.register_buffer("mean", torch.tensor(recipe.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(recipe.std).view(1, 3, 1, 1) * 255, persistent=False)
-        for child in self.trunk[: self.frozen]:
+        for child in self._frozen_children():
             child.requires_grad_(False)
+
+    def _frozen_children(self) -> list[nn.Module]:
+        return list(self.trunk)[: self.frozen]
 
     def train(self, mode: bool = True) -> "Encoder":
         """Training mode, but for the frozen children, whose statistics stay those of ImageNet."""
         super().train(mode)
-        for child in self.trunk[: self.frozen]:
+        for child in self._frozen_children():
             child.eval()
         return self
 
@@ -215,9 +255,7 @@ class Reader(nn.Module):
         self.encoder = Encoder(network, state)
         self.decoder = Decoder(self.encoder.channels, network.dim, vocabulary, network.dropout)
 
-    def forward(
-        self, pictures: Tensor, tokens: Tensor, steps: list[int], targets: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, pictures: Tensor, tokens: Tensor, steps: list[int], targets: Tensor) -> tuple[Tensor, Tensor]:
         """Teacher-forced losses of a batch, as sums, so that several processes can add theirs up.
 
         Parameters

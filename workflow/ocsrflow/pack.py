@@ -17,9 +17,7 @@ from .settings.depiction import Depiction
 from .tokenizer import END, INDEX, PAD, START, VOCABULARY, encode
 
 
-def pack(
-    sample: Path, folder: Path, *, shards: int, out: Path, tokens: Path, vocabulary: Path, rejects: Path
-) -> None:
+def pack(sample: Path, folder: Path, *, shards: int, out: Path, tokens: Path, vocabulary: Path, rejects: Path) -> None:
     """Put the shards of a data set into one file, in the order of its sample.
 
     The pictures are copied as they are, compressed. A molecule that has no picture or no tokens is left out and
@@ -50,9 +48,7 @@ def pack(
     rows = pd.read_parquet(sample)
     try:
         files = [h5py.File(folder / f"{shard}.h5") for shard in range(shards)]
-        place = {
-            int(cid): (file["images"], at) for file in files for at, cid in enumerate(file["cid"][:])
-        }
+        place = {int(cid): (file["images"], at) for file in files for at, cid in enumerate(file["cid"][:])}
         depiction = Depiction.model_validate_json(str(files[0].attrs["depiction"]))
     except FileNotFoundError:
         raise

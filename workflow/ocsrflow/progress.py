@@ -24,7 +24,7 @@ class _Lines:
         self.stream.flush()
 
 
-def progress(items: Iterable[Any] | None = None, *, total: int | None = None, what: str, unit: str) -> tqdm:
+def progress(items: Iterable[Any] | None = None, *, total: int | None = None, what: str, unit: str) -> Any:
     """A tqdm bar on a terminal; elsewhere one line at most every ten seconds.
 
     Parameters
@@ -37,6 +37,10 @@ def progress(items: Iterable[Any] | None = None, *, total: int | None = None, wh
         What is going on, at the start of the line.
     unit
         What is counted.
+
+    Returns
+    -------
+    A ``tqdm`` bar.
     """
     options: dict[str, Any] = {"total": total, "desc": what, "unit": f" {unit}", "unit_scale": True}
     if sys.stderr.isatty():

@@ -84,8 +84,12 @@ def report(
     scored = [read_json(path) for path in scores]
     described = {facts["name"]: facts for facts in map(read_json, models)}
     main = test_sets[0].split("=")[0]
-    tables = [
-        {"name": name, "dataset": dataset, "rows": _rows([s for s in scored if s["test_set"] == name], described)}
+    tables: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "dataset": dataset,
+            "rows": _rows([s for s in scored if s["test_set"] == name], described),
+        }
         for name, dataset in (pair.split("=", 1) for pair in test_sets)
     ]
     curves = {path.parent.name: pd.read_json(path, lines=True) for path in metrics}
@@ -109,7 +113,12 @@ def report(
                     "Validation score",
                     "Mean Tanimoto similarity of greedy readings of validation pictures.",
                 ),
-                ("loss", "cross-entropy [nats a token]", "Training loss", "Mean cross-entropy of the last steps."),
+                (
+                    "loss",
+                    "cross-entropy [nats a token]",
+                    "Training loss",
+                    "Mean cross-entropy of the last steps.",
+                ),
             )
         ],
         pairs=[
@@ -130,7 +139,7 @@ def report(
             Packed(packed[tables[0]["dataset"]]),
         ),
         rejects=_rejects(rejects),
-        models=[facts for facts in described.values()],
+        models=list(described.values()),
         versions={name: version(name) for name in VERSIONS},
         machine=f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
     )
@@ -140,7 +149,10 @@ def report(
 
 def _template() -> Any:
     environment = Environment(
-        loader=PackageLoader("ocsrflow"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=PackageLoader("ocsrflow"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
     )
     return environment.get_template("report.html")
@@ -184,9 +196,7 @@ def _length_figures(corpora: list[Path], samples: list[Path]) -> list[figures.Dr
     ]
 
 
-def _by_length(
-    scored: list[dict[str, Any]], images: list[Path], predictions: list[Path], main: str
-) -> figures.Drawing:
+def _by_length(scored: list[dict[str, Any]], images: list[Path], predictions: list[Path], main: str) -> figures.Drawing:
     parts = []
     for facts, image, prediction in zip(scored, images, predictions, strict=True):
         if facts["test_set"] == main:
@@ -206,9 +216,10 @@ def _gallery(size: int, rows: pd.DataFrame, images: pd.DataFrame, packed: Packed
     wrong = rows[rows["tanimoto"] < 1.0]
     n_right = min(len(right), max(size // 2, size - len(wrong)))
     n_wrong = min(len(wrong), size - n_right)
-    spread = np.linspace(0, len(wrong) - 1, n_wrong).round().astype(int) if n_wrong else []
+    spread = np.linspace(0, max(0, len(wrong) - 1), n_wrong).round().astype(int)
     position = {int(cid): i for i, cid in enumerate(packed.cid)}
     cards = []
+    row: Any
     for row in pd.concat([right.head(n_right), wrong.iloc[spread]]).itertuples():
         verdict = "right" if row.tanimoto == 1.0 else "wrong" if row.valid else "invalid"
         cards.append(
@@ -243,12 +254,12 @@ def _data_uri(picture: Picture) -> str:
 
 def _rejects(paths: list[Path]) -> list[dict[str, Any]]:
     """Rows: where, reason, count, example, dropped."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path in paths:
         stage = path.stem if path.parent.name == "rejects" else "filter"
         owner = path.parent.parent.name if path.parent.name == "rejects" else path.parent.name
         for row in pd.read_csv(path).to_dict("records"):
-            rows.append({"owner": owner, "stage": stage, "dropped": True, **row})
+            rows.append({"owner": owner, "stage": stage, "dropped": True} | {str(k): v for k, v in row.items()})
     return rows
 
 

@@ -149,7 +149,8 @@ def _ranked(kept: Path, max_length: int, seed: int) -> pd.DataFrame:
         parts.append(rows[rows["length"] <= max_length])
     rows = pd.concat(parts, ignore_index=True)
     order = np.argsort(hash64(rows["cid"].to_numpy(), seed), kind="stable")
-    return rows.iloc[order]
+    ranked: pd.DataFrame = rows.iloc[order]
+    return ranked
 
 
 def _take(
@@ -181,9 +182,7 @@ def _take(
     return ranked.iloc[chosen].assign(canonical=texts)
 
 
-def _canonical(
-    smiles: list[str], wanted: int, pool: "multiprocessing.pool.Pool", what: str
-) -> Iterator[str | None]:
+def _canonical(smiles: list[str], wanted: int, pool: "multiprocessing.pool.Pool", what: str) -> Iterator[str | None]:
     """Canonical SMILES, computed in parallel no further ahead than is likely to be wanted."""
     at, ahead = 0, int(wanted * MARGIN) + 16
     with progress(total=min(wanted, len(smiles)), what=what, unit="molecules") as bar:

@@ -28,9 +28,7 @@ PUNCTUATION = ["(", ")", "[", "]", ".", "+"]
 PAD, START, END = 0, 1, 2
 SPECIAL = ["<pad>", "<start>", "<end>"]
 
-VOCABULARY: list[str] = (
-    SPECIAL + PUNCTUATION + BONDS + DIGITS + RING_CLOSURES + CHIRALITY + AROMATIC + ELEMENTS
-)
+VOCABULARY: list[str] = SPECIAL + PUNCTUATION + BONDS + DIGITS + RING_CLOSURES + CHIRALITY + AROMATIC + ELEMENTS
 INDEX: dict[str, int] = {token: i for i, token in enumerate(VOCABULARY)}
 
 # Outside brackets only the organic subset stands: there 'Sc' is a sulphur and an aromatic carbon.

@@ -19,13 +19,13 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Creating the SQLite tables is not worth forty log lines.
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
-from mlflow.entities import Metric, Param, RunTag  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.tracking import MlflowClient  # noqa: E402
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
-from .cli import run  # noqa: E402
-from .errors import UserError  # noqa: E402
-from .files import read_json, write_json  # noqa: E402
+from .cli import run
+from .errors import UserError
+from .files import read_json, write_json
 
 KEY = "ocsrflow.key"
 LONGEST = 6000  # characters of a parameter that MLflow takes
@@ -61,8 +61,10 @@ def tracking(*, out: Path, experiment: str, store: Path, uri: str = "") -> None:
         client = MlflowClient(tracking_uri=uri)
         found = client.get_experiment_by_name(experiment)
         if found is None:
-            artifacts = None if "://" in uri and not uri.startswith("sqlite") else str(
-                (store.parent / "mlflow-artifacts" / experiment).resolve()
+            artifacts = (
+                None
+                if "://" in uri and not uri.startswith("sqlite")
+                else str((store.parent / "mlflow-artifacts" / experiment).resolve())
             )
             client.create_experiment(experiment, artifact_location=artifacts)
         elif found.lifecycle_stage == "deleted":
@@ -92,9 +94,7 @@ def _never_stops(method: Method) -> Method:
 class Tracker:
     """One MLflow run, found again by its key or made."""
 
-    def __init__(
-        self, where: Path | None, *, key: str, name: str, tags: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, where: Path | None, *, key: str, name: str, tags: Mapping[str, str] | None = None) -> None:
         """Open the run.
 
         Parameters

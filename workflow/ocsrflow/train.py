@@ -22,7 +22,7 @@ from .errors import UserError
 from .files import sha256, whole, write_json, write_text
 from .loader import Batch, EpochBatches, load
 from .metrics import is_valid, tanimoto
-from .model import Reader
+from .model import Reader, augment
 from .packed import Packed
 from .progress import progress
 from .settings.network import Network
@@ -41,7 +41,7 @@ DEFINING = ("train", "model", "encoders", "loader", "tokenizer", "packed")
 
 @dataclass
 class Place:
-    """This process among those of the training."""
+    """One process among those of the training."""
 
     rank: int
     world: int
@@ -129,19 +129,30 @@ def train(
     except ValueError as error:
         raise UserError(f"{name}: {error}") from None
     if place.device.type == "cuda":
-        reader = reader.to(memory_format=torch.channels_last)
+        reader = reader.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     steps_an_epoch = len(EpochBatches(members, training.batch, seed=0, epoch=0, world=place.world))
     optimiser, schedule = _optimiser(reader, training, steps_an_epoch * training.epochs)
     course = _resume(folder, reader, optimiser, schedule, place)
     # Dropout differs between processes, and is the same when a process goes on.
     if course.steps == 0:
         torch.manual_seed(training.seed + 1 + place.rank)
-    tracker = Tracker(
-        tracking if place.first else None, key=f"model:{name}:{key}", name=name, tags={"stage": "train"}
-    )
+    tracker = Tracker(tracking if place.first else None, key=f"model:{name}:{key}", name=name, tags={"stage": "train"})
     tracker.parameters(_flat(network=network, training=training) | {"dataset": dataset, "data": packed.digest})
     try:
-        _fit(packed, members, reader, optimiser, schedule, course, training, place, folder, tracker, threads, name)
+        _fit(
+            packed,
+            members,
+            reader,
+            optimiser,
+            schedule,
+            course,
+            training,
+            place,
+            folder,
+            tracker,
+            threads,
+            name,
+        )
     except UserError:
         tracker.close("FAILED")
         raise
@@ -331,7 +342,12 @@ def _step(
     place: Place,
 ) -> Tensor:
     """One optimiser step; returns the cross-entropy a token of the global batch, on the device."""
-    pictures = batch.pictures.to(place.device, non_blocking=True)
+    pictures = augment(
+        batch.pictures.to(place.device, non_blocking=True),
+        rotation=training.rotation,
+        scaling=training.scaling,
+        shift=training.shift,
+    )
     tokens = batch.tokens.to(place.device, non_blocking=True)
     targets = batch.targets.to(place.device, non_blocking=True)
     counts = torch.tensor([len(targets), len(pictures)], dtype=torch.float32, device=place.device)
@@ -350,7 +366,8 @@ def _step(
     total = entropy.detach()
     if place.world > 1:
         dist.all_reduce(total)
-    return total / counts[0]
+    loss_a_token: Tensor = total / counts[0]
+    return loss_a_token
 
 
 def _mean_loss(window: list[Tensor], course: Course, batch: Batch, folder: Path) -> float:
@@ -398,8 +415,8 @@ def _validate(packed: Packed, reader: Reader, training: Training, place: Place) 
         summed = torch.tensor(totals, device=place.device)
         dist.all_reduce(summed)
         totals = summed.cpu().numpy()
-    entropy, tokens, similarity, valid, pictures = totals.tolist()
-    return {"loss": entropy / tokens, "tanimoto": similarity / pictures, "validity": valid / pictures}
+    loss, tokens, similarity, valid, pictures = totals.tolist()
+    return {"loss": loss / tokens, "tanimoto": similarity / pictures, "validity": valid / pictures}
 
 
 def _save(
@@ -442,9 +459,7 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.pt"))
 
 
-def _resume(
-    folder: Path, reader: Reader, optimiser: torch.optim.Optimizer, schedule: Schedule, place: Place
-) -> Course:
+def _resume(folder: Path, reader: Reader, optimiser: torch.optim.Optimizer, schedule: Schedule, place: Place) -> Course:
     """Load the newest checkpoint that can be read; a new course where there is none."""
     for path in reversed(_checkpoints(folder)):
         try:

@@ -20,7 +20,9 @@ def published(encoder: str) -> tuple[str, str]:
     weights = RECIPES[encoder].weights
     if isinstance(weights, WeightsEnum):
         return weights.url, weights.url.rsplit("/", 1)[-1]
-    url = timm.get_pretrained_cfg(str(weights)).url
+    published_by_timm = timm.get_pretrained_cfg(str(weights))
+    assert published_by_timm is not None
+    url = str(published_by_timm.url)
     return url, url.rsplit("/", 1)[-1]
 
 

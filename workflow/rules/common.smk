@@ -1,4 +1,5 @@
-# What the rule files share: the validated configuration, names for the wildcards, and the code each stage runs.
+# What the other files share. The validated configuration, names for the wildcards, the code each stage runs, and
+# functions for the rules' inputs and parameters.
 
 import ast
 import os
@@ -56,9 +57,7 @@ own_python = (
     if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
     else f"export PATH={Path(sys.executable).parent}:$PATH; "
 )
-shell.prefix(
-    f"set -euo pipefail; {own_python}export PYTHONPATH={PACKAGE_HOME} PYTHONUNBUFFERED=1; "
-)
+shell.prefix(f"set -euo pipefail; {own_python}export PYTHONPATH={PACKAGE_HOME} PYTHONUNBUFFERED=1; ")
 
 
 @cache
@@ -91,3 +90,67 @@ def modules(*stages):
             todo += imports(name)
     package = os.path.relpath(PACKAGE_HOME / "ocsrflow")
     return sorted(f"{package}/{name.replace('.', '/')}.py" for name in seen)
+
+
+def raw_corpus(wildcards):
+    source = SOURCES[wildcards.source]
+    if source.kind == "file":
+        return source.path
+    if source.kind == "pictures":
+        return source.csv
+    return f"{CONFIG.results}/corpus/{source.name}/CID-SMILES.gz"
+
+
+def source_options(source):
+    options = ["--kind", source.kind]
+    if source.kind == "pubchem":
+        options += ["--url", source.url, *(["--md5-url", source.md5_url] if source.md5_url else [])]
+    return options
+
+
+def pictures_options(source):
+    if source.kind != "pictures":
+        return []
+    columns = ["--file-column", source.file_column, "--smiles-column", source.smiles_column]
+    return ["--form", "pictures", "--pictures", source.pictures, *columns]
+
+
+def draw_options(wildcards):
+    dataset = DATASETS[wildcards.dataset]
+    options = ["--max-length", str(dataset.max_length or SOURCES[dataset.source].max_length)]
+    if dataset.per_length is not None:
+        options += ["--per-length", str(dataset.per_length)]
+    if dataset.size is not None:
+        options += ["--size", str(dataset.size)]
+    return [*options, "--seed", str(dataset.seed)]
+
+
+def supplied_pictures(wildcards):
+    source = SOURCES[DATASETS[wildcards.dataset].source]
+    return source.pictures if source.kind == "pictures" else []
+
+
+def shard_count(wildcards):
+    return settings.shards(CONFIG, DATASETS[wildcards.dataset])
+
+
+def imagenet_weights(wildcards):
+    network = MODELS[wildcards.model].network
+    return f"{CONFIG.results}/weights/{network.encoder}.pth" if network.pretrained == "imagenet" else []
+
+
+def training_data(wildcards):
+    return f"{CONFIG.results}/datasets/{MODELS[wildcards.model].dataset}/images.h5"
+
+
+def test_pictures(wildcards):
+    return f"{CONFIG.results}/datasets/{TEST_SETS[wildcards.test_set].dataset}/images.h5"
+
+
+def which_pictures(wildcards):
+    test_set = TEST_SETS[wildcards.test_set]
+    return ["--split", test_set.split, *(["--size", str(test_set.size)] if test_set.size else [])]
+
+
+def of_each(pattern, **names):
+    return expand(f"{CONFIG.results}/{pattern}", **names)

@@ -1,52 +1,19 @@
 # Molecules: download → filter → sample.
 
 
-def raw_corpus(wildcards):
-    source = SOURCES[wildcards.source]
-    if source.kind == "file":
-        return source.path
-    if source.kind == "pictures":
-        return source.csv
-    return f"{CONFIG.results}/corpus/{source.name}/CID-SMILES.gz"
-
-
-def source_options(source):
-    options = ["--kind", source.kind]
-    if source.kind == "pubchem":
-        options += ["--url", source.url, *(["--md5-url", source.md5_url] if source.md5_url else [])]
-    return options
-
-
-def pictures_options(source):
-    if source.kind != "pictures":
-        return []
-    columns = ["--file-column", source.file_column, "--smiles-column", source.smiles_column]
-    return ["--form", "pictures", "--pictures", source.pictures, *columns]
-
-
-def draw_options(wildcards):
-    dataset = DATASETS[wildcards.dataset]
-    options = ["--max-length", str(dataset.max_length or SOURCES[dataset.source].max_length)]
-    if dataset.per_length is not None:
-        options += ["--per-length", str(dataset.per_length)]
-    if dataset.size is not None:
-        options += ["--size", str(dataset.size)]
-    return [*options, "--seed", str(dataset.seed)]
-
-
 rule download:
     input:
         code=modules("download"),
     output:
         "<results>/corpus/{source}/CID-SMILES.gz",
-    params:
-        source=lambda wildcards: source_options(SOURCES[wildcards.source]),
     log:
         "<logs>/download/{source}.log",
     benchmark:
         "<benchmarks>/download/{source}.tsv"
     conda:
         "../../envs/chem.yaml"
+    params:
+        source=lambda wildcards: source_options(SOURCES[wildcards.source]),
     message:
         "Bring the molecules of {wildcards.source} here"
     shell:
@@ -61,9 +28,6 @@ rule filter:
         kept="<results>/corpus/{source}/kept.parquet",
         lengths="<results>/corpus/{source}/lengths.csv",
         rejects="<results>/corpus/{source}/rejects.csv",
-    params:
-        max_length=lambda wildcards: SOURCES[wildcards.source].max_length,
-        pictures=lambda wildcards: pictures_options(SOURCES[wildcards.source]),
     log:
         "<logs>/filter/{source}.log",
     benchmark:
@@ -73,6 +37,9 @@ rule filter:
     resources:
         mem_mb=4000,
         runtime=120,
+    params:
+        max_length=lambda wildcards: SOURCES[wildcards.source].max_length,
+        pictures=lambda wildcards: pictures_options(SOURCES[wildcards.source]),
     message:
         "Keep the molecules of {wildcards.source} with at most {params.max_length} characters"
     shell:
@@ -88,11 +55,6 @@ rule sample:
         sample="<results>/datasets/{dataset}/sample.parquet",
         lengths="<results>/datasets/{dataset}/lengths.csv",
         rejects="<results>/datasets/{dataset}/rejects/sample.csv",
-    params:
-        draw=draw_options,
-        validation=CONFIG.split.validation,
-        test=CONFIG.split.test,
-        split_seed=CONFIG.split.seed,
     log:
         "<logs>/sample/{dataset}.log",
     benchmark:
@@ -103,6 +65,11 @@ rule sample:
     resources:
         mem_mb=32000,
         runtime=240,
+    params:
+        draw=draw_options,
+        validation=CONFIG.split.validation,
+        test=CONFIG.split.test,
+        split_seed=CONFIG.split.seed,
     message:
         "Draw the molecules of data set {wildcards.dataset}"
     shell:

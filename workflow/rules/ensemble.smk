@@ -38,8 +38,6 @@ rule baseline:
     output:
         predictions="<results>/predictions/{test_set}/{baseline}.parquet",
         facts="<results>/predictions/{test_set}/{baseline}.json",
-    params:
-        pictures=which_pictures,
     log:
         "<logs>/baseline/{test_set}-{baseline}.log",
     benchmark:
@@ -49,6 +47,8 @@ rule baseline:
     resources:
         mem_mb=4000,
         runtime=60,
+    params:
+        pictures=which_pictures,
     message:
         "Find the best constant answer for {wildcards.test_set}"
     shell:

@@ -1,15 +1,6 @@
 # Pictures: render (scattered over shards) → pack.
 
 
-def supplied_pictures(wildcards):
-    source = SOURCES[DATASETS[wildcards.dataset].source]
-    return source.pictures if source.kind == "pictures" else []
-
-
-def shard_count(wildcards):
-    return settings.shards(CONFIG, DATASETS[wildcards.dataset])
-
-
 rule render:
     input:
         sample="<results>/datasets/{dataset}/sample.parquet",
@@ -18,10 +9,6 @@ rule render:
     output:
         shard="<results>/datasets/{dataset}/shards/{shard}.h5",
         rejects="<results>/datasets/{dataset}/rejects/render-{shard}.csv",
-    params:
-        shards=shard_count,
-        depiction=CONFIG.depiction.model_dump_json(),
-        pictures=lambda wildcards, input: ["--pictures", input.pictures] if input.get("pictures") else [],
     log:
         "<logs>/render/{dataset}-{shard}.log",
     benchmark:
@@ -31,6 +18,10 @@ rule render:
     resources:
         mem_mb=2000,
         runtime=60,
+    params:
+        shards=shard_count,
+        depiction=CONFIG.depiction.model_dump_json(),
+        pictures=lambda wildcards, input: ["--pictures", input.pictures] if input.get("pictures") else [],
     message:
         "Draw shard {wildcards.shard} of {params.shards} of data set {wildcards.dataset}"
     shell:
@@ -52,10 +43,6 @@ rule pack:
         tokens="<results>/datasets/{dataset}/tokens.json",
         vocabulary="<results>/datasets/{dataset}/vocabulary.json",
         rejects="<results>/datasets/{dataset}/rejects/pack.csv",
-    params:
-        # One path and a count: the paths of thousands of shards would not fit on a command line.
-        folder=lambda wildcards: f"{CONFIG.results}/datasets/{wildcards.dataset}/shards",
-        shards=shard_count,
     log:
         "<logs>/pack/{dataset}.log",
     benchmark:
@@ -65,6 +52,10 @@ rule pack:
     resources:
         mem_mb=16000,
         runtime=120,
+    params:
+        # One path and a count: the paths of thousands of shards would not fit on a command line.
+        folder=lambda wildcards: f"{CONFIG.results}/datasets/{wildcards.dataset}/shards",
+        shards=shard_count,
     message:
         "Pack the pictures and tokens of data set {wildcards.dataset}"
     shell:

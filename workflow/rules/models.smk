@@ -1,37 +1,19 @@
 # Models: weights → train → predict.
 
 
-def imagenet_weights(wildcards):
-    network = MODELS[wildcards.model].network
-    return f"{CONFIG.results}/weights/{network.encoder}.pth" if network.pretrained == "imagenet" else []
-
-
-def training_data(wildcards):
-    return f"{CONFIG.results}/datasets/{MODELS[wildcards.model].dataset}/images.h5"
-
-
-def test_pictures(wildcards):
-    return f"{CONFIG.results}/datasets/{TEST_SETS[wildcards.test_set].dataset}/images.h5"
-
-
-def which_pictures(wildcards):
-    test_set = TEST_SETS[wildcards.test_set]
-    return ["--split", test_set.split, *(["--size", str(test_set.size)] if test_set.size else [])]
-
-
 rule weights:
     input:
         code=modules("weights"),
     output:
         "<results>/weights/{encoder}.pth",
-    params:
-        folder=CONFIG.weights_folder,
     log:
         "<logs>/weights/{encoder}.log",
     benchmark:
         "<benchmarks>/weights/{encoder}.tsv"
     conda:
         "../../envs/train.yaml"
+    params:
+        folder=CONFIG.weights_folder,
     message:
         "Bring the ImageNet weights of {wildcards.encoder} here"
     shell:
@@ -44,15 +26,15 @@ rule tracking:
         code=modules("tracking"),
     output:
         "<results>/tracking.json",
+    log:
+        "<logs>/tracking.log",
+    conda:
+        "../../envs/report.yaml"
     params:
         experiment=CONFIG.tracking.experiment,
         server=["--uri", CONFIG.tracking.uri] if CONFIG.tracking.uri else [],
         # Not an output: it grows with every run, and Snakemake would empty it before it makes it.
         store=f"{CONFIG.results}/mlflow.db",
-    log:
-        "<logs>/tracking.log",
-    conda:
-        "../../envs/report.yaml"
     message:
         "Prepare MLflow"
     shell:
@@ -70,13 +52,6 @@ rule train:
         weights="<results>/models/{model}/weights.safetensors",
         metrics="<results>/models/{model}/metrics.jsonl",
         description="<results>/models/{model}/model.json",
-    params:
-        network=lambda wildcards: MODELS[wildcards.model].network.model_dump_json(),
-        training=lambda wildcards: MODELS[wildcards.model].training.model_dump_json(),
-        dataset=lambda wildcards: MODELS[wildcards.model].dataset,
-        weights=lambda wildcards, input: ["--weights", input.weights] if input.get("weights") else [],
-        # Not an output: Snakemake removes outputs before a job starts, and checkpoints must survive that.
-        checkpoints=f"{CONFIG.results}/checkpoints",
     log:
         "<logs>/train/{model}.log",
     benchmark:
@@ -88,6 +63,13 @@ rule train:
         gpu=lambda wildcards: MODELS[wildcards.model].gpus,
         mem_mb=32000,
         runtime=2880,
+    params:
+        network=lambda wildcards: MODELS[wildcards.model].network.model_dump_json(),
+        training=lambda wildcards: MODELS[wildcards.model].training.model_dump_json(),
+        dataset=lambda wildcards: MODELS[wildcards.model].dataset,
+        weights=lambda wildcards, input: ["--weights", input.weights] if input.get("weights") else [],
+        # Not an output: Snakemake removes outputs before a job starts, and checkpoints must survive that.
+        checkpoints=f"{CONFIG.results}/checkpoints",
     message:
         "Train {wildcards.model} on {params.dataset} (gpu={resources.gpu}, {threads} threads)"
     shell:
@@ -107,10 +89,6 @@ rule predict:
     output:
         predictions="<results>/predictions/{test_set}/{model}.parquet",
         facts="<results>/predictions/{test_set}/{model}.json",
-    params:
-        pictures=which_pictures,
-        batch=CONFIG.prediction.batch,
-        timed_images=CONFIG.prediction.timed_images,
     log:
         "<logs>/predict/{test_set}-{model}.log",
     benchmark:
@@ -122,6 +100,10 @@ rule predict:
         gpu=lambda wildcards: min(1, MODELS[wildcards.model].gpus),
         mem_mb=16000,
         runtime=240,
+    params:
+        pictures=which_pictures,
+        batch=CONFIG.prediction.batch,
+        timed_images=CONFIG.prediction.timed_images,
     message:
         "{wildcards.model} reads the pictures of {wildcards.test_set}"
     shell:

@@ -1,10 +1,6 @@
 # The report: one page with everything.
 
 
-def of_each(pattern, **names):
-    return expand(f"{CONFIG.results}/{pattern}", **names)
-
-
 rule report:
     input:
         scores=of_each("scores/{test_set}/{reader}.json", test_set=TEST_SETS, reader=READERS),
@@ -26,12 +22,6 @@ rule report:
             caption="../report/report.rst",
             category="Report",
         ),
-    params:
-        title=CONFIG.report.title,
-        note=["--note", CONFIG.report.note] if CONFIG.report.note else [],
-        gallery=CONFIG.report.gallery,
-        # Which data set a test set is taken from, and which members an ensemble has, is in the files.
-        test_sets=[f"{name}={test_set.dataset}" for name, test_set in TEST_SETS.items()],
     log:
         "<logs>/report.log",
     benchmark:
@@ -41,6 +31,12 @@ rule report:
     resources:
         mem_mb=8000,
         runtime=60,
+    params:
+        title=CONFIG.report.title,
+        note=["--note", CONFIG.report.note] if CONFIG.report.note else [],
+        gallery=CONFIG.report.gallery,
+        # Which data set a test set is taken from, and which members an ensemble has, is in the files.
+        test_sets=[f"{name}={test_set.dataset}" for name, test_set in TEST_SETS.items()],
     message:
         "Write the report"
     shell:

@@ -26,9 +26,7 @@ class Network(Settings):
     """A convolutional encoder, soft attention over its feature grid and an LSTM decoder."""
 
     encoder: Encoder = Field(description="Convolutional encoder, by its torchvision (or timm) name.")
-    pretrained: Literal["imagenet", "none"] = Field(
-        "imagenet", description="Weights that the encoder starts from."
-    )
+    pretrained: Literal["imagenet", "none"] = Field("imagenet", description="Weights that the encoder starts from.")
     image_size: int = Field(
         256, ge=32, le=1024, description="Width and height that pictures are resized to, in pixels."
     )
@@ -38,12 +36,8 @@ class Network(Settings):
         description="Pixels of the resized picture per cell of the encoder's last feature map; "
         "below 32 the encoder's last stages are cut off.",
     )
-    grid: int = Field(
-        14, ge=1, le=64, description="Rows and columns of the feature grid that the attention sees."
-    )
-    dim: int = Field(
-        512, ge=8, le=4096, description="Width of the attention, the token embedding and the LSTM state."
-    )
+    grid: int = Field(14, ge=1, le=64, description="Rows and columns of the feature grid that the attention sees.")
+    dim: int = Field(512, ge=8, le=4096, description="Width of the attention, the token embedding and the LSTM state.")
     dropout: float = Field(0.5, ge=0, lt=1, description="Dropout before the vocabulary projection.")
     frozen_children: int = Field(
         5,
@@ -62,7 +56,5 @@ class Network(Settings):
     @model_validator(mode="after")
     def _frozen_needs_pretrained(self) -> "Network":
         if self.frozen_children and self.pretrained == "none":
-            raise ValueError(
-                "frozen_children must be 0 where pretrained is none: random layers must be trained"
-            )
+            raise ValueError("frozen_children must be 0 where pretrained is none: random layers must be trained")
         return self

@@ -18,17 +18,25 @@ class Training(Settings):
         "constant", description="Course of both learning rates after the warm-up."
     )
     warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up.")
-    gradient_clip: float = Field(
-        5.0, gt=0, description="Every gradient component is clamped to [-clip, clip]."
-    )
+    gradient_clip: float = Field(5.0, gt=0, description="Every gradient component is clamped to [-clip, clip].")
     attention_penalty: float = Field(
         1.0,
         ge=0,
         description="Weight of the doubly stochastic attention term (Xu et al. 2015, eq. 14).",
     )
-    decode_length: int = Field(140, ge=2, description="Longest SMILES a prediction can have, in tokens.")
-    validation_size: int = Field(
-        2000, ge=1, description="Pictures of the validation split decoded after an epoch."
+    rotation: float = Field(
+        0.0, ge=0, le=180, description="Every training picture is turned by up to so many degrees, at random."
     )
+    scaling: float = Field(
+        0.0, ge=0, lt=1, description="Every training picture is scaled by 1 ± this at most, at random."
+    )
+    shift: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Every training picture is moved by up to this share of its width, at random.",
+    )
+    decode_length: int = Field(140, ge=2, description="Longest SMILES a prediction can have, in tokens.")
+    validation_size: int = Field(2000, ge=1, description="Pictures of the validation split decoded after an epoch.")
     validate_every: int = Field(1, ge=1, description="Epochs between two validations.")
     seed: int = Field(0, ge=0, description="Seed of initial weights, batch order and dropout.")

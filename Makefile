@@ -1,0 +1,54 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+PORT ?= 5000
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format ui lock clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+$(READY): requirements.lock envs/bootstrap.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "ocsrflow needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "Setting up $(VENV) (a few minutes at the first time, most of it PyTorch) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r envs/bootstrap.lock
+	@uv pip install --python $(VENV)/bin/python --require-hashes --compile-bytecode -r requirements.lock
+	@uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY) ## Run the whole experiment at small scale, from embedded molecules to the report
+	snakemake --workflow-profile workflow/profiles/demo
+	@echo "The report: results/report/index.html    MLflow: make ui"
+
+test: $(READY) ## Run the tests
+	pytest tests
+
+check: $(READY) ## Lint, check formats and types
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow/rules
+	snakemake --lint
+	mypy
+
+format: $(READY) ## Format the code
+	ruff check --fix .
+	ruff format .
+	snakefmt Snakefile workflow/rules
+
+ui: $(READY) ## Browse the MLflow runs of results/ (PORT=5000)
+	@test -f results/mlflow.db || { echo "no runs yet: results/mlflow.db is made by 'make demo' or a full run" >&2; exit 1; }
+	mlflow ui --backend-store-uri sqlite:///results/mlflow.db --host 127.0.0.1 --port $(PORT)
+
+lock: $(READY) ## Compile requirements.lock from pyproject.toml, and what follows from it
+	uv pip compile --quiet --python-platform linux --python-version 3.11 --generate-hashes --no-header \
+		--no-annotate --upgrade --extra dev --output-file requirements.lock pyproject.toml
+	python envs/pins.py
+
+clean: ## Remove the virtual environment (results stay)
+	rm -rf $(VENV)
