@@ -115,7 +115,7 @@ def filter_corpus(
     histogram = array("q", bytes(8 * (max_length + 1)))
     longer: Counter[int] = Counter()
     if form == "pictures":
-        rows = _picture_rows(source, pictures, file_column, smiles_column)
+        rows = _picture_rows(source, pictures, file_column, smiles_column, rejected)
     else:
         rows = _lines(source, rejected)
     seen = Seen()
@@ -175,12 +175,8 @@ def _lines(source: Path, rejected: Rejects) -> Iterator[tuple[int, Row]]:
                     rejected.add("no_tab" if line else "empty_line", number, line)
                 elif not cid.isdigit() or int(cid) > MAX_CID:
                     rejected.add("bad_cid", number, line)
-                elif not smiles or smiles.isspace():
-                    rejected.add("empty_smiles", number, line)
-                elif not smiles.isascii():
-                    rejected.add("not_ascii", number, line)
-                elif len(smiles.split()) > 1 or smiles[-1:].isspace():
-                    rejected.add("white_space", number, line)
+                elif reason := _unusable(smiles):
+                    rejected.add(reason, number, line)
                 else:
                     yield number, (int(cid), smiles.decode("ascii"), None)
     except (EOFError, zlib.error, igzip_lib.error, gzip.BadGzipFile) as error:  # type: ignore[misc]
@@ -189,8 +185,19 @@ def _lines(source: Path, rejected: Rejects) -> Iterator[tuple[int, Row]]:
         ) from None
 
 
+def _unusable(smiles: bytes) -> str | None:
+    """Why a text can be no SMILES, whatever it says; None where it may be one."""
+    if not smiles or smiles.isspace():
+        return "empty_smiles"
+    if not smiles.isascii():
+        return "not_ascii"
+    if len(smiles.split()) > 1 or smiles[-1:].isspace() or smiles[:1].isspace():
+        return "white_space"
+    return None
+
+
 def _picture_rows(
-    source: Path, pictures: Path | None, file_column: str, smiles_column: str
+    source: Path, pictures: Path | None, file_column: str, smiles_column: str, rejected: Rejects
 ) -> Iterator[tuple[int, Row]]:
     """Numbered rows of the CSV of supplied pictures, after a look whether every picture is there."""
     if pictures is None:
@@ -214,7 +221,10 @@ def _picture_rows(
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"{source}, line {n}: no picture {name!r} in {pictures}{more}; add it or drop the row")
     for number, (name, smiles) in enumerate(rows, 1):
-        yield number, (number, smiles, name)
+        if reason := _unusable(smiles.encode("utf-8")):
+            rejected.add(reason, number, f"{name},{smiles}")
+        else:
+            yield number, (number, smiles, name)
 
 
 if __name__ == "__main__":

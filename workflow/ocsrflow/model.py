@@ -29,40 +29,6 @@ class Decoded:
     log_probability: list[float]
 
 
-def augment(pictures: Tensor, *, rotation: float, scaling: float, shift: float) -> Tensor:
-    """Turn, scale and move every picture at random, on white.
-
-    Parameters
-    ----------
-    pictures
-        (batch, height, width, channels) uint8.
-    rotation
-        Largest angle, in degrees.
-    scaling
-        Scale factors lie within 1 ± scaling.
-    shift
-        Largest move, as a share of the width.
-
-    Returns
-    -------
-    Pictures of the same shape and type.
-    """
-
-    def within(limit: float) -> Tensor:
-        return (torch.rand(len(pictures), device=pictures.device) * 2 - 1) * limit
-
-    if not (rotation or scaling or shift):
-        return pictures
-    angle, scale = torch.deg2rad(within(rotation)), 1 / (1 + within(scaling))
-    cos, sin = scale * torch.cos(angle), scale * torch.sin(angle)
-    # Twice the share: the grid runs from -1 to 1.
-    x, y = 2 * within(shift), 2 * within(shift)
-    matrix = torch.stack([torch.stack([cos, -sin, x], dim=1), torch.stack([sin, cos, y], dim=1)], dim=1)
-    ink = 255 - pictures.permute(0, 3, 1, 2).float()  # outside the picture there is no ink
-    moved = F.grid_sample(ink, F.affine_grid(matrix, list(ink.shape), align_corners=False), align_corners=False)
-    return (255 - moved).round().to(torch.uint8).permute(0, 2, 3, 1)
-
-
 class Encoder(nn.Module):
     """Pictures to a feature grid."""
 

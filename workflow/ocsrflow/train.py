@@ -22,7 +22,7 @@ from .errors import UserError
 from .files import sha256, whole, write_json, write_text
 from .loader import Batch, EpochBatches, load
 from .metrics import is_valid, tanimoto
-from .model import Reader, augment
+from .model import Reader
 from .packed import Packed
 from .progress import progress
 from .settings.network import Network
@@ -342,12 +342,7 @@ def _step(
     place: Place,
 ) -> Tensor:
     """One optimiser step; returns the cross-entropy a token of the global batch, on the device."""
-    pictures = augment(
-        batch.pictures.to(place.device, non_blocking=True),
-        rotation=training.rotation,
-        scaling=training.scaling,
-        shift=training.shift,
-    )
+    pictures = batch.pictures.to(place.device, non_blocking=True)
     tokens = batch.tokens.to(place.device, non_blocking=True)
     targets = batch.targets.to(place.device, non_blocking=True)
     counts = torch.tensor([len(targets), len(pictures)], dtype=torch.float32, device=place.device)

@@ -24,18 +24,6 @@ class Training(Settings):
         ge=0,
         description="Weight of the doubly stochastic attention term (Xu et al. 2015, eq. 14).",
     )
-    rotation: float = Field(
-        0.0, ge=0, le=180, description="Every training picture is turned by up to so many degrees, at random."
-    )
-    scaling: float = Field(
-        0.0, ge=0, lt=1, description="Every training picture is scaled by 1 ± this at most, at random."
-    )
-    shift: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Every training picture is moved by up to this share of its width, at random.",
-    )
     decode_length: int = Field(140, ge=2, description="Longest SMILES a prediction can have, in tokens.")
     validation_size: int = Field(2000, ge=1, description="Pictures of the validation split decoded after an epoch.")
     validate_every: int = Field(1, ge=1, description="Epochs between two validations.")

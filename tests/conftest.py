@@ -1,0 +1,131 @@
+"""What the tests share: a small packed data set of real molecules, made by the real stages."""
+
+import gzip
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ocsrflow.download import download
+from ocsrflow.filter import filter_corpus
+from ocsrflow.pack import pack
+from ocsrflow.render import render
+from ocsrflow.sample import sample
+from ocsrflow.settings.depiction import Depiction
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The filtered NCI molecules."""
+    folder = tmp_path_factory.mktemp("nci")
+    download(kind="nci", out=folder / "CID-SMILES.gz")
+    filter_corpus(
+        folder / "CID-SMILES.gz",
+        max_length=100,
+        kept=folder / "kept.parquet",
+        lengths=folder / "lengths.csv",
+        rejects=folder / "rejects.csv",
+    )
+    return folder / "kept.parquet"
+
+
+def make_dataset(
+    kept: Path, folder: Path, *, size: int = 60, pixels: int = 64, max_length: int = 14, shards: int = 1
+) -> Path:
+    """A packed data set of short NCI molecules; the folder of all its files."""
+    depiction = Depiction(size=pixels, palette="black_and_white")
+    sample(
+        kept,
+        out=folder / "sample.parquet",
+        lengths=folder / "lengths.csv",
+        rejects=folder / "rejects.csv",
+        max_length=max_length,
+        size=size,
+        validation=0.15,
+        test=0.15,
+    )
+    for shard in range(shards):
+        out = folder / "shards" / f"{shard}.h5"
+        render(
+            folder / "sample.parquet",
+            out=out,
+            rejects=folder / "render.csv",
+            shard=shard,
+            shards=shards,
+            depiction=depiction,
+        )
+    pack(
+        folder / "sample.parquet",
+        folder / "shards",
+        shards=shards,
+        out=folder / "images.h5",
+        tokens=folder / "tokens.json",
+        vocabulary=folder / "vocabulary.json",
+        rejects=folder / "pack.csv",
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dataset(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty short molecules, packed from two shards."""
+    return make_dataset(kept, tmp_path_factory.mktemp("dataset"), shards=2)
+
+
+class Server:
+    """An HTTP server on this machine whose answers a test can spoil."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.requests: list[tuple[str, str | None]] = []  # path, Range
+        self.fail_next = 0  # so many answers are 503
+        self.cut_after: int | None = None  # bytes of the next answer before the connection drops
+        self.etag = '"one"'
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.requests.append((self.path, self.headers.get("Range")))
+                if outer.fail_next:
+                    outer.fail_next -= 1
+                    self.send_error(503)
+                    return
+                if self.path not in outer.files:
+                    self.send_error(404)
+                    return
+                data, status = outer.files[self.path], 200
+                wanted = self.headers.get("Range")
+                if wanted and self.headers.get("If-Range") == outer.etag:
+                    data, status = data[int(wanted.removeprefix("bytes=").rstrip("-")) :], 206
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.send_header("ETag", outer.etag)
+                self.end_headers()
+                if outer.cut_after is not None:
+                    data, outer.cut_after = data[: outer.cut_after], None
+                    self.close_connection = True
+                self.wfile.write(data)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server for one test."""
+    made = Server()
+    yield made
+    made.server.shutdown()
+
+
+def gzipped(text: str | bytes) -> bytes:
+    """Text as gzip bytes."""
+    return gzip.compress(text.encode() if isinstance(text, str) else text)

@@ -1,0 +1,130 @@
+"""The configuration: the shipped ones are valid, wrong ones are told in one line each."""
+
+import copy
+import json
+from typing import Any
+
+import pytest
+import yaml
+from conftest import REPOSITORY
+from pydantic import BaseModel
+from snakemake.utils import update_config
+
+from ocsrflow import config
+from ocsrflow.errors import UserError
+from ocsrflow.settings.base import Settings
+
+
+def shipped() -> dict[str, Any]:
+    return yaml.safe_load((REPOSITORY / "config.yaml").read_text())
+
+
+def test_the_experiment_is_that_of_the_talk() -> None:
+    cfg = config.load(shipped())
+    assert [(d.name, d.max_length, d.per_length, d.size) for d in cfg.datasets] == [
+        ("contest", 70, None, 700_000),
+        ("ours1", 100, 35_000, 1_290_000),
+        ("ours2", 100, 35_000, 1_548_000),
+    ]
+    assert len({d.seed for d in cfg.datasets}) == 3
+    assert [(m.network.encoder, m.network.dim, m.dataset) for m in cfg.models] == [
+        ("wide_resnet101_2", 512, "ours2"),
+        ("wide_resnet101_2", 512, "ours1"),
+        ("resnet152", 512, "contest"),
+        ("resnet152", 256, "contest"),
+        ("resnext101_32x8d", 256, "ours1"),
+        ("efficientnet_b0", 512, "ours1"),
+    ]
+    for model in cfg.models:
+        assert model.network.pretrained == "imagenet"
+        assert (model.network.image_size, model.network.grid, model.network.frozen_children) == (256, 14, 5)
+        assert (model.training.encoder_lr, model.training.decoder_lr) == (1e-4, 4e-4)
+        assert (model.training.batch, model.training.gradient_clip, model.training.decode_length) == (384, 5, 140)
+        assert (model.network.dropout, model.gpus) == (0.5, 1)
+    assert cfg.ensembles[0].models == [m.name for m in cfg.models[:5]]
+
+
+def test_the_demonstration_is_valid_over_the_experiment() -> None:
+    raw = shipped()
+    update_config(raw, yaml.safe_load((REPOSITORY / "workflow/profiles/demo/experiment.yaml").read_text()))
+    cfg = config.load(raw)
+    assert {m.gpus for m in cfg.models} == {0}
+    assert {m.network.pretrained for m in cfg.models} == {"none"}
+
+
+def test_the_schema_in_the_repository_is_the_generated_one() -> None:
+    kept = (REPOSITORY / "workflow/schemas/config.schema.json").read_text()
+    assert kept == config.schema(), "run: python -m ocsrflow.config --schema > workflow/schemas/config.schema.json"
+
+
+def test_the_schema_accepts_what_is_shipped() -> None:
+    jsonschema = pytest.importorskip("jsonschema")  # comes with Snakemake
+    jsonschema.validate(shipped(), json.loads(config.schema()))
+
+
+def all_settings(model: type[BaseModel] = Settings) -> list[type[BaseModel]]:
+    below = [found for child in model.__subclasses__() for found in all_settings(child)]
+    return [*model.__subclasses__(), *below]
+
+
+def test_every_field_is_described_and_unknown_keys_are_forbidden() -> None:
+    assert len(all_settings()) > 12
+    for model in all_settings():
+        assert model.model_config["extra"] == "forbid"
+        for name, field in model.model_fields.items():
+            inner = field.description or next((getattr(m, "description", None) for m in field.metadata), None)
+            if name not in ("kind", "name", "network", "training"):
+                assert inner, f"{model.__name__}.{name} has no description"
+
+
+def spoil(path: str, value: object) -> dict[str, Any]:
+    raw = copy.deepcopy(shipped())
+    *parents, last = path.split(".")
+    place: Any = raw
+    for key in parents:
+        place = place[int(key) if key.isdigit() else key]
+    place[last] = value
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("colour", 1, "colour: unknown key"),
+        ("models.0.network.encodr", "x", "models.0.network.encodr: unknown key"),
+        ("models.1.network.dim", "many", "models.1.network.dim: Input should be a valid integer"),
+        ("models.2.dataset", "nope", "models.2.dataset: 'nope' is not one of contest, ours1, ours2"),
+        ("models.2.name", "a/../b", "models.2.name: String should match pattern"),
+        ("models.1.name", "wide_resnet101_2-512-ours2", "models.1.name: 'wide_resnet101_2-512-ours2' is used twice"),
+        ("training.batch", 0, "training.batch: Input should be greater than or equal to 1 (found 0)"),
+        ("training.decode_length", 20, "decode_length: 20 is too short for SMILES of 100 characters"),
+        ("network.pretrained", "none", "frozen_children must be 0 where pretrained is none"),
+        ("network.stride", 7, "network.stride: 8, 16 or 32 is expected"),
+        ("sources.0.url", "ftp://x/y", "sources.0.url: an https:// address"),
+        ("sources.0.kind", "disk", "sources.0.kind: one of 'pubchem', 'file', 'nci', 'pictures' is expected"),
+        ("datasets.0.max_length", 300, "datasets.0.max_length: 300 is more than the max_length 100"),
+        ("split.test", 0.995, "split: validation and test must leave a share for training"),
+        ("test_sets.0.dataset", "x", "test_sets.0.dataset: 'x' is not one of"),
+        ("ensembles.0.name", "constant", "ensembles: 'constant' is the name of a model or a baseline too"),
+    ],
+)
+def test_a_mistake_is_told_with_its_place(path: str, value: object, told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        config.load(spoil(path, value))
+    assert told in str(caught.value)
+
+
+def test_a_mistake_in_a_shared_section_is_told_once() -> None:
+    with pytest.raises(UserError) as caught:
+        config.load(spoil("training.batch", 0))
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_shards_follow_from_the_size() -> None:
+    cfg = config.load(shipped())
+    assert [config.shards(cfg, d) for d in cfg.datasets] == [35, 65, 78]
+
+
+def test_the_digest_changes_with_any_value() -> None:
+    assert config.digest(config.load(shipped())) == config.digest(config.load(shipped()))
+    assert config.digest(config.load(spoil("training.seed", 5))) != config.digest(config.load(shipped()))

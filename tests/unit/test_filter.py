@@ -1,0 +1,121 @@
+"""The stage filter: what is kept, what is counted and why, and what stops it."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import gzipped
+from PIL import Image
+
+from ocsrflow.errors import UserError
+from ocsrflow.filter import filter_corpus
+
+
+def run_filter(source: Path, folder: Path, **options: object) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    settings = {"max_length": 20} | options
+    filter_corpus(
+        source,
+        kept=folder / "kept.parquet",
+        lengths=folder / "lengths.csv",
+        rejects=folder / "rejects.csv",
+        **settings,  # type: ignore[arg-type]
+    )
+    return (
+        pd.read_parquet(folder / "kept.parquet"),
+        pd.read_csv(folder / "lengths.csv"),
+        pd.read_csv(folder / "rejects.csv", keep_default_na=False),
+    )
+
+
+BAD = [
+    (b"no tab here", "no_tab"),
+    (b"12\t", "empty_smiles"),
+    (b"13\tC\xff\xfeC", "not_ascii"),
+    (b"14\t" + b"C" * 10_000, "too_long"),
+    (b"1\tCCCC", "duplicate_cid"),
+    (b"x7\tCC", "bad_cid"),
+    (b"-3\tCC", "bad_cid"),
+    (b"99999999999999999999\tCC", "bad_cid"),
+    (b"15\tCC CC", "white_space"),
+    (b"", "empty_line"),
+]
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".gz"])
+def test_bad_lines_are_counted_by_reason_and_the_others_kept(tmp_path: Path, suffix: str) -> None:
+    text = b"1\tCCO\n" + b"\n".join(line for line, _ in BAD) + b"\n2\tCCN\r\n4294967297\tc1ccccc1"
+    source = tmp_path / f"corpus{suffix}"
+    source.write_bytes(gzipped(text) if suffix == ".gz" else text)
+    kept, lengths, rejects = run_filter(source, tmp_path)
+    assert kept["cid"].tolist() == [1, 2, 4294967297]
+    assert kept["smiles"].tolist() == ["CCO", "CCN", "c1ccccc1"]
+    expected: dict[str, int] = {"crlf": 1}
+    for _, reason in BAD:
+        expected[reason] = expected.get(reason, 0) + 1
+    assert dict(zip(rejects["reason"], rejects["count"], strict=True)) == expected
+    dropped = dict(zip(rejects["reason"], rejects["dropped"], strict=True))
+    assert not dropped.pop("crlf")
+    assert all(dropped.values())
+    assert rejects["example"].str.len().max() <= 60
+    assert rejects.set_index("reason").loc["no_tab", "first_line"] == 2
+    # The histogram is of all lengths, the rejected long ones too.
+    assert dict(lengths.to_numpy().tolist()) == {3: 2, 8: 1, 10_000: 1}
+
+
+def test_a_duplicate_cid_is_found_across_the_sizes_of_its_table(tmp_path: Path) -> None:
+    cids = [1, 70_000_000, 2**31 - 1, 2**31, 2**40]
+    source = tmp_path / "corpus"
+    source.write_text("".join(f"{cid}\tC\n" for cid in cids * 2))
+    kept, _, rejects = run_filter(source, tmp_path)
+    assert kept["cid"].tolist() == cids
+    assert rejects["count"].tolist() == [5]
+
+
+@pytest.mark.parametrize("spoil", [lambda data: data[:-20], lambda data: data[:5000] + b"\0" * 9 + data[5009:]])
+def test_a_damaged_gzip_is_one_line_and_leaves_nothing(tmp_path: Path, spoil) -> None:
+    source = tmp_path / "corpus.gz"
+    source.write_bytes(spoil(gzipped("".join(f"{i}\t{'C' * (i % 19 + 1)}O{i % 7}\n" for i in range(20000)))))
+    with pytest.raises(UserError, match="damaged or cut off"):
+        run_filter(source, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.gz"]
+
+
+def test_a_source_without_a_usable_line_is_told(tmp_path: Path) -> None:
+    source = tmp_path / "corpus"
+    source.write_text("one\ntwo\n")
+    with pytest.raises(UserError, match=r"no usable line \(no_tab 2\)"):
+        run_filter(source, tmp_path)
+
+
+def supplied(tmp_path: Path, rows: str) -> Path:
+    (tmp_path / "png").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (30, 20), "white").save(tmp_path / "png" / name)
+    (tmp_path / "train.csv").write_text(rows)
+    return tmp_path / "train.csv"
+
+
+def test_supplied_pictures_come_with_their_names(tmp_path: Path) -> None:
+    source = supplied(tmp_path, "file_name,SMILES\na.png,CCO\nb.png,CCN\n")
+    kept, _, _ = run_filter(source, tmp_path, form="pictures", pictures=tmp_path / "png")
+    assert kept.to_numpy().tolist() == [[1, "CCO", "a.png"], [2, "CCN", "b.png"]]
+
+
+def test_a_missing_picture_is_named(tmp_path: Path) -> None:
+    source = supplied(tmp_path, "file_name,SMILES\na.png,CCO\nc.png,CCN\n")
+    with pytest.raises(UserError, match=r"line 3: no picture 'c\.png'"):
+        run_filter(source, tmp_path, form="pictures", pictures=tmp_path / "png")
+
+
+def test_a_missing_column_is_named(tmp_path: Path) -> None:
+    source = supplied(tmp_path, "picture,SMILES\na.png,CCO\n")
+    with pytest.raises(UserError, match="no column 'file_name'"):
+        run_filter(source, tmp_path, form="pictures", pictures=tmp_path / "png")
+
+
+@pytest.mark.parametrize("row", ["a.png,\n", "a.png,C C\n", "a.png,Cé\n"])
+def test_a_picture_without_a_usable_smiles_is_counted(tmp_path: Path, row: str) -> None:
+    source = supplied(tmp_path, f"file_name,SMILES\n{row}b.png,CCN\n")
+    kept, _, rejects = run_filter(source, tmp_path, form="pictures", pictures=tmp_path / "png")
+    assert kept["smiles"].tolist() == ["CCN"]
+    assert rejects["count"].tolist() == [1]

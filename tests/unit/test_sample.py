@@ -1,0 +1,109 @@
+"""The stage sample: a draw that depends on the seed and the molecules alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ocsrflow.errors import UserError
+from ocsrflow.sample import hash64, sample
+
+
+def draw(kept: Path, folder: Path, **options: object) -> pd.DataFrame:
+    settings: dict[str, object] = {"max_length": 20, "validation": 0.1, "test": 0.1} | options
+    folder.mkdir(exist_ok=True)
+    sample(
+        kept,
+        out=folder / "sample.parquet",
+        lengths=folder / "lengths.csv",
+        rejects=folder / "rejects.csv",
+        **settings,  # type: ignore[arg-type]
+    )
+    return pd.read_parquet(folder / "sample.parquet")
+
+
+def splitmix64(state: int) -> int:
+    """The first number of Vigna's splitmix64.c from a state, in plain Python."""
+    z = (state + 0x9E3779B97F4A7C15) % 2**64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+    return z ^ (z >> 31)
+
+
+def test_the_hash_is_what_its_documentation_says() -> None:
+    assert splitmix64(0) == 0xE220A8397B1DCDAF  # the published first number of the seed 0
+    cids = np.array([0, 1, 2, 999_999_999, 2**40], dtype=np.int64)
+    for seed in (0, 1, 2**33):
+        expected = [splitmix64((int(cid) + splitmix64(seed)) % 2**64) for cid in cids]
+        assert hash64(cids, seed).tolist() == expected
+    # Anything else would change every data set.
+    assert hash64(cids[:1], 0).tolist() == [12035550249420947055]
+
+
+def test_order_and_row_groups_of_the_source_do_not_matter(kept: Path, tmp_path: Path) -> None:
+    shuffled = pd.read_parquet(kept).sample(frac=1, random_state=3)
+    shuffled.to_parquet(tmp_path / "shuffled.parquet", row_group_size=777, index=False)
+    one = draw(kept, tmp_path / "one", per_length=10, size=90)
+    two = draw(tmp_path / "shuffled.parquet", tmp_path / "two", per_length=10, size=90)
+    assert len(one) == 90
+    pd.testing.assert_frame_equal(one, two)
+
+
+def test_a_smaller_draw_is_contained_in_a_larger_one(kept: Path, tmp_path: Path) -> None:
+    small, large = (set(draw(kept, tmp_path / str(k), per_length=k)["cid"]) for k in (5, 12))
+    assert small < large
+    small, large = (set(draw(kept, tmp_path / str(n), size=n)["cid"]) for n in (100, 400))
+    assert len(small) == 100
+    assert small < large
+
+
+def test_every_length_gets_its_share_where_the_source_has_it(kept: Path, tmp_path: Path) -> None:
+    rows = draw(kept, tmp_path, per_length=12)
+    lengths = pd.read_csv(tmp_path / "lengths.csv")
+    counts = rows["smiles"].str.len().value_counts()
+    for _, (length, available, wanted, got) in lengths.iterrows():
+        assert wanted == min(12, available)
+        assert got == counts.get(length, 0) <= wanted
+    assert (lengths["got"] == 12).sum() > 8
+
+
+def test_seeds_draw_differently(kept: Path, tmp_path: Path) -> None:
+    one, two = (set(draw(kept, tmp_path / str(s), size=200, seed=s)["cid"]) for s in (1, 2))
+    assert 0 < len(one & two) < 150
+
+
+def test_no_molecule_is_in_two_splits_of_any_data_sets(kept: Path, tmp_path: Path) -> None:
+    draws = [
+        draw(kept, tmp_path / "a", per_length=40, seed=1),
+        draw(kept, tmp_path / "b", size=600, seed=2),
+        draw(kept, tmp_path / "c", max_length=30, size=900, seed=3),
+    ]
+    rows = pd.concat(draws)
+    assert rows["canonical"].duplicated().sum() > 100
+    assert rows.groupby("canonical")["split"].nunique().max() == 1
+    assert rows["split"].value_counts(normalize=True)["train"] == pytest.approx(0.8, abs=0.04)
+    assert not any(table["canonical"].duplicated().any() for table in draws[1:])
+
+
+def test_what_cannot_be_used_is_counted_and_the_next_takes_its_place(tmp_path: Path) -> None:
+    # Of the first molecules in the order of the hash, some cannot be parsed and some come twice.
+    cids = np.arange(1, 401)
+    order = np.argsort(hash64(cids, 0))
+    smiles = np.array([f"{'C' * (i % 7 + 1)}{'O' if i % 2 else 'N'}" for i in range(400)], dtype=object)
+    smiles = np.array([f"{text:C<9}" for text in smiles], dtype=object)
+    unique = [f"C{a}C{b}C{c}C{d}F" for a in "NOS" for b in "NOS" for c in "NOS" for d in "NOS"]
+    smiles[order[:81]] = unique
+    smiles[order[3]], smiles[order[4]] = "CCCC(CCCC", smiles[order[0]]
+    table = pd.DataFrame({"cid": cids, "smiles": smiles, "file": None})
+    table.to_parquet(tmp_path / "kept.parquet", index=False)
+    rows = draw(tmp_path / "kept.parquet", tmp_path / "out", per_length=50, validation=0.2, test=0.2)
+    assert len(rows) == 50
+    assert set(rows["cid"]) == set(cids[order[[0, 1, 2, *range(5, 52)]]])
+    rejects = pd.read_csv(tmp_path / "out" / "rejects.csv")
+    assert dict(zip(rejects["reason"], rejects["count"], strict=True)) == {"duplicate_molecule": 1, "not_parsed": 1}
+
+
+def test_an_empty_split_is_told(kept: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no molecule in the .* split"):
+        draw(kept, tmp_path, size=5)
