@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from ocsrflow.download import download
 from ocsrflow.filter import filter_corpus
 from ocsrflow.pack import pack

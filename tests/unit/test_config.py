@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 import yaml
 from conftest import REPOSITORY
-from pydantic import BaseModel
-from snakemake.utils import update_config
-
 from ocsrflow import config
 from ocsrflow.errors import UserError
 from ocsrflow.settings.base import Settings
+from pydantic import BaseModel
+from snakemake.utils import update_config
 
 
 def shipped() -> dict[str, Any]:

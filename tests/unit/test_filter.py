@@ -5,10 +5,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import gzipped
-from PIL import Image
-
 from ocsrflow.errors import UserError
 from ocsrflow.filter import filter_corpus
+from PIL import Image
 
 
 def run_filter(source: Path, folder: Path, **options: object) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-
 from ocsrflow.errors import UserError
 from ocsrflow.sample import hash64, sample
 
@@ -105,5 +104,5 @@ def test_what_cannot_be_used_is_counted_and_the_next_takes_its_place(tmp_path: P
 
 
 def test_an_empty_split_is_told(kept: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no molecule in the .* split"):
+    with pytest.raises(UserError, match=r"no molecule in the .* split"):
         draw(kept, tmp_path, size=5)

@@ -8,7 +8,6 @@ import pytest
 from conftest import REPOSITORY
 from hypothesis import given
 from hypothesis import strategies as st
-
 from ocsrflow import tokenizer
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+import urllib3
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from .errors import UserError
@@ -41,7 +42,7 @@ def fetch(url: str, path: Path, *, attempts: int = 5, longest_wait: float = 30.0
     retrying = Retrying(
         retry=retry_if_exception(_passing),
         stop=stop_after_attempt(attempts),
-        wait=wait_exponential_jitter(initial=min(1.0, longest_wait), max=longest_wait),
+        wait=wait_exponential_jitter(multiplier=min(1.0, longest_wait), max=longest_wait),
         reraise=True,
     )
     try:
@@ -96,11 +97,14 @@ def _fetch_rest(url: str, path: Path) -> None:
             ):
                 bar.update(start)
                 try:
-                    for chunk in answer.iter_content(CHUNK):
+                    # As it comes: what waits in a buffer when the connection drops would be lost.
+                    while chunk := answer.raw.read1(CHUNK):
                         file.write(chunk)
                         bar.update(len(chunk))
-                except requests.exceptions.ChunkedEncodingError as error:
-                    raise IncompleteError("the connection ended early") from error
+                except urllib3.exceptions.IncompleteRead as error:
+                    raise IncompleteError(f"the connection ended early: {error}") from error
+                except urllib3.exceptions.HTTPError as error:
+                    raise requests.Timeout() from error
             if length is not None and partial.stat().st_size != length:
                 raise IncompleteError(f"got {partial.stat().st_size} of {length} bytes")
     partial.replace(path)

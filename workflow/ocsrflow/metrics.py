@@ -24,7 +24,8 @@ def fingerprint(smiles: str) -> DataStructs.ExplicitBitVect | None:
 def tanimoto(first: str, second: str) -> float:
     """Tanimoto similarity of two SMILES in [0, 1]; 0 where RDKit cannot parse one of them.
 
-    ``RDKFingerprint`` with RDKit's defaults, as the contest's rules had it.
+    ``RDKFingerprint`` with RDKit's defaults, as the contest's rules had it. A molecule without a bond (methane, a lone
+    ion) has an empty fingerprint, which RDKit finds similar to nothing, itself included: 0.
     """
     a, b = fingerprint(first), fingerprint(second)
     return 0.0 if a is None or b is None else float(DataStructs.TanimotoSimilarity(a, b))

@@ -1,0 +1,99 @@
+"""The stage download: whole or not at all, resumed, checked, and clear about what is wrong."""
+
+import gzip
+import hashlib
+from pathlib import Path
+
+import pytest
+from conftest import Server, gzipped
+from ocsrflow import fetch as fetching
+from ocsrflow.download import download
+from ocsrflow.errors import UserError
+from ocsrflow.fetch import fetch
+
+DATA = gzipped("".join(f"{i}\tC{'C' * (i % 50)}\n" for i in range(50_000)))
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = fetch
+    monkeypatch.setattr("ocsrflow.download.fetch", lambda url, path: real(url, path, longest_wait=0.01))
+    monkeypatch.setattr(fetching.fetch, "__kwdefaults__", {"attempts": 5, "longest_wait": 0.01})
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_with_the_published_md5_arrives(tmp_path: Path, server: Server) -> None:
+    server.files = {"/c.gz": DATA, "/c.gz.md5": f"{hashlib.md5(DATA).hexdigest()}  CID-SMILES.gz\n".encode()}
+    out = tmp_path / "CID-SMILES.gz"
+    download(kind="pubchem", out=out, url=f"{server.url}/c.gz", md5_url=f"{server.url}/c.gz.md5")
+    assert out.read_bytes() == DATA
+    assert names(tmp_path) == ["CID-SMILES.gz"]
+
+
+def test_a_wrong_md5_is_told_and_nothing_is_left(tmp_path: Path, server: Server) -> None:
+    server.files = {"/c.gz": DATA, "/c.gz.md5": b"0" * 32}
+    with pytest.raises(UserError, match=r"has md5 .* but 0{32} is published"):
+        download(
+            kind="pubchem",
+            out=tmp_path / "CID-SMILES.gz",
+            url=f"{server.url}/c.gz",
+            md5_url=f"{server.url}/c.gz.md5",
+        )
+    assert names(tmp_path) == []
+
+
+def test_a_dropped_connection_is_resumed_where_it_dropped(tmp_path: Path, server: Server) -> None:
+    server.files, server.cut_after = {"/c.gz": DATA}, 40_000
+    fetch(f"{server.url}/c.gz", tmp_path / "c.gz")
+    assert (tmp_path / "c.gz").read_bytes() == DATA
+    assert server.requests == [("/c.gz", None), ("/c.gz", "bytes=40000-")]
+    assert names(tmp_path) == ["c.gz"]
+
+
+def test_a_later_call_goes_on_from_what_an_earlier_one_left(tmp_path: Path, server: Server) -> None:
+    server.files, server.cut_after = {"/c.gz": DATA}, 40_000
+    with pytest.raises(UserError, match="ended early"):
+        fetch(f"{server.url}/c.gz", tmp_path / "c.gz", attempts=1)
+    assert names(tmp_path) == ["c.gz.partial", "c.gz.partial.json"]
+    fetch(f"{server.url}/c.gz", tmp_path / "c.gz")
+    assert server.requests[-1] == ("/c.gz", "bytes=40000-")
+    assert (tmp_path / "c.gz").read_bytes() == DATA
+
+
+def test_a_file_changed_in_between_starts_afresh(tmp_path: Path, server: Server) -> None:
+    server.files, server.cut_after = {"/c.gz": DATA}, 40_000
+    with pytest.raises(UserError):
+        fetch(f"{server.url}/c.gz", tmp_path / "c.gz", attempts=1)
+    server.files, server.etag = {"/c.gz": DATA[::-1]}, '"two"'
+    fetch(f"{server.url}/c.gz", tmp_path / "c.gz")
+    assert (tmp_path / "c.gz").read_bytes() == DATA[::-1]
+
+
+def test_passing_errors_are_tried_again(tmp_path: Path, server: Server) -> None:
+    server.files, server.fail_next = {"/c.gz": DATA}, 3
+    fetch(f"{server.url}/c.gz", tmp_path / "c.gz")
+    assert len(server.requests) == 4
+
+
+def test_a_missing_file_is_told_at_once(tmp_path: Path, server: Server) -> None:
+    with pytest.raises(UserError, match="the server answered 404"):
+        fetch(f"{server.url}/c.gz", tmp_path / "c.gz")
+    assert len(server.requests) == 1
+
+
+def test_an_unreachable_address_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot fetch http://127\.0\.0\.1:9/c\.gz: no connection"):
+        fetch("http://127.0.0.1:9/c.gz", tmp_path / "c.gz")
+    assert names(tmp_path) == []
+
+
+def test_the_embedded_molecules_are_the_same_bytes_every_time(tmp_path: Path) -> None:
+    for name in ("one.gz", "two.gz"):
+        download(kind="nci", out=tmp_path / name)
+    assert (tmp_path / "one.gz").read_bytes() == (tmp_path / "two.gz").read_bytes()
+    lines = gzip.decompress((tmp_path / "one.gz").read_bytes()).decode().splitlines()
+    assert len(lines) == 4999
+    assert lines[0] == "1\tCC1=CC(=O)C=CC1=O"

@@ -1,0 +1,189 @@
+"""The stages render and pack: pixels, layout, order, rejects, and damage that is found."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import h5py
+import hdf5plugin  # noqa: F401  (registers the zstd filter, as any reader of the files would)
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import make_dataset
+from ocsrflow.errors import UserError
+from ocsrflow.images import draw
+from ocsrflow.pack import pack
+from ocsrflow.packed import SPLITS, Packed
+from ocsrflow.render import render
+from ocsrflow.settings.depiction import Depiction
+from ocsrflow.tokenizer import VOCABULARY, decode
+from PIL import Image
+from rdkit import Chem
+from rdkit.Chem import Draw
+
+
+def test_the_default_drawing_is_rdkits_pixel_by_pixel(kept: Path) -> None:
+    texts = pd.read_parquet(kept)["smiles"].sample(60, random_state=0)
+    compared = 0
+    for text in texts:
+        molecule = Chem.MolFromSmiles(text)
+        if molecule is not None:
+            compared += 1
+            expected = np.asarray(Draw.MolToImage(molecule, size=(300, 300)))
+            np.testing.assert_array_equal(draw(molecule, Depiction()), expected)
+    assert compared > 55
+
+
+def test_black_and_white_has_one_channel() -> None:
+    picture = draw(Chem.MolFromSmiles("CCO"), Depiction(size=80, palette="black_and_white"))
+    assert picture.shape == (80, 80, 1)
+    assert picture.min() < 60
+    assert picture[0, 0, 0] == 255
+
+
+def test_a_packed_data_set_holds_every_molecule_of_its_sample_in_order(dataset: Path) -> None:
+    rows = pd.read_parquet(dataset / "sample.parquet")
+    depiction = Depiction(size=64, palette="black_and_white")
+    with h5py.File(dataset / "images.h5") as file:
+        # Without our code: h5py and hdf5plugin read it.
+        pictures = file["images"][:]
+        assert file["cid"][:].tolist() == rows["cid"].tolist()
+        assert file["smiles"].asstr()[:].tolist() == rows["smiles"].tolist()
+        assert [SPLITS[i] for i in file["split"][:]] == rows["split"].tolist()
+    packed = Packed(dataset / "images.h5")
+    for at, smiles in enumerate(rows["smiles"]):
+        np.testing.assert_array_equal(pictures[at], draw(Chem.MolFromSmiles(smiles), depiction))
+        np.testing.assert_array_equal(packed.picture(at), pictures[at])
+        assert decode(packed.tokens_of(at)) == smiles
+    assert sorted(np.concatenate([packed.members(split) for split in SPLITS])) == list(range(len(rows)))
+
+
+def test_tokens_and_vocabulary_are_json(dataset: Path) -> None:
+    rows = pd.read_parquet(dataset / "sample.parquet")
+    vocabulary = json.loads((dataset / "vocabulary.json").read_text())
+    assert list(vocabulary["tokens"]) == VOCABULARY
+    entries = json.loads((dataset / "tokens.json").read_text())
+    back = {number: token for token, number in vocabulary["tokens"].items()}
+    assert ["".join(back[n] for n in entry["tokens"]) for entry in entries] == rows["smiles"].tolist()
+    assert [(e["cid"], e["split"]) for e in entries] == list(zip(rows["cid"], rows["split"], strict=True))
+
+
+def test_files_are_the_same_bytes_however_they_are_divided(kept: Path, dataset: Path, tmp_path: Path) -> None:
+    again = make_dataset(kept, tmp_path / "two", shards=2)
+    other = make_dataset(kept, tmp_path / "three", shards=3)
+    digests = [hashlib.sha256((f / "images.h5").read_bytes()).hexdigest() for f in (dataset, again, other)]
+    assert len(set(digests)) == 1
+
+
+def sample_table(folder: Path, smiles: list[str], files: list[str | None] | None = None) -> Path:
+    table = pd.DataFrame({"cid": range(1, len(smiles) + 1), "smiles": smiles, "canonical": smiles})
+    table["length"] = table["smiles"].str.len()
+    table["split"] = "train"
+    table["file"] = files or [None] * len(smiles)
+    table.to_parquet(folder / "sample.parquet", index=False)
+    return folder / "sample.parquet"
+
+
+def pack_shard(folder: Path, shards: int = 1) -> None:
+    pack(
+        folder / "sample.parquet",
+        folder,
+        shards=shards,
+        out=folder / "images.h5",
+        tokens=folder / "tokens.json",
+        vocabulary=folder / "vocabulary.json",
+        rejects=folder / "pack.csv",
+    )
+
+
+def test_what_cannot_be_drawn_is_counted_and_left_out(tmp_path: Path) -> None:
+    source = sample_table(tmp_path, ["CCO", "C(C", "CCN"])
+    render(source, out=tmp_path / "0.h5", rejects=tmp_path / "render.csv", depiction=Depiction(size=64))
+    assert pd.read_csv(tmp_path / "render.csv")[["cid", "reason"]].to_numpy().tolist() == [[2, "not_drawn"]]
+    pack_shard(tmp_path)
+    assert Packed(tmp_path / "images.h5").cid.tolist() == [1, 3]
+    assert pd.read_csv(tmp_path / "pack.csv").to_numpy().tolist() == [["not_drawn", 1, "C(C"]]
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_supplied_pictures_are_fitted_on_white(tmp_path: Path, form: str) -> None:
+    folder = tmp_path / "png"
+    folder.mkdir()
+    same = Image.new("RGB", (64, 64), (10, 20, 30))
+    same.save(folder / "same.png")
+    wide = Image.new("RGBA", (128, 64), (0, 0, 0, 0))  # transparent: white
+    wide.paste((255, 0, 0, 255), (0, 0, 64, 64))
+    wide.save(folder / "wide.png")
+    (folder / "broken.png").write_bytes(b"\x89PNG no")
+    place = folder
+    if form == "zip":
+        place = tmp_path / "png.zip"
+        with zipfile.ZipFile(place, "w") as archive:
+            for path in folder.iterdir():
+                archive.write(path, path.name)
+    source = sample_table(tmp_path, ["C", "CC", "CCC"], ["same.png", "wide.png", "broken.png"])
+    render(source, out=tmp_path / "0.h5", rejects=tmp_path / "render.csv", pictures=place, depiction=Depiction(size=64))
+    with h5py.File(tmp_path / "0.h5") as file:
+        first, second = file["images"][:]
+    assert (first == (10, 20, 30)).all()
+    assert second[32, 10].tolist() == [255, 0, 0]
+    assert second[32, 50].tolist() == [255, 255, 255]
+    assert second[5, 10].tolist() == [255, 255, 255]
+    refused = pd.read_csv(tmp_path / "render.csv")
+    assert refused["reason"].tolist() == ["bad_picture"]
+    assert "broken.png" in refused["example"][0]
+
+
+def test_no_text_travels_with_a_picture(dataset: Path) -> None:
+    # RDKit hides the SMILES in the metadata of its PNG; here only pixels are kept.
+    with h5py.File(dataset / "images.h5") as file:
+        assert list(file["images"].attrs) == []
+        assert file["images"].dtype == np.uint8
+
+
+def test_a_damaged_picture_is_named(dataset: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "images.h5"
+    data = bytearray((dataset / "images.h5").read_bytes())
+    with h5py.File(dataset / "images.h5") as file:
+        cid = int(file["cid"][7])
+        info = file["images"].id.get_chunk_info_by_coord((7, 0, 0, 0))
+    data[info.byte_offset + info.size // 2] ^= 0x10
+    copy.write_bytes(bytes(data))
+    packed = Packed(copy)
+    packed.picture(6)
+    with pytest.raises(UserError, match=rf"picture 7 \(CID {cid}\) is damaged"):
+        packed.picture(7)
+
+
+def test_a_damaged_shard_is_told(tmp_path: Path) -> None:
+    sample_table(tmp_path, ["CCO"])
+    (tmp_path / "0.h5").write_bytes(b"not HDF5")
+    with pytest.raises(UserError, match="is damaged"):
+        pack_shard(tmp_path)
+
+
+def test_a_full_disk_while_packing_is_one_line_and_leaves_nothing(kept: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", small], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root can mount the small disk that this test fills")
+    try:
+        folder = make_dataset(kept, tmp_path / "data", size=300, pixels=128)
+        command = [sys.executable, "-m", "ocsrflow.pack", folder / "sample.parquet", folder / "shards"]
+        names = ("tokens", "vocabulary", "rejects")
+        outputs = [word for name in names for word in (f"--{name}", str(small / name))]
+        run = subprocess.run(
+            [*command, "--shards", "1", "--out", small / "images.h5", *outputs],
+            capture_output=True,
+            text=True,
+        )
+        assert run.returncode == 1
+        assert "no space left on the disk" in run.stderr
+        assert len([line for line in run.stderr.splitlines() if "packing" not in line]) == 1, run.stderr
+        assert list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", small], check=True)
