@@ -101,10 +101,10 @@ def _fetch_rest(url: str, path: Path) -> None:
                     while chunk := answer.raw.read1(CHUNK):
                         file.write(chunk)
                         bar.update(len(chunk))
-                except urllib3.exceptions.IncompleteRead as error:
-                    raise IncompleteError(f"the connection ended early: {error}") from error
-                except urllib3.exceptions.HTTPError as error:
+                except urllib3.exceptions.ReadTimeoutError as error:
                     raise requests.Timeout() from error
+                except urllib3.exceptions.HTTPError as error:
+                    raise IncompleteError("the connection ended early") from error
             if length is not None and partial.stat().st_size != length:
                 raise IncompleteError(f"got {partial.stat().st_size} of {length} bytes")
     partial.replace(path)

@@ -17,7 +17,7 @@ from isal import igzip_lib, igzip_threaded
 from .cli import run
 from .errors import UserError
 from .files import whole
-from .images import PictureFolder
+from .picture_folder import PictureFolder
 from .progress import progress
 
 SCHEMA = pa.schema([("cid", pa.int64()), ("smiles", pa.string()), ("file", pa.string())])

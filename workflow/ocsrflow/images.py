@@ -1,8 +1,4 @@
-"""Pictures of molecules as arrays: drawn by RDKit, or read from supplied files."""
-
-import io
-import zipfile
-from pathlib import Path
+"""Pictures of molecules as arrays: drawn by RDKit, or fitted from any picture."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +6,6 @@ from PIL import Image, ImageOps
 from rdkit import Chem
 from rdkit.Chem import Draw
 
-from .errors import UserError
 from .settings.depiction import Depiction
 
 Picture = NDArray[np.uint8]
@@ -63,44 +58,3 @@ def fit(image: Image.Image, depiction: Depiction) -> Picture:
     if white.size != size:
         white = ImageOps.pad(white, size, Image.Resampling.LANCZOS, color="white")
     return to_array(white, depiction)
-
-
-class PictureFolder:
-    """Supplied pictures, in a folder or in a zip archive, by name."""
-
-    def __init__(self, path: Path) -> None:
-        """Open ``path``.
-
-        Raises
-        ------
-        UserError
-            Where it is neither a folder nor a zip archive.
-        """
-        self.path = path
-        self.archive: zipfile.ZipFile | None = None
-        if not path.is_dir():
-            if not zipfile.is_zipfile(path):
-                raise UserError(f"{path}: neither a folder nor a zip archive of pictures")
-            self.archive = zipfile.ZipFile(path)
-
-    def names(self) -> set[str]:
-        """Names of all files in it, with '/' between folders."""
-        if self.archive is not None:
-            return set(self.archive.namelist())
-        return {p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file()}
-
-    def read(self, name: str) -> Image.Image:
-        """The picture called ``name``.
-
-        Raises
-        ------
-        ValueError
-            Where it is not there, or is not a picture that can be read.
-        """
-        try:
-            data = self.archive.read(name) if self.archive else (self.path / name).read_bytes()
-            image = Image.open(io.BytesIO(data))
-            image.load()
-        except (OSError, KeyError, SyntaxError, zipfile.BadZipFile, Image.DecompressionBombError) as error:
-            raise ValueError(f"picture {name!r} cannot be read: {error}") from None
-        return image

@@ -96,6 +96,8 @@ def load(packed: Packed, batches: list[NDArray[np.int64]], *, workers: int, pin:
         Pictures(packed),
         sampler=batches,  # type: ignore[arg-type]  # an "index" is the positions of a whole batch
         batch_size=None,
+        # Else an iterator draws from the global random state, and a training that goes on would not be the same.
+        generator=torch.Generator(),
         num_workers=workers,
         pin_memory=pin,
         multiprocessing_context="spawn" if workers else None,

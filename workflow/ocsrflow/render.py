@@ -10,8 +10,9 @@ import pandas as pd
 from .chemistry import parse
 from .cli import run
 from .files import whole
-from .images import Picture, PictureFolder, draw, fit
+from .images import Picture, draw, fit
 from .packed import compress, create, write_chunk
+from .picture_folder import PictureFolder
 from .progress import progress
 from .settings.depiction import Depiction
 

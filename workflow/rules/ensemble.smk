@@ -60,7 +60,7 @@ rule score:
     input:
         predictions="<results>/predictions/{test_set}/{reader}.parquet",
         facts="<results>/predictions/{test_set}/{reader}.json",
-        tracking=ancient("<results>/tracking.json"),
+        tracking="<results>/tracking.json",
         code=modules("score"),
     output:
         scores="<results>/scores/{test_set}/{reader}.json",

@@ -46,7 +46,7 @@ rule train:
     input:
         data=training_data,
         weights=imagenet_weights,
-        tracking=ancient("<results>/tracking.json"),
+        tracking="<results>/tracking.json",
         code=modules("launch", "train"),
     output:
         weights="<results>/models/{model}/weights.safetensors",

@@ -1,0 +1,378 @@
+"""The workflow itself: the toy experiment run once, and what would run again after every kind of change.
+
+The dry run's job list is read from its messages, one line a job.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from conftest import REPOSITORY
+
+CONFIG = "tests/workflow/toy.yaml"
+
+# Which rules run a module, directly or through others, written down by hand: the workflow works it out itself.
+STAGES = ["download", "filter", "sample", "render", "pack", "weights", "train", "predict", "ensemble"]
+EVERY = {*STAGES, "baseline", "score", "tracking", "report"}
+PICTURES = {"render", "pack", "train", "predict", "baseline", "report"}
+USED_BY = {
+    "baseline": {"baseline"},
+    "chemistry": {"sample", "render", "train", "ensemble", "baseline", "score", "report"},
+    "cli": EVERY,
+    "config": set(),
+    "download": {"download"},
+    "encoders": {"weights", "train", "predict"},
+    "ensemble": {"ensemble"},
+    "errors": EVERY,
+    "fetch": {"download", "weights"},
+    "figures": {"report"},
+    "files": EVERY,
+    "filter": {"filter"},
+    "gpus": {"train", "predict"},
+    "images": PICTURES,
+    "launch": {"train"},
+    "loader": {"train", "predict"},
+    "metrics": {"train", "ensemble", "baseline", "score"},
+    "model": {"train", "predict"},
+    "pack": {"pack"},
+    "packed": PICTURES,
+    "picture_folder": {"filter", "render"},
+    "predict": {"predict"},
+    "predictions": {"ensemble"},
+    "progress": {*STAGES, "baseline"},
+    "render": {"render"},
+    "report": {"report"},
+    "sample": {"sample"},
+    "score": {"score"},
+    "settings/base": PICTURES,
+    "settings/depiction": PICTURES,
+    "settings/network": {"train", "predict"},
+    "settings/training": {"train"},
+    "talk": {"report"},
+    "tokenizer": {"pack", "train", "predict"},
+    "tracking": {"tracking", "train", "score"},
+    "train": {"train"},
+    "weights": {"weights"},
+}
+AFTER = {
+    "download": {"filter"},
+    "filter": {"sample", "report"},
+    "sample": {"render", "pack", "report"},
+    "render": {"pack"},
+    "pack": {"train", "predict", "baseline", "report"},
+    "weights": set(),  # the toy has no ImageNet weights
+    "train": {"predict", "report"},
+    "predict": {"ensemble", "score", "report"},
+    "ensemble": {"score", "report"},
+    "baseline": {"score", "report"},
+    "score": {"report"},
+    "tracking": {"train", "score"},
+    "report": set(),
+}
+
+
+def with_followers(rules: set[str]) -> set[str]:
+    """The rules and all that depend on them, in the toy experiment."""
+    found, todo = set(), [rule for rule in rules if rule != "weights"]
+    while todo:
+        rule = todo.pop()
+        if rule not in found:
+            found.add(rule)
+            todo += AFTER[rule]
+    return found
+
+
+def snakemake(folder: Path, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    run = subprocess.run(
+        [sys.executable, "-m", "snakemake", *options], cwd=folder, capture_output=True, text=True, check=False
+    )
+    if check:
+        assert run.returncode == 0, run.stdout + run.stderr
+    return run
+
+
+def copy_checkout(folder: Path) -> Path:
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    files = subprocess.run(listed, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.splitlines()
+    for name in files:
+        if (REPOSITORY / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout in which the toy experiment has run."""
+    folder = copy_checkout(tmp_path_factory.mktemp("toy"))
+    snakemake(folder, "--cores", "2", "--configfile", CONFIG)
+    return folder
+
+
+@pytest.fixture
+def changed(toy: Path) -> Iterator[Path]:
+    """The same, put back as it was after the test."""
+    before = {path: path.read_bytes() for path in [toy / CONFIG, *(toy / "workflow/ocsrflow").rglob("*.*")]}
+    yield toy
+    for path, data in before.items():
+        if path.read_bytes() != data:
+            path.write_bytes(data)
+
+
+def planned(folder: Path, *options: str) -> tuple[set[str], set[str]]:
+    """Jobs by their messages, and rules by their names, that a dry run lists."""
+    cores = [] if "--cores" in options else ["--cores", "2"]
+    text = snakemake(folder, "-n", *cores, "--configfile", CONFIG, *options).stdout
+    jobs = set(re.findall(r"^Job \d+: (.*)$", text, flags=re.MULTILINE))
+    rules = set(re.findall(r"^(\w+) +\d+$", text, flags=re.MULTILINE)) - {"total", "all"}
+    if not jobs:
+        assert "Nothing to be done" in text
+    return jobs, rules
+
+
+def edit(folder: Path, **changes: object) -> dict:
+    """Change keys of the toy's configuration."""
+    config = yaml.safe_load((folder / CONFIG).read_text())
+    config |= changes
+    (folder / CONFIG).write_text(yaml.safe_dump(config))
+    return config
+
+
+def test_a_finished_experiment_has_nothing_to_do(toy: Path) -> None:
+    assert planned(toy) == (set(), set())
+
+
+def test_a_touch_of_every_module_runs_nothing(toy: Path) -> None:
+    for path in (toy / "workflow").rglob("*.*"):
+        path.touch()
+    assert planned(toy) == (set(), set())
+
+
+def test_every_module_is_looked_at(toy: Path) -> None:
+    package = toy / "workflow/ocsrflow"
+    found = {path.relative_to(package).with_suffix("").as_posix() for path in package.rglob("*.py")}
+    assert found - {"__init__", "settings/__init__"} == set(USED_BY)
+
+
+@pytest.mark.parametrize("module", USED_BY)
+def test_an_edit_of_a_module_runs_the_stages_that_use_it(changed: Path, module: str) -> None:
+    path = changed / f"workflow/ocsrflow/{module}.py"
+    path.write_text(path.read_text() + "\n# edited\n")
+    assert planned(changed)[1] == with_followers(USED_BY[module])
+
+
+def test_an_edit_of_the_template_writes_the_report(changed: Path) -> None:
+    path = changed / "workflow/ocsrflow/templates/report.html"
+    path.write_text(path.read_text().replace("What came out", "What came of it"))
+    assert planned(changed)[0] == {"Write the report"}
+
+
+def of_one_model(name: str, dataset: str) -> set[str]:
+    return {
+        f"Train {name} on {dataset} (gpu=0, 2 threads)",
+        f"{name} reads the pictures of held-out",
+        f"Score {name} on held-out",
+        "Write the report",
+    }
+
+
+OF_THE_ENSEMBLE = {"The models of ensemble both vote in pairs on held-out", "Score both on held-out"}
+
+
+def test_a_models_learning_rate_runs_that_model_and_its_ensembles(changed: Path) -> None:
+    config = yaml.safe_load((changed / CONFIG).read_text())
+    config["models"][1]["training"] = {"encoder_lr": 5e-4}
+    edit(changed, models=config["models"])
+    assert planned(changed)[0] == of_one_model("mobile", "longer") | OF_THE_ENSEMBLE
+
+
+def test_a_new_model_runs_that_model_alone(changed: Path) -> None:
+    config = yaml.safe_load((changed / CONFIG).read_text())
+    new = {"name": "third", "dataset": "short", "gpus": 0, "network": {"encoder": "resnet18"}}
+    edit(changed, models=[*config["models"], new])
+    assert planned(changed)[0] == of_one_model("third", "short")
+
+
+def test_a_new_seed_of_a_data_set_runs_what_is_made_of_it(changed: Path) -> None:
+    config = yaml.safe_load((changed / CONFIG).read_text())
+    config["datasets"][1]["seed"] = 77
+    edit(changed, datasets=config["datasets"])
+    assert planned(changed)[0] == of_one_model("mobile", "longer") | OF_THE_ENSEMBLE | {
+        "Draw the molecules of data set longer",
+        "Draw shard 0 of 1 of data set longer",
+        "Pack the pictures and tokens of data set longer",
+    }
+
+
+def test_a_new_title_writes_the_report(changed: Path) -> None:
+    edit(changed, report={"title": "Another", "note": "", "gallery": 4})
+    assert planned(changed)[0] == {"Write the report"}
+
+
+def test_other_threads_and_cores_run_nothing(toy: Path) -> None:
+    assert planned(toy, "--cores", "1", "--set-threads", "train=1", "sample=1") == (set(), set())
+
+
+def test_another_way_of_drawing_leaves_the_draw_of_molecules_alone(changed: Path) -> None:
+    edit(changed, depiction={"size": 80, "palette": "black_and_white"})
+    assert planned(changed)[1] == with_followers({"render"})
+
+
+def test_the_results_are_all_there(toy: Path) -> None:
+    results = toy / "results"
+    for reader in ("shuffle", "mobile", "both", "constant"):
+        scores = json.loads((results / f"scores/held-out/{reader}.json").read_text())
+        assert scores["images"] == 10
+        assert set(scores["scores"]) == {
+            "tanimoto",
+            "exact",
+            "exact_no_cis_trans",
+            "exact_no_stereo",
+            "exact_inchi",
+            "validity",
+            "perfect",
+        }
+    constant = json.loads((results / "scores/held-out/constant.json").read_text())
+    assert constant["scores"]["tanimoto"]["value"] > 0
+    votes = pd.read_parquet(results / "predictions/held-out/both.parquet")
+    members = [pd.read_parquet(results / f"predictions/held-out/{m}.parquet") for m in ("shuffle", "mobile")]
+    for at, vote in votes.iterrows():
+        assert vote["prediction"] in {member["prediction"][at] for member in members}
+
+
+def test_mlflow_has_a_run_for_every_model_and_the_ensemble(toy: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{toy}/results/mlflow.db")
+    experiment = client.get_experiment_by_name("toy")
+    assert experiment is not None
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(runs) == {"shuffle", "mobile", "both", "constant"}
+    default = client.get_experiment_by_name("Default")
+    assert default is None or not client.search_runs([default.experiment_id])
+    for name in ("shuffle", "mobile"):
+        assert runs[name].data.params["training.batch"] == "32"
+        assert {"loss", "validation_tanimoto", "held-out.tanimoto", "held-out.seconds_per_image"} <= set(
+            runs[name].data.metrics
+        )
+    assert runs["both"].data.params["members"] == "shuffle, mobile"
+    assert all(run.info.status == "FINISHED" for run in runs.values())
+
+
+class Page(HTMLParser):
+    """What a browser would fetch, and the text of the page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.scripts = 0
+        self.images_without_text = 0
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.scripts += tag == "script"
+        self.images_without_text += tag == "img" and not values.get("alt")
+        for key in ("src", "href", "xlink:href"):
+            value = values.get(key)
+            if value and not value.startswith(("data:", "#")):
+                self.fetched.append(value)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_report_is_one_file_with_every_section_and_escaped_text(toy: Path) -> None:
+    html = (toy / "results/report/index.html").read_text()
+    page = Page()
+    page.feed(html)
+    assert page.fetched == []
+    assert page.scripts == 0
+    assert page.images_without_text == 0
+    assert "Toy <script>alert(1)</script>" in page.text
+    for heading in ("What came out", "Models", "Single against ensemble", "Training", "Gallery", "Rejects"):
+        assert f"<h2>{heading}</h2>" in html
+    assert html.count("<svg") >= 6
+    assert html.count('<article class="card') == 4
+    assert "Best constant answer" in page.text
+    scores = json.loads((toy / "results/scores/held-out/constant.json").read_text())
+    assert f"{scores['scores']['tanimoto']['value']:.4f}" in page.text
+
+
+def test_the_full_experiment_is_planned(tmp_path: Path) -> None:
+    folder = copy_checkout(tmp_path)
+    text = snakemake(folder, "-n", "--cores", "all", "--resources", "gpu=4").stdout
+    trainings = re.findall(r"^Job \d+: Train (\S+) on (\S+) \(gpu=(\d)", text, flags=re.MULTILINE)
+    assert len(trainings) == 6
+    assert all(int(gpus) >= 1 for _, _, gpus in trainings)
+    counts = dict(re.findall(r"^(\w+) +(\d+)$", text, flags=re.MULTILINE))
+    assert (counts["render"], counts["pack"], counts["weights"], counts["predict"]) == ("178", "3", "4", "12")
+
+
+def test_the_demonstration_is_planned_by_its_profile(tmp_path: Path) -> None:
+    folder = copy_checkout(tmp_path)
+    text = snakemake(folder, "-n", "--workflow-profile", "workflow/profiles/demo").stdout
+    assert len(re.findall(r"^Job \d+: Train \S+ on \S+ \(gpu=0", text, flags=re.MULTILINE)) == 3
+    assert "Bring the molecules of nci here" in text
+    assert "ImageNet" not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"datasets": [{"name": "short", "source": "nowhere"}]}, "datasets.0.source: 'nowhere' is not one of nci"),
+        ({"prediction": {"bach": 3}}, "prediction.bach: unknown key"),
+    ],
+)
+def test_a_wrong_configuration_stops_before_any_job(tmp_path: Path, change: dict, told: str) -> None:
+    folder = copy_checkout(tmp_path)
+    edit(folder, **change)
+    run = snakemake(folder, "--cores", "2", "--configfile", CONFIG, check=False)
+    assert run.returncode != 0
+    assert told in run.stdout + run.stderr
+    assert "Traceback" not in run.stdout + run.stderr
+    assert not (folder / "results/corpus").exists()
+
+
+def test_local_files_and_supplied_pictures_run_through_the_same_rules(tmp_path: Path) -> None:
+    from PIL import Image
+
+    folder = copy_checkout(tmp_path)
+    (folder / "in").mkdir()
+    rows = []
+    for n in range(1, 41):
+        Image.new("RGB", (40 + n, 50), (n, n, n)).save(folder / f"in/{n} of 40.png")
+        rows.append(f"{n} of 40.png,{'C' * (n % 9 + 1)}{'O' * (n % 4)}N")
+    (folder / "in/train.csv").write_text("file_name,SMILES\n" + "\n".join(rows) + "\n")
+    (folder / "in/mine.txt").write_text("".join(f"{n}\t{'C' * (n % 10 + 1)}{'N' * (n // 10)}F\n" for n in range(60)))
+    toy = yaml.safe_load((folder / CONFIG).read_text())
+    edit(
+        folder,
+        sources=[
+            {"name": "mine", "kind": "file", "path": "in/mine.txt", "max_length": 18},
+            {"name": "given", "kind": "pictures", "csv": "in/train.csv", "pictures": "in", "max_length": 18},
+        ],
+        datasets=[{"name": "short", "source": "mine"}, {"name": "longer", "source": "given", "shards": 2}],
+        split={"validation": 0.2, "test": 0.2, "seed": 1},
+        models=toy["models"],
+    )
+    snakemake(folder, "--cores", "2", "--configfile", CONFIG, "datasets")
+    for name in ("short", "longer"):
+        assert (folder / f"results/datasets/{name}/images.h5").exists()
+    os.remove(folder / "in/7 of 40.png")
+    (folder / "in/train.csv").touch()
+    run = snakemake(
+        folder, "--cores", "2", "--configfile", CONFIG, "--forcerun", "filter", "--", "datasets", check=False
+    )
+    assert run.returncode != 0
+    assert "no picture '7 of 40.png' in in; add it or drop the row" in run.stdout + run.stderr
+    assert "Traceback" not in run.stdout + run.stderr
