@@ -365,7 +365,7 @@ def test_local_files_and_supplied_pictures_run_through_the_same_rules(tmp_path: 
         split={"validation": 0.2, "test": 0.2, "seed": 1},
         models=toy["models"],
     )
-    snakemake(folder, "--cores", "2", "--configfile", CONFIG, "datasets")
+    snakemake(folder, "--cores", "2", "--configfile", CONFIG, "--", "datasets")
     for name in ("short", "longer"):
         assert (folder / f"results/datasets/{name}/images.h5").exists()
     os.remove(folder / "in/7 of 40.png")

@@ -45,6 +45,12 @@ class Encoder(nn.Module):
         self.register_buffer("std", torch.tensor(recipe.std).view(1, 3, 1, 1) * 255, persistent=False)
         for child in self._frozen_children():
             child.requires_grad_(False)
+        if state is None:
+            # Some encoders average their statistics over hundreds of steps, which suits published weights; random
+            # ones move too fast for that.
+            for layer in self.trunk.modules():
+                if isinstance(layer, nn.BatchNorm2d):
+                    layer.momentum = 0.1
 
     def _frozen_children(self) -> list[nn.Module]:
         return list(self.trunk)[: self.frozen]
