@@ -218,6 +218,11 @@ def test_a_new_title_writes_the_report(changed: Path) -> None:
     assert planned(changed)[0] == {"Write the report"}
 
 
+def test_another_order_of_the_members_votes_again(changed: Path) -> None:
+    edit(changed, ensembles=[{"name": "both", "models": ["mobile", "shuffle"]}])
+    assert planned(changed)[0] == OF_THE_ENSEMBLE | {"Write the report"}
+
+
 def test_other_threads_and_cores_run_nothing(toy: Path) -> None:
     assert planned(toy, "--cores", "1", "--set-threads", "train=1", "sample=1") == (set(), set())
 

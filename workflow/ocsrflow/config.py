@@ -4,7 +4,6 @@
 ``workflow/schemas/`` is generated from it: ``python -m ocsrflow.config --schema``.
 """
 
-import hashlib
 import json
 import math
 import re
@@ -332,12 +331,6 @@ def _line(error: Any, raw: Mapping[str, Any]) -> str:
     found = error.get("input")
     shown = "" if isinstance(found, (dict, list)) or error["type"] == "missing" else f" (found {found!r})"
     return f"{path}: {message}{shown}" if path else message
-
-
-def digest(config: Config) -> str:
-    """Twelve hexadecimal digits that change with any value of the configuration."""
-    text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def schema() -> str:

@@ -42,7 +42,7 @@ def progress(items: Iterable[Any] | None = None, *, total: int | None = None, wh
     -------
     A ``tqdm`` bar.
     """
-    options: dict[str, Any] = {"total": total, "desc": what, "unit": f" {unit}", "unit_scale": True}
+    options: dict[str, Any] = {"total": total, "desc": what, "unit": f" {unit}", "unit_scale": unit == "B"}
     if sys.stderr.isatty():
         return tqdm(items, dynamic_ncols=True, **options)
     return tqdm(

@@ -15,6 +15,9 @@ rule ensemble:
     output:
         predictions="<results>/predictions/{test_set}/{ensemble}.parquet",
         facts="<results>/predictions/{test_set}/{ensemble}.json",
+    params:
+        # Snakemake compares inputs as a set, but the order of the members decides ties.
+        members=lambda wildcards: ENSEMBLES[wildcards.ensemble].models,
     log:
         "<logs>/ensemble/{test_set}-{ensemble}.log",
     benchmark:
