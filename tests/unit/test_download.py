@@ -45,6 +45,19 @@ def test_a_wrong_md5_is_told_and_nothing_is_left(tmp_path: Path, server: Server)
     assert names(tmp_path) == []
 
 
+def test_a_file_that_arrived_before_the_check_is_not_fetched_again(tmp_path: Path, server: Server) -> None:
+    server.files = {"/c.gz": DATA}
+    source = {"url": f"{server.url}/c.gz", "md5_url": f"{server.url}/c.gz.md5"}
+    with pytest.raises(UserError, match=r"md5: the server answered 404"):
+        download(kind="pubchem", out=tmp_path / "c.gz", **source)  # type: ignore[arg-type]
+    assert [path for path, _ in server.requests] == ["/c.gz.md5"]
+    server.files["/c.gz.md5"] = hashlib.md5(DATA).hexdigest().encode()
+    (tmp_path / "c.gz.arrived").write_bytes(DATA)  # as if killed before the check
+    download(kind="pubchem", out=tmp_path / "c.gz", **source)  # type: ignore[arg-type]
+    assert [path for path, _ in server.requests] == ["/c.gz.md5"] * 2
+    assert names(tmp_path) == ["c.gz"]
+
+
 def test_a_dropped_connection_is_resumed_where_it_dropped(tmp_path: Path, server: Server) -> None:
     server.files, server.cut_after = {"/c.gz": DATA}, 40_000
     fetch(f"{server.url}/c.gz", tmp_path / "c.gz")

@@ -35,6 +35,7 @@ BAD = [
     (b"x7\tCC", "bad_cid"),
     (b"-3\tCC", "bad_cid"),
     (b"99999999999999999999\tCC", "bad_cid"),
+    (b"1" * 10_000 + b"\tCC", "bad_cid"),
     (b"15\tCC CC", "white_space"),
     (b"", "empty_line"),
 ]
@@ -86,18 +87,29 @@ def test_a_source_without_a_usable_line_is_told(tmp_path: Path) -> None:
         run_filter(source, tmp_path)
 
 
+def supplied_rows(tmp_path: Path, rows: str) -> Path:
+    (tmp_path / "train.csv").write_text(rows)
+    return tmp_path / "train.csv"
+
+
 def supplied(tmp_path: Path, rows: str) -> Path:
     (tmp_path / "png").mkdir()
     for name in ("a.png", "b.png"):
         Image.new("RGB", (30, 20), "white").save(tmp_path / "png" / name)
-    (tmp_path / "train.csv").write_text(rows)
-    return tmp_path / "train.csv"
+    return supplied_rows(tmp_path, rows)
 
 
 def test_supplied_pictures_come_with_their_names(tmp_path: Path) -> None:
     source = supplied(tmp_path, "file_name,SMILES\na.png,CCO\nb.png,CCN\n")
     kept, _, _ = run_filter(source, tmp_path, form="pictures", pictures=tmp_path / "png")
-    assert kept.to_numpy().tolist() == [[1, "CCO", "a.png"], [2, "CCN", "b.png"]]
+    assert kept[["smiles", "file"]].to_numpy().tolist() == [["CCO", "a.png"], ["CCN", "b.png"]]
+    again, _, _ = run_filter(
+        supplied_rows(tmp_path, "file_name,SMILES\nb.png,CCN\na.png,CCO\n"),
+        tmp_path,
+        form="pictures",
+        pictures=tmp_path / "png",
+    )
+    assert again.iloc[::-1].to_numpy().tolist() == kept.to_numpy().tolist()
 
 
 def test_a_missing_picture_is_named(tmp_path: Path) -> None:

@@ -59,6 +59,12 @@ def test_the_frozen_children_are_the_slides_and_stay_as_they_are() -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_an_encoder_is_not_frozen_whole_unseen() -> None:
+    settings = Network(encoder="nasnet_a_large", pretrained="imagenet", image_size=96, grid=3, dim=16)
+    with pytest.raises(ValueError, match="frozen_children 5 would freeze it whole; set it to 0"):
+        Reader(settings, len(VOCABULARY))
+
+
 def plain_decoder(decoder: Decoder, features: torch.Tensor, tokens: list[int]) -> torch.Tensor:
     """The scores after every token of one text, written the plain way: one step after the other, nothing shared."""
     h, c = decoder.first_state(features.mean(0, keepdim=True)).chunk(2, dim=1)
@@ -99,7 +105,7 @@ def test_greedy_reading_is_the_likeliest_token_at_every_step() -> None:
         for _ in range(12):
             log_probability = plain_decoder(decoder, features[row], written)[-1].log_softmax(0)
             token = int(log_probability.argmax())
-            total += float(log_probability.max())
+            total += float(log_probability.detach().max())
             if token == END:
                 break
             written.append(token)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 import subprocess
 import sys
 import zipfile
@@ -15,6 +16,7 @@ import pytest
 from conftest import make_dataset
 from ocsrflow.errors import UserError
 from ocsrflow.images import draw
+from ocsrflow.loader import load
 from ocsrflow.pack import pack
 from ocsrflow.packed import SPLITS, Packed
 from ocsrflow.render import render
@@ -87,7 +89,7 @@ def sample_table(folder: Path, smiles: list[str], files: list[str | None] | None
     return folder / "sample.parquet"
 
 
-def pack_shard(folder: Path, shards: int = 1) -> None:
+def pack_shard(folder: Path, shards: int = 1, render_rejects: Path | None = None) -> None:
     pack(
         folder / "sample.parquet",
         folder,
@@ -96,6 +98,7 @@ def pack_shard(folder: Path, shards: int = 1) -> None:
         tokens=folder / "tokens.json",
         vocabulary=folder / "vocabulary.json",
         rejects=folder / "pack.csv",
+        render_rejects=render_rejects,
     )
 
 
@@ -156,6 +159,23 @@ def test_a_damaged_picture_is_named(dataset: Path, tmp_path: Path) -> None:
     packed.picture(6)
     with pytest.raises(UserError, match=rf"picture 7 \(CID {cid}\) is damaged"):
         packed.picture(7)
+
+
+def test_a_data_set_in_use_can_be_handed_to_another_process(dataset: Path) -> None:
+    packed = Packed(dataset / "images.h5")
+    first = packed.picture(3)
+    other = pickle.loads(pickle.dumps(packed))
+    np.testing.assert_array_equal(other.picture(3), first)
+    positions = [packed.members("train")[:4], packed.members("train")[4:8]]
+    batches = list(load(packed, positions, workers=1, pin=False))
+    assert [len(batch.positions) for batch in batches] == [4, 4]
+
+
+def test_the_reasons_of_the_drawing_reach_the_rejects(tmp_path: Path) -> None:
+    source = sample_table(tmp_path, ["CCO", "C(C"])
+    render(source, out=tmp_path / "0.h5", rejects=tmp_path / "render-0.csv", depiction=Depiction(size=64))
+    pack_shard(tmp_path, render_rejects=tmp_path)
+    assert pd.read_csv(tmp_path / "pack.csv")["example"].tolist() == ["C(C: RDKit cannot parse it"]
 
 
 def test_a_damaged_shard_is_told(tmp_path: Path) -> None:

@@ -103,6 +103,23 @@ def test_what_cannot_be_used_is_counted_and_the_next_takes_its_place(tmp_path: P
     assert dict(zip(rejects["reason"], rejects["count"], strict=True)) == {"duplicate_molecule": 1, "not_parsed": 1}
 
 
+@pytest.mark.parametrize("per_length", [None, 5])
+def test_a_source_without_molecules_that_short_is_told(tmp_path: Path, per_length: int | None) -> None:
+    table = pd.DataFrame({"cid": [1], "smiles": ["CCCCCCCC"], "file": [None]})
+    table.to_parquet(tmp_path / "kept.parquet", index=False)
+    with pytest.raises(UserError, match="no molecule in the train split of 0"):
+        draw(tmp_path / "kept.parquet", tmp_path, max_length=3, per_length=per_length)
+
+
+def test_several_supplied_pictures_of_one_molecule_are_kept(tmp_path: Path) -> None:
+    files = [f"{i}.png" for i in range(60)]
+    smiles = [f"{'C' * k}{x}" for k in range(2, 7) for x in ("O", "N", "F", "Cl")] * 3
+    table = pd.DataFrame({"cid": range(60), "smiles": smiles, "file": files})
+    table.to_parquet(tmp_path / "kept.parquet", index=False)
+    rows = draw(tmp_path / "kept.parquet", tmp_path, validation=0.3, test=0.3)
+    assert len(rows) == 60
+
+
 def test_an_empty_split_is_told(kept: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no molecule in the .* split"):
         draw(kept, tmp_path, size=5)

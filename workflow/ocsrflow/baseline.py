@@ -27,8 +27,8 @@ def baseline(
 ) -> None:
     """Answer every picture with one molecule: the training molecule most similar to the test set on average.
 
-    It sees the test references, so it is the best that any constant answer can reach. Large data sets are searched
-    in part: the first 20,000 training molecules against the first 2,000 of the test set.
+    It sees the test references, so it is the best that a constant answer from the training molecules can reach. Large
+    data sets are searched in part: the first 20,000 training molecules against the first 2,000 of the test set.
 
     Parameters
     ----------

@@ -14,19 +14,24 @@ from .errors import UserError
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def explain_os_error(error: OSError) -> str | None:
-    """One line for an operating-system error that the user can mend; None where it is not one.
+def explain(error: Exception) -> str | None:
+    """One line for an error of the system that the user can mend; None where it is not one.
 
-    HDF5 hides the error number in its message, so that is looked at too.
+    HDF5, PyTorch and safetensors raise errors of their own with the system's words in them, so those are looked at too.
     """
-    where = f" ({error.filename})" if error.filename else ""
-    numbers = {error.errno} | {n for n in NO_SPACE if f"errno = {n}," in str(error)}
-    if numbers & set(NO_SPACE):
+    text = str(error)
+    number = error.errno if isinstance(error, OSError) else None
+    where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+    if number in NO_SPACE or "No space left" in text or any(f"errno = {n}," in text for n in NO_SPACE):
         return f"no space left on the disk{where}: free some space and run the same command again"
+    if not isinstance(error, OSError):
+        return None
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         return f"no permission{where}: {os.strerror(error.errno)}"
-    if error.errno == errno.ENOENT:
-        return f"no such file or folder: {error.filename}"
+    if isinstance(error, FileNotFoundError):
+        return f"no such file or folder: {error.filename or error}"
+    if error.errno in (errno.EISDIR, errno.ENOTDIR):
+        return f"{os.strerror(error.errno).lower()}: {error.filename}; give the path of a file"
     return None
 
 
@@ -52,8 +57,8 @@ def run(stage: Callable[..., Any]) -> NoReturn:
         app()
     except UserError as error:
         fail(name, str(error))
-    except OSError as error:
-        line = explain_os_error(error)
+    except Exception as error:
+        line = explain(error)
         if line is None:
             raise
         fail(name, line)

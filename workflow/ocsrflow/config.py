@@ -99,7 +99,7 @@ class Dataset(Settings):
         ge=1,
         description="Molecules in the data set, all splits together, drawn from those; null for all.",
     )
-    seed: int = Field(0, ge=0, description="Seed of the draw.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the draw.")
     shards: int | None = Field(
         None,
         ge=1,
@@ -112,7 +112,7 @@ class Split(Settings):
 
     validation: float = Field(0.01, gt=0, lt=1, description="Share of the molecules for validation.")
     test: float = Field(0.01, gt=0, lt=1, description="Share of the molecules for testing.")
-    seed: int = Field(0, ge=0, description="Seed of the hash.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the hash.")
 
     @model_validator(mode="after")
     def _some_left(self) -> "Split":
@@ -222,11 +222,11 @@ class Config(Settings):
         models = []
         for model in data["models"]:
             if isinstance(model, Mapping):
-                own = {
-                    section: {**(data.get(section) or {}), **(model.get(section) or {})}
-                    for section in ("network", "training")
-                }
-                model = {**model, **own}
+                for section in ("network", "training"):
+                    shared, own = data.get(section) or {}, model.get(section) or {}
+                    # Anything else is left for the section's own validation to refuse.
+                    if isinstance(shared, Mapping) and isinstance(own, Mapping):
+                        model = {**model, section: {**shared, **own}}
             models.append(model)
         return {**data, "models": models}
 
@@ -241,6 +241,9 @@ class Config(Settings):
         for name in readers:
             if name in models or name in self.baselines:
                 raise ValueError(f"ensembles: {name!r} is the name of a model or a baseline too")
+        for name in self.baselines:
+            if name in models or self.baselines.count(name) > 1:
+                raise ValueError(f"baselines: {name!r} is named twice, or is the name of a model too")
         for i, dataset in enumerate(self.datasets):
             source = _known(f"datasets.{i}.source", dataset.source, sources)
             if dataset.max_length and dataset.max_length > source.max_length:

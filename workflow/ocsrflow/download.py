@@ -34,12 +34,15 @@ def download(*, kind: Literal["pubchem", "nci"], out: Path, url: str = "", md5_u
     if kind == "nci":
         write_embedded(out)
         return
-    arrived = out.with_name(out.name + ".arrived")
-    fetch(url, arrived)
+    published = None
     if md5_url:
         published = re.search(r"\b[0-9a-fA-F]{32}\b", fetch_text(md5_url, out))
         if published is None:
             raise UserError(f"no md5 sum at {md5_url}: correct md5_url, or set it to null to go without")
+    arrived = out.with_name(out.name + ".arrived")
+    if not (published and arrived.exists()):  # else an earlier call was killed before the check
+        fetch(url, arrived)
+    if published:
         with open(arrived, "rb") as file:
             found = hashlib.file_digest(file, "md5").hexdigest()
         if found != published[0].lower():

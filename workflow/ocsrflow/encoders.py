@@ -43,6 +43,7 @@ class _Collect(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
+        net.last_linear = nn.Identity()  # a layer that gets no gradient stops DistributedDataParallel
 
     def forward(self, x: Tensor) -> Tensor:
         features: Tensor = self.net.forward_features(x)  # type: ignore[operator]

@@ -9,7 +9,6 @@ import urllib3
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from .errors import UserError
-from .files import whole
 from .progress import progress
 
 CHUNK = 1 << 20  # bytes
@@ -17,7 +16,7 @@ TIMEOUT = (10.0, 60.0)  # seconds to connect, seconds between two bytes
 
 
 def _passing(error: BaseException) -> bool:
-    """Whether trying again can help: dropped connections, time-outs, 5xx and 429, not a 404 or a bad name."""
+    """Whether trying again can help: dropped connections, time-outs, 5xx and 429, but not a 404."""
     if isinstance(error, requests.HTTPError):
         return error.response.status_code >= 500 or error.response.status_code == 429
     refused = isinstance(error, (requests.exceptions.SSLError, requests.exceptions.TooManyRedirects))
@@ -81,6 +80,9 @@ def _fetch_rest(url: str, path: Path) -> None:
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
         if answer.status_code == 416 and start == stamp.get("length"):
             answer.close()
+        elif answer.status_code == 416:
+            partial.unlink()
+            raise IncompleteError("what had arrived does not fit the file; it was removed")
         else:
             answer.raise_for_status()
             resumed = answer.status_code == 206
@@ -113,8 +115,10 @@ def _fetch_rest(url: str, path: Path) -> None:
 
 def fetch_text(url: str, near: Path) -> str:
     """The text at ``url``, fetched through a passing file beside ``near``."""
-    with whole(near.with_name(near.name + ".fetched")) as part:
-        fetch(url, part)
-        text = part.read_text(encoding="utf-8", errors="replace")
-    near.with_name(near.name + ".fetched").unlink()
-    return text
+    passing = near.with_name(near.name + ".text")
+    try:
+        fetch(url, passing)
+        return passing.read_text(encoding="utf-8", errors="replace")
+    finally:
+        for path in near.parent.glob(passing.name + "*"):
+            path.unlink()

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import hashlib
 import zlib
 from array import array
 from collections import Counter
@@ -104,7 +105,7 @@ def filter_corpus(
     pictures
         Folder or zip of the supplied pictures.
     file_column, smiles_column
-        Columns of the CSV of supplied pictures. Its row numbers, from 1, serve as CIDs.
+        Columns of the CSV of supplied pictures. A hash of the file's name serves as CID.
 
     Raises
     ------
@@ -173,7 +174,7 @@ def _lines(source: Path, rejected: Rejects) -> Iterator[tuple[int, Row]]:
                 cid, tab, smiles = line.partition(b"\t")
                 if not tab:
                     rejected.add("no_tab" if line else "empty_line", number, line)
-                elif not cid.isdigit() or int(cid) > MAX_CID:
+                elif not cid.isdigit() or len(cid) > len(str(MAX_CID)) or int(cid) > MAX_CID:
                     rejected.add("bad_cid", number, line)
                 elif reason := _unusable(smiles):
                     rejected.add(reason, number, line)
@@ -224,7 +225,9 @@ def _picture_rows(
         if reason := _unusable(smiles.encode("utf-8")):
             rejected.add(reason, number, f"{name},{smiles}")
         else:
-            yield number, (number, smiles, name)
+            # By its name, so that the order of the rows does not matter to what is drawn from them.
+            cid = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest(), "big")
+            yield number, (cid, smiles, name)
 
 
 if __name__ == "__main__":

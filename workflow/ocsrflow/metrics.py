@@ -94,6 +94,7 @@ class Evaluation:
 
     scores: dict[str, Score]
     similarity: NDArray[np.float64]  # (used,) Tanimoto of every pair used
+    exact: NDArray[np.bool_]  # (used,) whether the canonical isomeric SMILES are equal
     used: NDArray[np.int64]  # (used,) positions of the pairs used
     dropped_references: int
 
@@ -126,7 +127,7 @@ def evaluate(predictions: list[str], references: list[str]) -> Evaluation:
         scores[name] = wilson(int(same[:, column].sum()), len(pairs))
     scores["validity"] = wilson(sum(is_valid(p) for p, _ in pairs), len(pairs))
     scores["perfect"] = wilson(int((similarity == 1.0).sum()), len(pairs))
-    return Evaluation(scores, similarity, used, len(references) - len(used))
+    return Evaluation(scores, similarity, same[:, 0], used, len(references) - len(used))
 
 
 def _same(prediction: str, reference: str) -> tuple[bool, ...]:

@@ -41,6 +41,11 @@ class Encoder(nn.Module):
         self.trunk, self.channels = build_trunk(network.encoder, network.stride, state)
         self.image_size, self.grid = network.image_size, network.grid
         self.frozen = network.frozen_children
+        if self.frozen >= len(self.trunk):
+            raise ValueError(
+                f"{network.encoder} has {len(self.trunk)} children here, so frozen_children {self.frozen} would "
+                f"freeze it whole; set it to {len(self.trunk) - 1} or less"
+            )
         self.register_buffer("mean", torch.tensor(recipe.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(recipe.std).view(1, 3, 1, 1) * 255, persistent=False)
         for child in self._frozen_children():

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import resource
 from pathlib import Path
 
 import h5py
@@ -17,7 +18,17 @@ from .settings.depiction import Depiction
 from .tokenizer import END, INDEX, PAD, START, VOCABULARY, encode
 
 
-def pack(sample: Path, folder: Path, *, shards: int, out: Path, tokens: Path, vocabulary: Path, rejects: Path) -> None:
+def pack(
+    sample: Path,
+    folder: Path,
+    *,
+    shards: int,
+    out: Path,
+    tokens: Path,
+    vocabulary: Path,
+    rejects: Path,
+    render_rejects: Path | None = None,
+) -> None:
     """Put the shards of a data set into one file, in the order of its sample.
 
     The pictures are copied as they are, compressed. A molecule that has no picture or no tokens is left out and
@@ -39,6 +50,8 @@ def pack(sample: Path, folder: Path, *, shards: int, out: Path, tokens: Path, vo
         JSON file: token to number.
     rejects
         CSV for what was left out: reason, count, example.
+    render_rejects
+        Folder with the rejects of the stage ``render`` (render-0.csv and so on), for the reasons.
 
     Raises
     ------
@@ -47,19 +60,22 @@ def pack(sample: Path, folder: Path, *, shards: int, out: Path, tokens: Path, vo
     """
     rows = pd.read_parquet(sample)
     try:
+        _allow_open_files(shards)
         files = [h5py.File(folder / f"{shard}.h5") for shard in range(shards)]
-        place = {int(cid): (file["images"], at) for file in files for at, cid in enumerate(file["cid"][:])}
+        pictures = [file["images"] for file in files]
+        place = {int(cid): (shard, at) for shard, file in enumerate(files) for at, cid in enumerate(file["cid"][:])}
         depiction = Depiction.model_validate_json(str(files[0].attrs["depiction"]))
     except FileNotFoundError:
         raise
     except (OSError, KeyError) as error:
         raise UserError(f"a shard in {folder} is damaged ({error}); remove it and run again") from None
+    reasons = _reasons(render_rejects)
     encoded: list[np.ndarray] = []
     chosen: list[int] = []
     refused: list[tuple[str, str]] = []
     for number, (cid, smiles) in enumerate(zip(rows["cid"], rows["smiles"], strict=True)):
         if cid not in place:
-            refused.append(("not_drawn", smiles))
+            refused.append(reasons.get(cid, ("not_drawn", smiles)))
             continue
         try:
             encoded.append(encode(smiles))
@@ -77,8 +93,8 @@ def pack(sample: Path, folder: Path, *, shards: int, out: Path, tokens: Path, vo
         images = create(file, len(rows), depiction)
         cids = rows["cid"].to_numpy(np.int64)
         for at, cid in enumerate(progress(cids, what=f"packing {out.parent.name}", unit="pictures")):
-            source, position = place[int(cid)]
-            chunk = read_chunk(source, position)
+            shard, position = place[int(cid)]
+            chunk = read_chunk(pictures[shard], position)
             digest.update(chunk)
             write_chunk(images, at, chunk)
         file["cid"] = cids
@@ -100,6 +116,21 @@ def pack(sample: Path, folder: Path, *, shards: int, out: Path, tokens: Path, vo
             part, index=False
         )
     print(f"{out.parent.name}: {len(rows)} pictures packed, {len(refused)} left out")
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise this process's limit of open files, as far as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < count + 100:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _reasons(folder: Path | None) -> dict[int, tuple[str, str]]:
+    """Why molecules have no picture, by CID: reason and example."""
+    if folder is None:
+        return {}
+    tables = [pd.read_csv(path, keep_default_na=False) for path in sorted(folder.glob("render-*.csv"))]
+    return {int(r.cid): (str(r.reason), str(r.example)) for t in tables for r in t.itertuples()}  # type: ignore[arg-type]
 
 
 def _write_tokens(path: Path, rows: pd.DataFrame, encoded: list[np.ndarray]) -> None:

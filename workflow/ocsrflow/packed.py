@@ -61,9 +61,9 @@ def read_chunk(images: h5py.Dataset, at: int) -> bytes:
 
 
 class Packed:
-    """A packed data set, opened for reading; safe to hand to forked and spawned processes.
+    """A packed data set, opened for reading; safe to hand to spawned processes.
 
-    The HDF5 file is opened at the first picture a process reads, never shared with another process.
+    The HDF5 file is opened at the first picture a process reads, and is never handed to another one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -94,7 +94,9 @@ class Packed:
             ) from None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None}
+        # What is open stays with the process that opened it.
+        opened = ("_images", "_zstd")
+        return {key: value for key, value in self.__dict__.items() if key not in opened} | {"_file": None}
 
     def __len__(self) -> int:
         return len(self.cid)

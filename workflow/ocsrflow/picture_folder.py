@@ -1,12 +1,28 @@
 """Supplied pictures: a folder, or a zip archive."""
 
 import io
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 from PIL import Image
 
 from .errors import UserError
+
+# What Pillow and zipfile raise for damaged, encrypted or absurdly large files.
+UNREADABLE = (
+    OSError,
+    KeyError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+    Image.DecompressionBombError,
+)
 
 
 class PictureFolder:
@@ -45,6 +61,6 @@ class PictureFolder:
             data = self.archive.read(name) if self.archive else (self.path / name).read_bytes()
             image = Image.open(io.BytesIO(data))
             image.load()
-        except (OSError, KeyError, SyntaxError, zipfile.BadZipFile, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             raise ValueError(f"picture {name!r} cannot be read: {error}") from None
         return image

@@ -78,11 +78,12 @@ def predict(
         raise UserError(f"{data}: its {split} split is empty")
     longest = int(model["training"]["decode_length"])
     found: dict[int, tuple[str, float]] = {}
-    began = time.perf_counter()
+    began = 0.0
     parts = [members[at : at + batch] for at in range(0, len(members), batch)]
     workers = threads if device.type == "cuda" else 0
     loader = load(packed, parts, workers=workers, pin=device.type == "cuda")
     for pictures in progress(loader, total=len(parts), what=f"{model['name']} reads", unit="batches"):
+        began = began or time.perf_counter()  # not before the workers that read pictures run
         found.update(_read(reader, pictures, longest, device))
     batched = len(members) / (time.perf_counter() - began)
     texts = [found[int(at)] for at in members]

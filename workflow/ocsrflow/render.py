@@ -55,7 +55,7 @@ def render(
     refused: list[tuple[int, str, str]] = []
 
     def drawn() -> Iterator[Picture]:
-        bar = progress(total=len(rows), what=f"drawing {out.parent.name} {shard + 1}/{shards}", unit="pictures")
+        bar = progress(total=len(rows), what=f"drawing {out.parent.parent.name} {shard + 1}/{shards}", unit="pictures")
         with bar:
             for cid, smiles, name in rows.itertuples(index=False):
                 try:

@@ -212,8 +212,8 @@ def _by_length(scored: list[dict[str, Any]], images: list[Path], predictions: li
 def _gallery(size: int, rows: pd.DataFrame, images: pd.DataFrame, packed: Packed) -> list[Card]:
     """Right and wrong predictions, half and half where there are enough; the wrong ones from near to far."""
     rows = rows.merge(images, on="cid").sort_values("tanimoto", ascending=False, kind="stable")
-    right = rows[rows["tanimoto"] == 1.0]
-    wrong = rows[rows["tanimoto"] < 1.0]
+    right = rows[rows["exact"]]
+    wrong = rows[~rows["exact"]]
     n_right = min(len(right), max(size // 2, size - len(wrong)))
     n_wrong = min(len(wrong), size - n_right)
     spread = np.linspace(0, max(0, len(wrong) - 1), n_wrong).round().astype(int)
@@ -221,7 +221,7 @@ def _gallery(size: int, rows: pd.DataFrame, images: pd.DataFrame, packed: Packed
     cards = []
     row: Any
     for row in pd.concat([right.head(n_right), wrong.iloc[spread]]).itertuples():
-        verdict = "right" if row.tanimoto == 1.0 else "wrong" if row.valid else "invalid"
+        verdict = "right" if row.exact else "wrong" if row.valid else "invalid"
         cards.append(
             Card(
                 int(row.cid),
@@ -258,7 +258,7 @@ def _rejects(paths: list[Path]) -> list[dict[str, Any]]:
     for path in paths:
         stage = path.stem if path.parent.name == "rejects" else "filter"
         owner = path.parent.parent.name if path.parent.name == "rejects" else path.parent.name
-        for row in pd.read_csv(path).to_dict("records"):
+        for row in pd.read_csv(path, keep_default_na=False).to_dict("records"):
             rows.append({"owner": owner, "stage": stage, "dropped": True} | {str(k): v for k, v in row.items()})
     return rows
 

@@ -104,6 +104,8 @@ def sample(
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         if per_length is None:
             pool_rows = _take(ranked, wanted, pool, refused, "drawing")
+        elif ranked.empty:
+            pool_rows = ranked.assign(canonical="")
         else:
             pool_rows = pd.concat(
                 [
@@ -119,12 +121,13 @@ def sample(
     for split in ("train", "validation", "test"):
         if not (drawn["split"] == split).any():
             raise UserError(
-                f"{out.stem}: no molecule in the {split} split of {len(drawn)}; "
+                f"{out.parent.name}: no molecule in the {split} split of {len(drawn)}; "
                 "draw more molecules or give the split a larger share"
             )
     got = drawn["length"].value_counts()
     table = pd.DataFrame({"available": available, "got": got}).fillna(0).astype(int)
-    table.insert(1, "wanted", np.minimum(table["available"], per_length) if per_length else table["available"])
+    # Without a number per length, no length has a number of its own that is wanted.
+    table.insert(1, "wanted", np.minimum(table["available"], per_length) if per_length else "")
     with whole(out) as part:
         columns = ["cid", "smiles", "canonical", "length", "split", "file"]
         drawn[columns].to_parquet(part, index=False, compression="zstd")
@@ -135,9 +138,9 @@ def sample(
         counted = found.groupby("reason")["example"].agg(["size", "first"]).reset_index()
         counted.set_axis(["reason", "count", "example"], axis=1).to_csv(part, index=False)
     if size and len(drawn) < size:
-        print(f"{out.stem}: the source has only {len(drawn)} of the {size} molecules wanted")
+        print(f"{out.parent.name}: the source has only {len(drawn)} of the {size} molecules wanted")
     counts = drawn["split"].value_counts()
-    print(f"{out.stem}: {len(drawn)} molecules, " + ", ".join(f"{n} {split}" for split, n in counts.items()))
+    print(f"{out.parent.name}: {len(drawn)} molecules, " + ", ".join(f"{n} {split}" for split, n in counts.items()))
 
 
 def _ranked(kept: Path, max_length: int, seed: int) -> pd.DataFrame:
@@ -162,16 +165,18 @@ def _take(
 ) -> pd.DataFrame:
     """The first ``wanted`` usable molecules, topped up from the next ones for those that are not.
 
-    Not usable: what RDKit cannot parse, and a molecule that came before in another spelling.
+    Not usable: what RDKit cannot parse, and a molecule that came before in another spelling. Supplied pictures
+    of one molecule are all usable.
     """
     chosen: list[int] = []
     texts: list[str] = []
     known: set[str] = set()
     smiles = ranked["smiles"].tolist()
+    supplied = ranked["file"].notna().to_numpy()
     for at, text in enumerate(_canonical(smiles, wanted, pool, what)):
         if text is None:
             refused.append(("not_parsed", smiles[at]))
-        elif text in known:
+        elif text in known and not supplied[at]:
             refused.append(("duplicate_molecule", smiles[at]))
         else:
             known.add(text)

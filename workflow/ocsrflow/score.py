@@ -27,7 +27,7 @@ def score(
     out
         JSON file: the facts, and every score with its 95 % interval.
     images
-        Parquet file: cid, tanimoto, valid of every picture.
+        Parquet file: cid, tanimoto, exact, valid of every picture.
     tracking
         JSON file of the stage ``tracking``; the scores become final values of the reader's MLflow run.
     """
@@ -37,7 +37,7 @@ def score(
     with whole(images) as part:
         used = rows.iloc[found.used]
         used[["cid"]].assign(
-            tanimoto=found.similarity, valid=[is_valid(text) for text in used["prediction"]]
+            tanimoto=found.similarity, exact=found.exact, valid=[is_valid(text) for text in used["prediction"]]
         ).to_parquet(part, index=False)
     scores = {name: asdict(value) for name, value in found.scores.items()}
     write_json(

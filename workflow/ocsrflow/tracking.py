@@ -1,9 +1,11 @@
-"""MLflow: one experiment per workflow configuration, one run per model and one per ensemble.
+"""MLflow: one experiment per workflow configuration, one run per model, ensemble and baseline.
 
 A run is found again by a key that says what it is the run of, so that a job that starts again continues its own run
-and logs no point twice. MLflow never stops a stage: what it cannot take is said once and left out.
+and logs no point twice. MLflow never stops a stage: when it fails, that is said once, and nothing more is sent from
+this job. A training that starts again sends what its run does not have yet.
 """
 
+import fcntl
 import functools
 import os
 import sys
@@ -75,6 +77,11 @@ def tracking(*, out: Path, experiment: str, store: Path, uri: str = "") -> None:
     write_json(out, {"uri": uri, "experiment": experiment})
 
 
+def _say(error: Exception) -> None:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    print(f"MLflow does not take the run: {reason}", file=sys.stderr)
+
+
 def _never_stops(method: Method) -> Method:
     """MLflow's troubles are said once and switch the tracker off."""
 
@@ -86,7 +93,7 @@ def _never_stops(method: Method) -> Method:
             method(self, *args, **kwargs)
         except Exception as error:  # noqa: BLE001  (whatever a server, its database or the network may raise)
             self.client = None
-            print(f"MLflow does not take the run: {str(error).splitlines()[0]}", file=sys.stderr)
+            _say(error)
 
     return guarded  # type: ignore[return-value]
 
@@ -113,8 +120,14 @@ class Tracker:
         self._logged: dict[str, int] = {}
         if where is not None:
             place = read_json(where)
-            self.client = MlflowClient(tracking_uri=place["uri"])
-            self._open(place["experiment"], key, name, dict(tags or {}))
+            try:
+                self.client = MlflowClient(tracking_uri=place["uri"])
+            except Exception as error:  # noqa: BLE001  (as below: whatever the store may raise)
+                _say(error)
+            # Two jobs may open the run of one ensemble at once: it must be made by one of them only.
+            with open(where.with_suffix(".lock"), "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                self._open(place["experiment"], key, name, dict(tags or {}))
 
     @_never_stops
     def _open(self, experiment: str, key: str, name: str, tags: dict[str, str]) -> None:

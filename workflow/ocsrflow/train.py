@@ -121,6 +121,8 @@ def train(
     members = packed.members("train")
     if len(members) < place.world:
         raise UserError(f"{data}: {len(members)} training pictures are too few for {place.world} processes")
+    if not len(packed.members("validation")):
+        raise UserError(f"{data}: its validation split is empty; draw more molecules or give it a larger share")
     key = _key(packed, network, training, weights)
     folder = checkpoints / f"{name}-{key}"
     torch.manual_seed(training.seed)
@@ -310,7 +312,7 @@ def _fit(
                 if bar is not None:
                     bar.set_postfix_str(f"loss {loss:.3f}, {speed:.0f} images/s", refresh=False)
             # Right after a look at the loss, so that no checkpoint holds weights that are no numbers.
-            if not window and time.monotonic() - saved > CHECKPOINT_SECONDS:
+            if not window and _agree(time.monotonic() - saved > CHECKPOINT_SECONDS, place):
                 course.seconds = time.monotonic() - began
                 _save(folder, reader, optimiser, schedule, course, place)
                 saved = time.monotonic()
@@ -331,6 +333,15 @@ def _fit(
         course.seconds = time.monotonic() - began
         _save(folder, reader, optimiser, schedule, course, place)
         saved = time.monotonic()
+
+
+def _agree(due: bool, place: Place) -> bool:
+    """The first process's answer: saving needs all of them, and their clocks differ."""
+    if place.world == 1:
+        return due
+    answer = torch.tensor([int(due)], device=place.device)
+    dist.broadcast(answer, 0)
+    return bool(answer.item())
 
 
 def _step(
@@ -389,9 +400,9 @@ def _validate(packed: Packed, reader: Reader, training: Training, place: Place) 
     totals = np.zeros(5)  # entropy, tokens, similarity, valid, pictures
     reader.eval()
     parts = [members[at : at + training.batch] for at in range(0, len(members), training.batch)]
-    bar = progress(parts, what="validating", unit="batches") if place.first else parts
+    bar = progress(total=len(parts), what="validating", unit="batches") if place.first else None
     with torch.inference_mode(), _autocast(place.device):
-        for batch in load(packed, list(bar), workers=0, pin=False):
+        for batch in load(packed, parts, workers=0, pin=False):
             features = reader.encoder(batch.pictures.to(place.device))
             scores, _ = reader.decoder(features, batch.tokens.to(place.device), batch.steps)
             targets = batch.targets.to(place.device)
@@ -399,6 +410,8 @@ def _validate(packed: Packed, reader: Reader, training: Training, place: Place) 
             decoded = reader.decoder.greedy(features, training.decode_length)
             texts = [decode(numbers) for numbers in decoded.tokens]
             references = [decode(packed.tokens_of(at)) for at in batch.positions]
+            if bar is not None:
+                bar.update()
             totals += [
                 float(entropy),
                 len(targets),
@@ -406,6 +419,8 @@ def _validate(packed: Packed, reader: Reader, training: Training, place: Place) 
                 sum(map(is_valid, texts)),
                 len(texts),
             ]
+    if bar is not None:
+        bar.close()
     if place.world > 1:
         summed = torch.tensor(totals, device=place.device)
         dist.all_reduce(summed)

@@ -34,7 +34,7 @@ def weights(encoder: str, *, out: Path, folder: Path) -> None:
     encoder
         Name of the encoder.
     out
-        Where they go, as published (a PyTorch or safetensors file).
+        Where they go, as published (a PyTorch file).
     folder
         Looked into first: a file put there by hand spares the network.
 

@@ -3,6 +3,7 @@
 
 import ast
 import os
+import shlex
 import sys
 from functools import cache
 from pathlib import Path
@@ -55,9 +56,9 @@ wildcard_constraints:
 own_python = (
     ""
     if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
-    else f"export PATH={Path(sys.executable).parent}:$PATH; "
+    else f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
 )
-shell.prefix(f"set -euo pipefail; {own_python}export PYTHONPATH={PACKAGE_HOME} PYTHONUNBUFFERED=1; ")
+shell.prefix(f"set -euo pipefail; {own_python}export PYTHONPATH={shlex.quote(str(PACKAGE_HOME))} PYTHONUNBUFFERED=1; ")
 
 
 @cache

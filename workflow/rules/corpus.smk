@@ -23,6 +23,7 @@ rule download:
 rule filter:
     input:
         corpus=raw_corpus,
+        pictures=lambda wildcards: getattr(SOURCES[wildcards.source], "pictures", []),
         code=modules("filter"),
     output:
         kept="<results>/corpus/{source}/kept.parquet",

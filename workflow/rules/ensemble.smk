@@ -15,9 +15,6 @@ rule ensemble:
     output:
         predictions="<results>/predictions/{test_set}/{ensemble}.parquet",
         facts="<results>/predictions/{test_set}/{ensemble}.json",
-    params:
-        # Snakemake compares inputs as a set, but the order of the members decides ties.
-        members=lambda wildcards: ENSEMBLES[wildcards.ensemble].models,
     log:
         "<logs>/ensemble/{test_set}-{ensemble}.log",
     benchmark:
@@ -27,6 +24,9 @@ rule ensemble:
     resources:
         mem_mb=4000,
         runtime=60,
+    params:
+        # Snakemake compares inputs as a set, but the order of the members decides ties.
+        members=lambda wildcards: ENSEMBLES[wildcards.ensemble].models,
     message:
         "The models of ensemble {wildcards.ensemble} vote in pairs on {wildcards.test_set}"
     shell:

@@ -55,10 +55,11 @@ rule pack:
     params:
         # One path and a count: the paths of thousands of shards would not fit on a command line.
         folder=lambda wildcards: f"{CONFIG.results}/datasets/{wildcards.dataset}/shards",
+        rejects=lambda wildcards: f"{CONFIG.results}/datasets/{wildcards.dataset}/rejects",
         shards=shard_count,
     message:
         "Pack the pictures and tokens of data set {wildcards.dataset}"
     shell:
         "python -m ocsrflow.pack {input.sample:q} {params.folder:q} --shards {params.shards} "
-        "--out {output.images:q} --tokens {output.tokens:q} --vocabulary {output.vocabulary:q} "
-        "--rejects {output.rejects:q} 2>&1 | tee {log:q}"
+        "--render-rejects {params.rejects:q} --out {output.images:q} --tokens {output.tokens:q} "
+        "--vocabulary {output.vocabulary:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"

@@ -54,6 +54,12 @@ class Network(Settings):
         return value
 
     @model_validator(mode="after")
+    def _pictures_are_large_enough(self) -> "Network":
+        if self.image_size < 96 and self.encoder in ("inception_v3", "nasnet_a_large", "xception"):
+            raise ValueError(f"image_size must be 96 or more for {self.encoder}")
+        return self
+
+    @model_validator(mode="after")
     def _frozen_needs_pretrained(self) -> "Network":
         if self.frozen_children and self.pretrained == "none":
             raise ValueError("frozen_children must be 0 where pretrained is none: random layers must be trained")

@@ -27,4 +27,4 @@ class Training(Settings):
     decode_length: int = Field(140, ge=2, description="Longest SMILES a prediction can have, in tokens.")
     validation_size: int = Field(2000, ge=1, description="Pictures of the validation split decoded after an epoch.")
     validate_every: int = Field(1, ge=1, description="Epochs between two validations.")
-    seed: int = Field(0, ge=0, description="Seed of initial weights, batch order and dropout.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of initial weights, batch order and dropout.")
