@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from conftest import Server, gzipped
-from ocsrflow import fetch as fetching
 from ocsrflow.download import download
 from ocsrflow.errors import UserError
 from ocsrflow.fetch import fetch
@@ -16,9 +15,7 @@ DATA = gzipped("".join(f"{i}\tC{'C' * (i % 50)}\n" for i in range(50_000)))
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = fetch
-    monkeypatch.setattr("ocsrflow.download.fetch", lambda url, path: real(url, path, longest_wait=0.01))
-    monkeypatch.setattr(fetching.fetch, "__kwdefaults__", {"attempts": 5, "longest_wait": 0.01})
+    monkeypatch.setattr(fetch, "__kwdefaults__", {"attempts": 5, "longest_wait": 0.01})
 
 
 def names(folder: Path) -> list[str]:

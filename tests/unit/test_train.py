@@ -189,6 +189,25 @@ def test_mlflow_has_every_point_once_after_a_second_start(
     assert [point.step for point in history] == [line["step"] for line in logged]
 
 
+def test_a_new_store_gets_the_curves_of_a_finished_training(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.chdir(tmp_path)
+    run_train(dataset, tmp_path)
+    tracking(out=tmp_path / "new.json", experiment="tiny", store=Path("new.db"))
+    run_train(dataset, tmp_path, tracking=tmp_path / "new.json")
+    client = MlflowClient("sqlite:///new.db")
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    for curve in ("loss", "validation_tanimoto"):
+        steps = [point.step for point in client.get_metric_history(run.info.run_id, curve)]
+        assert steps == [line["step"] for line in lines(tmp_path) if curve in line]
+        assert len(steps) == 2
+
+
 def test_mlflow_away_does_not_stop_a_training(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

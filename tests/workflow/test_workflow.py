@@ -49,6 +49,7 @@ USED_BY = {
     "predict": {"predict"},
     "predictions": {"ensemble"},
     "progress": {*STAGES, "baseline"},
+    "rejects": {"sample", "pack"},
     "render": {"render"},
     "report": {"report"},
     "sample": {"sample"},

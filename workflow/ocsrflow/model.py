@@ -29,6 +29,11 @@ class Decoded:
     log_probability: list[float]
 
 
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 where it pays, on a GPU; on a CPU everything stays in single precision."""
+    return torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
 class Encoder(nn.Module):
     """Pictures to a feature grid."""
 

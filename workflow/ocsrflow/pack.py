@@ -14,6 +14,7 @@ from .errors import UserError
 from .files import whole, write_json
 from .packed import SPLITS, create, read_chunk, write_chunk
 from .progress import progress
+from .rejects import write_rejects
 from .settings.depiction import Depiction
 from .tokenizer import END, INDEX, PAD, START, VOCABULARY, encode
 
@@ -110,11 +111,7 @@ def pack(
         file.attrs["digest"] = digest.hexdigest()
     _write_tokens(tokens, rows, encoded)
     write_json(vocabulary, {"pad": PAD, "start": START, "end": END, "tokens": INDEX})
-    with whole(rejects) as part:
-        counted = pd.DataFrame(refused, columns=["reason", "example"]).groupby("reason")["example"]
-        counted.agg(["size", "first"]).reset_index().set_axis(["reason", "count", "example"], axis=1).to_csv(
-            part, index=False
-        )
+    write_rejects(rejects, refused)
     print(f"{out.parent.name}: {len(rows)} pictures packed, {len(refused)} left out")
 
 

@@ -105,10 +105,6 @@ class Packed:
         """Positions of the pictures of a split, ascending."""
         return np.flatnonzero(self.split == SPLITS.index(split))
 
-    def lengths(self) -> NDArray[np.int64]:
-        """Number of tokens of every picture's SMILES, (pictures,)."""
-        return np.diff(self.offsets)
-
     def text(self, name: str, positions: Iterable[int]) -> list[str]:
         """``smiles`` or ``canonical`` at some positions."""
         with h5py.File(self.path) as file:

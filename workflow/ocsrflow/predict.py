@@ -13,7 +13,7 @@ from .errors import UserError
 from .files import whole, write_json
 from .gpus import take
 from .loader import Batch, load
-from .model import Reader, load_reader
+from .model import Reader, autocast, load_reader
 from .packed import Packed
 from .progress import progress
 from .tokenizer import decode
@@ -112,7 +112,7 @@ def predict(
 
 
 def _read(reader: Reader, batch: Batch, longest: int, device: torch.device) -> dict[int, tuple[str, float]]:
-    with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.type == "cuda"):
+    with autocast(device):
         decoded = reader.read(batch.pictures.to(device, non_blocking=True), longest)
     texts = [decode(numbers) for numbers in decoded.tokens]
     return dict(zip(batch.positions, zip(texts, decoded.log_probability, strict=True), strict=True))
@@ -126,7 +126,7 @@ def seconds_per_image(
     for number, at in enumerate([*members[:1].repeat(WARM_UP), *members]):
         picture = torch.from_numpy(packed.picture(int(at))[np.newaxis].copy())
         began = time.perf_counter()
-        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.type == "cuda"):
+        with autocast(device):
             decoded = reader.read(picture.to(device), longest)
         decode(decoded.tokens[0])
         if number >= WARM_UP:

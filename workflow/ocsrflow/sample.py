@@ -18,6 +18,7 @@ from .cli import run
 from .errors import UserError
 from .files import whole
 from .progress import progress
+from .rejects import write_rejects
 
 MARGIN = 1.05  # candidates per wanted molecule at first, for those that RDKit will refuse
 
@@ -133,10 +134,7 @@ def sample(
         drawn[columns].to_parquet(part, index=False, compression="zstd")
     with whole(lengths) as part:
         table.rename_axis("length").sort_index().to_csv(part)
-    with whole(rejects) as part:
-        found = pd.DataFrame(refused, columns=["reason", "example"])
-        counted = found.groupby("reason")["example"].agg(["size", "first"]).reset_index()
-        counted.set_axis(["reason", "count", "example"], axis=1).to_csv(part, index=False)
+    write_rejects(rejects, refused)
     if size and len(drawn) < size:
         print(f"{out.parent.name}: the source has only {len(drawn)} of the {size} molecules wanted")
     counts = drawn["split"].value_counts()

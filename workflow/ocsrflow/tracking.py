@@ -21,7 +21,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Creating the SQLite tables is not worth forty log lines.
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -77,23 +77,19 @@ def tracking(*, out: Path, experiment: str, store: Path, uri: str = "") -> None:
     write_json(out, {"uri": uri, "experiment": experiment})
 
 
-def _say(error: Exception) -> None:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    print(f"MLflow does not take the run: {reason}", file=sys.stderr)
-
-
 def _never_stops(method: Method) -> Method:
     """MLflow's troubles are said once and switch the tracker off."""
 
     @functools.wraps(method)
     def guarded(self: "Tracker", *args: Any, **kwargs: Any) -> None:
-        if self.client is None:
+        if not self.on:
             return
         try:
             method(self, *args, **kwargs)
         except Exception as error:  # noqa: BLE001  (whatever a server, its database or the network may raise)
-            self.client = None
-            _say(error)
+            self.on = False
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            print(f"MLflow does not take the run: {reason}", file=sys.stderr)
 
     return guarded  # type: ignore[return-value]
 
@@ -116,21 +112,22 @@ class Tracker:
             Its tags.
         """
         self.client: MlflowClient | None = None
+        self.on = where is not None
         self.run_id = ""
         self._logged: dict[str, int] = {}
         if where is not None:
-            place = read_json(where)
-            try:
-                self.client = MlflowClient(tracking_uri=place["uri"])
-            except Exception as error:  # noqa: BLE001  (as below: whatever the store may raise)
-                _say(error)
-            # Two jobs may open the run of one ensemble at once: it must be made by one of them only.
-            with open(where.with_suffix(".lock"), "w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                self._open(place["experiment"], key, name, dict(tags or {}))
+            self._open(where, key, name, dict(tags or {}))
 
     @_never_stops
-    def _open(self, experiment: str, key: str, name: str, tags: dict[str, str]) -> None:
+    def _open(self, where: Path, key: str, name: str, tags: dict[str, str]) -> None:
+        place = read_json(where)
+        self.client = MlflowClient(tracking_uri=place["uri"])
+        # Two jobs may open the run of one ensemble at once: it must be made by one of them only.
+        with open(where.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._find_or_make(place["experiment"], key, name, tags)
+
+    def _find_or_make(self, experiment: str, key: str, name: str, tags: dict[str, str]) -> None:
         assert self.client is not None
         found = self.client.get_experiment_by_name(experiment)
         if found is None:
@@ -179,12 +176,6 @@ class Tracker:
         ]
         if points:
             self.client.log_batch(self.run_id, metrics=points)
-
-    @_never_stops
-    def tags(self, values: Mapping[str, str]) -> None:
-        """Set tags."""
-        assert self.client is not None
-        self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in values.items()])
 
     @_never_stops
     def file(self, path: Path) -> None:

@@ -1,6 +1,5 @@
 """Stage ``train``: one model, with one process or several under torchrun."""
 
-import contextlib
 import hashlib
 import json
 import math
@@ -22,7 +21,7 @@ from .errors import UserError
 from .files import sha256, whole, write_json, write_text
 from .loader import Batch, EpochBatches, load
 from .metrics import is_valid, tanimoto
-from .model import Reader
+from .model import Reader, autocast
 from .packed import Packed
 from .progress import progress
 from .settings.network import Network
@@ -140,6 +139,8 @@ def train(
         torch.manual_seed(training.seed + 1 + place.rank)
     tracker = Tracker(tracking if place.first else None, key=f"model:{name}:{key}", name=name, tags={"stage": "train"})
     tracker.parameters(_flat(network=network, training=training) | {"dataset": dataset, "data": packed.digest})
+    for line in course.history:  # what the run does not have yet: the store may be new, or have been away
+        tracker.point({k: v for k, v in line.items() if k not in ("step", "epoch")}, int(line["step"]))
     try:
         _fit(
             packed,
@@ -254,12 +255,6 @@ def _optimiser(reader: Reader, training: Training, steps: int) -> tuple[torch.op
     return optimiser, Schedule(optimiser, factor)
 
 
-def _autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    if device.type == "cuda":
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return contextlib.nullcontext()
-
-
 def _fit(
     packed: Packed,
     members: np.ndarray,
@@ -359,7 +354,7 @@ def _step(
     counts = torch.tensor([len(targets), len(pictures)], dtype=torch.float32, device=place.device)
     if place.world > 1:
         dist.all_reduce(counts)
-    with _autocast(place.device):
+    with autocast(place.device):
         entropy, penalty = network(pictures, tokens, batch.steps, targets)
     # DistributedDataParallel averages gradients over processes: times the world it is the sum, so that a step is
     # that of the global batch, however many processes share it.
@@ -401,7 +396,7 @@ def _validate(packed: Packed, reader: Reader, training: Training, place: Place) 
     reader.eval()
     parts = [members[at : at + training.batch] for at in range(0, len(members), training.batch)]
     bar = progress(total=len(parts), what="validating", unit="batches") if place.first else None
-    with torch.inference_mode(), _autocast(place.device):
+    with torch.inference_mode(), autocast(place.device):
         for batch in load(packed, parts, workers=0, pin=False):
             features = reader.encoder(batch.pictures.to(place.device))
             scores, _ = reader.decoder(features, batch.tokens.to(place.device), batch.steps)

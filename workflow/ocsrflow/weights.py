@@ -1,6 +1,5 @@
 """Stage ``weights``: ImageNet weights of an encoder, fetched once, so that compute nodes need no network."""
 
-import hashlib
 import re
 import shutil
 from pathlib import Path
@@ -12,7 +11,7 @@ from .cli import run
 from .encoders import RECIPES
 from .errors import UserError
 from .fetch import fetch
-from .files import whole
+from .files import sha256, whole
 
 
 def published(encoder: str) -> tuple[str, str]:
@@ -46,8 +45,7 @@ def weights(encoder: str, *, out: Path, folder: Path) -> None:
     url, name = published(encoder)
     supplied = folder / name
     if supplied.is_file():
-        if isinstance(RECIPES[encoder].weights, WeightsEnum):
-            _check(supplied, name, f"replace {supplied}")
+        _check(supplied, encoder, f"replace {supplied}")
         with whole(out) as part:
             shutil.copyfile(supplied, part)
         return
@@ -59,18 +57,16 @@ def weights(encoder: str, *, out: Path, folder: Path) -> None:
             f"no ImageNet weights for {encoder}: {error}. Without network, put {name} (from {url}) "
             f"into the folder {folder}/ and run again, or set pretrained: none"
         ) from None
-    if isinstance(RECIPES[encoder].weights, WeightsEnum):
-        _check(arrived, name, "run again")
+    _check(arrived, encoder, "run again")
     arrived.replace(out)
 
 
-def _check(path: Path, name: str, mend: str) -> None:
-    """PyTorch's published weights have the first digits of their SHA-256 in the file's name."""
-    digits = re.search(r"-([0-9a-f]{8,})\.", name)
-    if digits is None:
+def _check(path: Path, encoder: str, mend: str) -> None:
+    """PyTorch's published weights have the first digits of their SHA-256 in the file's name; timm's need not."""
+    digits = re.search(r"-([0-9a-f]{8,})\.", published(encoder)[1])
+    if digits is None or not isinstance(RECIPES[encoder].weights, WeightsEnum):
         return
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256(path)
     if not found.startswith(digits[1]):
         if path.name.endswith(".arrived"):
             path.unlink()

@@ -126,8 +126,7 @@ def draw_options(wildcards):
     return [*options, "--seed", str(dataset.seed)]
 
 
-def supplied_pictures(wildcards):
-    source = SOURCES[DATASETS[wildcards.dataset].source]
+def supplied_pictures(source):
     return source.pictures if source.kind == "pictures" else []
 
 

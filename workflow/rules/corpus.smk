@@ -23,7 +23,7 @@ rule download:
 rule filter:
     input:
         corpus=raw_corpus,
-        pictures=lambda wildcards: getattr(SOURCES[wildcards.source], "pictures", []),
+        pictures=lambda wildcards: supplied_pictures(SOURCES[wildcards.source]),
         code=modules("filter"),
     output:
         kept="<results>/corpus/{source}/kept.parquet",

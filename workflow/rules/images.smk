@@ -4,7 +4,7 @@
 rule render:
     input:
         sample="<results>/datasets/{dataset}/sample.parquet",
-        pictures=supplied_pictures,
+        pictures=lambda wildcards: supplied_pictures(SOURCES[DATASETS[wildcards.dataset].source]),
         code=modules("render"),
     output:
         shard="<results>/datasets/{dataset}/shards/{shard}.h5",

@@ -36,7 +36,7 @@ rule report:
         note=["--note", CONFIG.report.note] if CONFIG.report.note else [],
         gallery=CONFIG.report.gallery,
         order=READERS,  # of the rows, which the set of inputs does not tell
-        # Which data set a test set is taken from, and which members an ensemble has, is in the files.
+        # With the data set each is taken from; the members of an ensemble are in its file.
         test_sets=[f"{name}={test_set.dataset}" for name, test_set in TEST_SETS.items()],
     message:
         "Write the report"
