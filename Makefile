@@ -7,7 +7,7 @@ PORT ?= 5000
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format ui lock clean
+.PHONY: help demo test check format browse ui lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -40,6 +40,15 @@ format: $(READY) ## Format the code
 	ruff check --fix .
 	ruff format .
 	snakefmt Snakefile workflow/rules
+
+browse: $(READY) ## Show what is in a data set of results/ (DATASET=nci-short)
+	@test -f "results/datasets/$(DATASET)/images.h5" || \
+		{ echo "give DATASET=..., one of: $$(cd results/datasets 2>/dev/null && ls -d */images.h5 | cut -d/ -f1 | xargs)" >&2; exit 1; }
+	@python -m ocsrflow.browse "results/datasets/$(DATASET)/images.h5" --others results/datasets/*/images.h5 \
+		--lengths "results/datasets/$(DATASET)/lengths.csv" \
+		--rejects "results/datasets/$(DATASET)/rejects/sample.csv" "results/datasets/$(DATASET)/rejects/pack.csv" \
+		--out "results/report/data/$(DATASET).html"
+	@echo "The page: results/report/data/$(DATASET).html"
 
 ui: $(READY) ## Browse the MLflow runs of results/ (PORT=5000)
 	@test -f results/mlflow.db || { echo "no runs yet: results/mlflow.db is made by 'make demo' or a full run" >&2; exit 1; }

@@ -31,6 +31,7 @@ rule all:
     default_target: True
     input:
         "<results>/report/index.html",
+        expand("<results>/report/data/{dataset}.html", dataset=DATASETS),
 
 
 rule datasets:

@@ -9,7 +9,7 @@ PICTURES = ["rdkit", "h5py", "hdf5plugin", "zstandard", "pillow"]
 NETWORK = ["torch", "torchvision", "timm", "safetensors"]
 # What the rules of each environment import; ocsrflow itself is found in the checkout.
 ENVIRONMENTS = {
-    "chem": [*BASE, *PICTURES, "isal", "requests", "tenacity"],
+    "chem": [*BASE, *PICTURES, "isal", "pebble", "requests", "tenacity"],
     "train": [*BASE, *PICTURES, *NETWORK, "mlflow", "requests", "tenacity"],
     "report": [*BASE, *PICTURES, *NETWORK, "mlflow", "seaborn", "jinja2", "snakemake"],
 }

@@ -48,10 +48,10 @@ def make_dataset(
         test=0.15,
     )
     for shard in range(shards):
-        out = folder / "shards" / f"{shard}.h5"
         render(
             folder / "sample.parquet",
-            out=out,
+            store=folder / "pictures",
+            out=folder / "shards" / f"{shard}.parquet",
             rejects=folder / "render.csv",
             shard=shard,
             shards=shards,
@@ -60,6 +60,7 @@ def make_dataset(
     pack(
         folder / "sample.parquet",
         folder / "shards",
+        store=folder / "pictures",
         shards=shards,
         out=folder / "images.h5",
         tokens=folder / "tokens.json",

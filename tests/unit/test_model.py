@@ -18,7 +18,7 @@ def network(encoder: str, **changed: object) -> Network:
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor, list[int], torch.Tensor]:
-    pictures = torch.randint(0, 256, (2, 70, 70, 1), dtype=torch.uint8)
+    pictures = torch.randint(0, 256, (2, 1, 70, 70), dtype=torch.uint8)
     tokens = torch.tensor([[START, 50, 60], [START, 70, 0]])
     return pictures, tokens, [2, 2, 1], torch.tensor([50, 70, 60, END, END])
 
@@ -128,7 +128,7 @@ def test_grey_pictures_are_read_as_colour_ones() -> None:
     reader = Reader(network("shufflenet_v2_x0_5"), len(VOCABULARY)).eval()
     grey = batch()[0]
     with torch.inference_mode():
-        torch.testing.assert_close(reader.encoder(grey), reader.encoder(grey.expand(-1, -1, -1, 3)))
+        torch.testing.assert_close(reader.encoder(grey), reader.encoder(grey.expand(-1, 3, -1, -1)))
 
 
 def test_the_attention_penalty_is_that_of_the_paper() -> None:

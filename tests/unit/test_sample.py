@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from ocsrflow.bottom_k import hash64
 from ocsrflow.errors import UserError
-from ocsrflow.sample import hash64, sample
+from ocsrflow.sample import sample
 
 
 def draw(kept: Path, folder: Path, **options: object) -> pd.DataFrame:
@@ -19,7 +20,17 @@ def draw(kept: Path, folder: Path, **options: object) -> pd.DataFrame:
         rejects=folder / "rejects.csv",
         **settings,  # type: ignore[arg-type]
     )
-    return pd.read_parquet(folder / "sample.parquet")
+    rows = pd.read_parquet(folder / "sample.parquet")
+    assert rows["spare"].is_monotonic_increasing
+    return rows[~rows["spare"]].drop(columns="spare")
+
+
+def write_kept(path: Path, cids: object, smiles: list[str], files: list[str] | None = None) -> Path:
+    """What the stage filter would have written."""
+    table = pd.DataFrame({"cid": cids, "smiles": smiles, "file": files})
+    table["length"] = table["smiles"].str.len().astype("uint16")
+    table.to_parquet(path, index=False)
+    return path
 
 
 def splitmix64(state: int) -> int:
@@ -59,12 +70,16 @@ def test_a_smaller_draw_is_contained_in_a_larger_one(kept: Path, tmp_path: Path)
 
 def test_every_length_gets_its_share_where_the_source_has_it(kept: Path, tmp_path: Path) -> None:
     rows = draw(kept, tmp_path, per_length=12)
-    lengths = pd.read_csv(tmp_path / "lengths.csv")
+    lengths = pd.read_csv(tmp_path / "lengths.csv", keep_default_na=False)
     counts = rows["smiles"].str.len().value_counts()
-    for _, (length, available, wanted, got) in lengths.iterrows():
-        assert wanted == min(12, available)
-        assert got == counts.get(length, 0) <= wanted
+    for length, available, wanted, got, _ in lengths.itertuples(index=False):
+        assert wanted == 12
+        assert got == counts.get(length, 0) <= min(available, 12)
+    assert lengths["length"].tolist() == list(range(1, 21))
     assert (lengths["got"] == 12).sum() > 8
+    # Why there are fewer is said wherever there are.
+    assert ((lengths["why"] == "") == (lengths["got"] == 12)).all()
+    assert lengths["why"].str.match(r"the source has \d+").sum() > 2
 
 
 def test_seeds_draw_differently(kept: Path, tmp_path: Path) -> None:
@@ -94,8 +109,7 @@ def test_what_cannot_be_used_is_counted_and_the_next_takes_its_place(tmp_path: P
     unique = [f"C{a}C{b}C{c}C{d}F" for a in "NOS" for b in "NOS" for c in "NOS" for d in "NOS"]
     smiles[order[:81]] = unique
     smiles[order[3]], smiles[order[4]] = "CCCC(CCCC", smiles[order[0]]
-    table = pd.DataFrame({"cid": cids, "smiles": smiles, "file": None})
-    table.to_parquet(tmp_path / "kept.parquet", index=False)
+    write_kept(tmp_path / "kept.parquet", cids, list(smiles))
     rows = draw(tmp_path / "kept.parquet", tmp_path / "out", per_length=50, validation=0.2, test=0.2)
     assert len(rows) == 50
     assert set(rows["cid"]) == set(cids[order[[0, 1, 2, *range(5, 52)]]])
@@ -105,8 +119,7 @@ def test_what_cannot_be_used_is_counted_and_the_next_takes_its_place(tmp_path: P
 
 @pytest.mark.parametrize("per_length", [None, 5])
 def test_a_source_without_molecules_that_short_is_told(tmp_path: Path, per_length: int | None) -> None:
-    table = pd.DataFrame({"cid": [1], "smiles": ["CCCCCCCC"], "file": [None]})
-    table.to_parquet(tmp_path / "kept.parquet", index=False)
+    write_kept(tmp_path / "kept.parquet", [1], ["CCCCCCCC"])
     with pytest.raises(UserError, match="no molecule in the train split of 0"):
         draw(tmp_path / "kept.parquet", tmp_path, max_length=3, per_length=per_length)
 
@@ -114,8 +127,7 @@ def test_a_source_without_molecules_that_short_is_told(tmp_path: Path, per_lengt
 def test_several_supplied_pictures_of_one_molecule_are_kept(tmp_path: Path) -> None:
     files = [f"{i}.png" for i in range(60)]
     smiles = [f"{'C' * k}{x}" for k in range(2, 7) for x in ("O", "N", "F", "Cl")] * 3
-    table = pd.DataFrame({"cid": range(60), "smiles": smiles, "file": files})
-    table.to_parquet(tmp_path / "kept.parquet", index=False)
+    write_kept(tmp_path / "kept.parquet", range(60), smiles, files)
     rows = draw(tmp_path / "kept.parquet", tmp_path, validation=0.3, test=0.3)
     assert len(rows) == 60
 

@@ -72,7 +72,7 @@ def test_a_training_writes_weights_description_and_metrics(dataset: Path, tmp_pa
         timed_images=2,
     )
     rows = pd.read_parquet(tmp_path / "p.parquet")
-    sample = pd.read_parquet(dataset / "sample.parquet").query("split == 'test'")
+    sample = pd.read_parquet(dataset / "sample.parquet").query("split == 'test' and not spare")
     assert rows["cid"].tolist() == sample["cid"].tolist()
     assert rows["reference"].tolist() == sample["smiles"].tolist()
     assert (rows["log_probability"] < 0).all()
@@ -83,7 +83,7 @@ def test_it_learns_by_heart_what_it_sees(dataset: Path, tmp_path: Path) -> None:
     training = TRAINING.model_copy(update={"epochs": 60, "validate_every": 60})
     run_train(dataset, tmp_path, training=training, network=NETWORK.model_copy(update={"dropout": 0.0, "dim": 256}))
     losses = [line["loss"] for line in lines(tmp_path) if "loss" in line]
-    assert losses[0] > 4
+    assert losses[0] > 3
     assert losses[-1] < 0.5
 
 

@@ -22,11 +22,13 @@ CONFIG = "tests/workflow/toy.yaml"
 
 # Which rules run a module, directly or through others, written down by hand: the workflow works it out itself.
 STAGES = ["download", "filter", "sample", "render", "pack", "weights", "train", "predict", "ensemble"]
-EVERY = {*STAGES, "baseline", "score", "tracking", "report"}
-PICTURES = {"render", "pack", "train", "predict", "baseline", "report"}
+EVERY = {*STAGES, "browse", "baseline", "score", "tracking", "report"}
+PICTURES = {"render", "pack", "browse", "train", "predict", "baseline", "report"}
 USED_BY = {
     "baseline": {"baseline"},
-    "chemistry": {"sample", "render", "train", "ensemble", "baseline", "score", "report"},
+    "bottom_k": {"sample", "render"},
+    "browse": {"browse"},
+    "chemistry": {*PICTURES, "sample", "ensemble", "score"},
     "cli": EVERY,
     "config": set(),
     "download": {"download"},
@@ -34,22 +36,24 @@ USED_BY = {
     "ensemble": {"ensemble"},
     "errors": EVERY,
     "fetch": {"download", "weights"},
-    "figures": {"report"},
+    "figures": {"browse", "report"},
     "files": EVERY,
     "filter": {"filter"},
     "gpus": {"train", "predict"},
+    "guarded": {"render"},
     "images": PICTURES,
     "launch": {"train"},
+    "lines": {"filter"},
     "loader": {"train", "predict"},
     "metrics": {"train", "ensemble", "baseline", "score"},
     "model": {"train", "predict"},
     "pack": {"pack"},
     "packed": PICTURES,
     "picture_folder": {"filter", "render"},
+    "picture_store": {"render"},
     "predict": {"predict"},
     "predictions": {"ensemble"},
-    "progress": {*STAGES, "baseline"},
-    "rejects": {"sample", "pack"},
+    "progress": {*STAGES, "browse", "baseline"},
     "render": {"render"},
     "report": {"report"},
     "sample": {"sample"},
@@ -58,6 +62,7 @@ USED_BY = {
     "settings/depiction": PICTURES,
     "settings/network": {"train", "predict"},
     "settings/training": {"train"},
+    "tables": {"filter", "sample", "render", "pack"},
     "talk": {"report"},
     "tokenizer": {"pack", "train", "predict"},
     "tracking": {"tracking", "train", "score"},
@@ -66,10 +71,11 @@ USED_BY = {
 }
 AFTER = {
     "download": {"filter"},
-    "filter": {"sample", "report"},
-    "sample": {"render", "pack", "report"},
+    "filter": {"sample", "browse", "report"},
+    "sample": {"render", "pack", "browse", "report"},
     "render": {"pack"},
-    "pack": {"train", "predict", "baseline", "report"},
+    "pack": {"browse", "train", "predict", "baseline", "report"},
+    "browse": set(),
     "weights": set(),  # the toy has no ImageNet weights
     "train": {"predict", "report"},
     "predict": {"ensemble", "score", "report"},
@@ -211,6 +217,8 @@ def test_a_new_seed_of_a_data_set_runs_what_is_made_of_it(changed: Path) -> None
         "Draw the molecules of data set longer",
         "Draw shard 0 of 1 of data set longer",
         "Pack the pictures and tokens of data set longer",
+        "Show what is in data set longer",
+        "Show what is in data set short",
     }
 
 

@@ -61,7 +61,9 @@ def run(stage: Callable[..., Any]) -> NoReturn:
         line = explain(error)
         if line is None:
             raise
-        fail(name, line)
+        print(f"{name}: error: {line}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(1)  # HDF5 cannot close a file on a full disk, and would crash on Python's way out
     sys.exit(0)
 
 

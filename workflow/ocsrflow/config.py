@@ -161,7 +161,10 @@ class Prediction(Settings):
 class Rendering(Settings):
     """How the drawing is divided."""
 
-    shard_size: int = Field(20000, ge=1, description="Molecules drawn by one job.")
+    shard_size: int = Field(20000, ge=1, description="Molecules drawn by one job, about.")
+    time_limit: float = Field(
+        10.0, gt=0, description="Seconds after which the drawing of one molecule is given up; a spare one replaces it."
+    )
 
 
 class Tracking(Settings):

@@ -1,4 +1,4 @@
-"""The report's figures, as SVG text that stands in the page."""
+"""The figures of the pages of report and browse, as SVG text that stands in the page."""
 
 import io
 import re
@@ -11,6 +11,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 matplotlib.rcParams.update(
     {
@@ -21,6 +22,7 @@ matplotlib.rcParams.update(
     }
 )
 PALETTE = "colorblind"
+BLUE = sns.color_palette(PALETTE)[0]
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def _figure(title: str, caption: str, paint: Callable[[Axes], Any], size: tuple[
     return Drawing(title, svg, caption)
 
 
-def lengths(tables: dict[str, pd.DataFrame], title: str, caption: str) -> Drawing:
+def lengths(tables: dict[str, pd.DataFrame], title: str, caption: str, *, log: bool = False) -> Drawing:
     """Numbers of molecules by SMILES length, one line a table (columns: length, count)."""
     rows = pd.concat([table.assign(name=name) for name, table in tables.items()], ignore_index=True)
 
@@ -64,7 +66,11 @@ def lengths(tables: dict[str, pd.DataFrame], title: str, caption: str) -> Drawin
             errorbar=None,
             estimator=None,
         )
-        axes.set(xlabel="length of the SMILES [characters]", ylabel="molecules", ylim=(0, None))
+        axes.set(xlabel="length of the SMILES [characters]", ylabel="molecules")
+        if log:
+            _logarithmic(axes, "y", rows["count"].min(), rows["count"].max())
+        else:
+            axes.set_ylim(0, None)
         axes.legend(title=None, frameon=False)
 
     return _figure(title, caption, paint)
@@ -129,5 +135,67 @@ def by_length(rows: pd.DataFrame, title: str, caption: str) -> Drawing:
         )
         axes.set(xlabel="length of the reference [characters]", ylabel="mean Tanimoto", ylim=(0, 1.02))
         axes.legend(title=None, frameon=False, fontsize="small")
+
+    return _figure(title, caption, paint)
+
+
+def bars(
+    names: list[str],
+    values: list[float],
+    labels: tuple[str, str],
+    title: str,
+    caption: str,
+    *,
+    log: bool = False,
+    lying: bool = False,
+) -> Drawing:
+    """One bar a name, upright or lying, in the order given; the labels are of names and of values."""
+
+    def paint(axes: Axes) -> None:
+        along, across = ("y", "x") if lying else ("x", "y")
+        sns.barplot(**{along: names, across: values}, orient=along, color=BLUE, saturation=1, ax=axes)
+        axes.set(**{f"{along}label": labels[0], f"{across}label": labels[1]})
+        if not lying:
+            axes.tick_params(axis="x", labelsize="small" if len(names) < 30 else "x-small")
+        if log:
+            _logarithmic(axes, across, min(values), max(values))
+
+    return _figure(title, caption, paint, (7, 0.8 + 0.3 * len(names)) if lying else (7, 3.2))
+
+
+def histogram(
+    rows: pd.DataFrame, label: str, title: str, caption: str, *, step: float = 1, log: bool = False
+) -> Drawing:
+    """Shares of molecules in per cent (columns: value, share), of whole numbers or, by a smaller step, of 0 to 1."""
+
+    def paint(axes: Axes) -> None:
+        bins = {"discrete": True} if step == 1 else {"binwidth": step, "binrange": (0, 1)}
+        sns.histplot(rows, x="value", weights="share", color=BLUE, alpha=1, ax=axes, **bins)
+        axes.set(xlabel=label, ylabel="share of molecules [%]")
+        if step == 1:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
+        if log:
+            _logarithmic(axes, "y", rows["share"].min(), rows["share"].max())
+
+    return _figure(title, caption, paint)
+
+
+def _logarithmic(axes: Axes, which: str, low: float, high: float) -> None:
+    """A logarithmic axis on which the lowest value, which must be above 0, has a bar that is seen."""
+    axes.set(**{f"{which}scale": "log", f"{which}lim": (low / 2, high * 1.5)})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1,) if high > 100 * low else (1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))  # without powers: those are math text
+    axis.set_minor_formatter(NullFormatter())
+
+
+def band(rows: pd.DataFrame, labels: tuple[str, str], title: str, caption: str) -> Drawing:
+    """A mean with the range around it (columns: x, mean, low, high)."""
+
+    def paint(axes: Axes) -> None:
+        axes.fill_between(rows["x"], rows["low"], rows["high"], alpha=0.25, label="least to most")
+        sns.lineplot(rows, x="x", y="mean", ax=axes, label="mean")
+        axes.set(xlabel=labels[0], ylabel=labels[1])
+        axes.legend(title=None, frameon=False)
 
     return _figure(title, caption, paint)

@@ -1,32 +1,38 @@
 """Stage ``filter``: keep the readable lines of a source that are short enough, and count the others by reason."""
 
 import csv
-import gzip
 import hashlib
-import zlib
-from array import array
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from isal import igzip_lib, igzip_threaded
+from numpy.typing import NDArray
 
 from .cli import run
 from .errors import UserError
-from .files import whole
+from .files import read_json, sha256, whole, write_json
+from .lines import Lines, Source, unusable
 from .picture_folder import PictureFolder
 from .progress import progress
+from .tables import write_csv
 
-SCHEMA = pa.schema([("cid", pa.int64()), ("smiles", pa.string()), ("file", pa.string())])
-ROWS = 1 << 17  # rows of a Parquet row group, and of what is held in memory
-MAX_CID = (1 << 63) - 1
+SCHEMA = pa.schema([("cid", pa.int64()), ("length", pa.uint16()), ("smiles", pa.string()), ("file", pa.string())])
+# Plain texts are written and read fastest; CIDs in their order take next to no room as differences.
+LAYOUT = {
+    "compression": "zstd",
+    "use_dictionary": ["length", "file"],
+    "column_encoding": {"cid": "DELTA_BINARY_PACKED", "smiles": "PLAIN"},
+}
+BITMAP = 1 << 31  # CIDs below have a bit each, 256 MB at most (PubChem's: 25 MB)
+REJECTS = ("reason", "count", "dropped", "first_line", "example")
 EXAMPLE = 60  # characters of an example line in the table of rejects
-
-Row = tuple[int, str, str | None]
 
 
 class Rejects:
@@ -36,42 +42,95 @@ class Rejects:
         self.count: Counter[str] = Counter()
         self.first: dict[str, tuple[int, str]] = {}
 
-    def add(self, reason: str, number: int, line: object) -> None:
-        """Count line ``number`` under ``reason``."""
-        self.count[reason] += 1
+    def add(self, reason: str, number: int, line: object, count: int = 1) -> None:
+        """Count ``count`` lines under ``reason``, the first of them being line ``number``."""
+        self.count[reason] += count
         if reason not in self.first:
             shown = line.decode("utf-8", "backslashreplace") if isinstance(line, bytes) else str(line)
             self.first[reason] = (number, shown[:EXAMPLE])
 
-    def table(self, kept_anyway: tuple[str, ...] = ()) -> pd.DataFrame:
-        """Columns: reason, count, dropped, first_line, example."""
-        rows = [
-            (reason, count, reason not in kept_anyway, *self.first[reason])
-            for reason, count in sorted(self.count.items())
-        ]
-        return pd.DataFrame(rows, columns=["reason", "count", "dropped", "first_line", "example"])
+    def add_lines(self, reason: str, rejected: NDArray[np.bool_], base: int, lines: Lines) -> None:
+        """Count those usable lines of a block that are ``rejected``; ``base`` lines came before the block."""
+        if count := int(rejected.sum()):
+            at = int(np.argmax(rejected))
+            line = f"{lines.cids[at]}\t{lines.smiles[at]}"
+            self.add(reason, base + int(lines.numbers[at]) + 1, line, count)
+
+    def table(self, kept_anyway: tuple[str, ...] = ()) -> list[tuple[object, ...]]:
+        """Rows of reason, count, dropped, first_line, example."""
+        return [(name, n, name not in kept_anyway, *self.first[name]) for name, n in sorted(self.count.items())]
 
 
 class Seen:
-    """The CIDs met so far: a bitmap up to 2³¹ (PubChem's CIDs take 25 MB), a set above."""
+    """The CIDs met so far: a bitmap below 2³¹, above it sorted runs of eight bytes a CID."""
 
     def __init__(self) -> None:
-        self.bits = bytearray(1 << 16)
-        self.large: set[int] = set()
+        self.bits = np.zeros(1 << 16, np.uint8)
+        self.runs: list[NDArray[np.int64]] = []  # each more than twice as long as the next
 
-    def add(self, cid: int) -> bool:
-        """Whether ``cid`` is new; it is known from now on."""
-        if cid >> 31:
-            new = cid not in self.large
-            self.large.add(cid)
-            return new
-        byte, bit = cid >> 3, 1 << (cid & 7)
-        if byte >= len(self.bits):
-            self.bits.extend(bytes(max(byte + 1 - len(self.bits), len(self.bits))))
-        if self.bits[byte] & bit:
-            return False
-        self.bits[byte] |= bit
-        return True
+    def add(self, cids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of some CIDs are new, shape (n,) bool: the first of equal ones is; all are known from now on."""
+        new = np.ones(len(cids), bool)
+        if (cids[1:] <= cids[:-1]).any():
+            new[:] = False
+            new[np.unique(cids, return_index=True)[1]] = True
+        small = cids < BITMAP
+        if small.all():
+            return new & self._add_small(cids)
+        new[small] &= self._add_small(cids[small])
+        large = np.flatnonzero(~small & new)
+        new[large] = self._add_large(cids[large])
+        return new
+
+    def _add_small(self, cids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        byte, bit = cids >> 3, np.left_shift(1, cids & 7).astype(np.uint8)
+        if len(cids) and (needed := int(byte.max()) + 1) > len(self.bits):
+            self.bits = np.concatenate([self.bits, np.zeros(max(needed - len(self.bits), len(self.bits)), np.uint8)])
+        new: NDArray[np.bool_] = (self.bits[byte] & bit) == 0
+        np.bitwise_or.at(self.bits, byte, bit)
+        return new
+
+    def _add_large(self, cids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """As ``add``, for CIDs that differ from each other."""
+        new = np.ones(len(cids), bool)
+        for known in self.runs:
+            at = np.minimum(np.searchsorted(known, cids), len(known) - 1)
+            new &= known[at] != cids
+        self.runs.append(np.sort(cids[new]))
+        while len(self.runs) > 1 and len(self.runs[-2]) <= 2 * len(self.runs[-1]):
+            merged = np.concatenate([self.runs.pop(), self.runs.pop()])
+            merged.sort(kind="stable")  # finds the two runs
+            self.runs.append(merged)
+        self.runs = [known for known in self.runs if len(known)]
+        return new
+
+
+class Writer:
+    """A Parquet file that is compressed and written by a thread of its own, a few blocks behind."""
+
+    BEHIND = 2  # blocks
+
+    def __init__(self, path: Path) -> None:
+        self._file = pq.ParquetWriter(path, SCHEMA, **LAYOUT)
+        self._thread = ThreadPoolExecutor(1)
+        self._waiting: deque[Future[None]] = deque()
+
+    def write(self, table: pa.Table) -> None:
+        """Hand over some rows; raises what went wrong with earlier ones."""
+        self._waiting.append(self._thread.submit(self._file.write_table, table))
+        while len(self._waiting) > self.BEHIND:
+            self._waiting.popleft().result()
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._thread.shutdown(cancel_futures=kind is not None)
+        try:
+            while self._waiting and kind is None:
+                self._waiting.popleft().result()
+        finally:
+            self._file.close()
 
 
 def filter_corpus(
@@ -82,30 +141,39 @@ def filter_corpus(
     kept: Path,
     lengths: Path,
     rejects: Path,
+    record: Path | None = None,
     pictures: Path | None = None,
     file_column: str = "file_name",
     smiles_column: str = "SMILES",
+    threads: int = 2,
 ) -> None:
     """Keep the lines of a source whose SMILES has at most ``max_length`` characters.
+
+    One pass, a block at a time: memory does not grow with the source (but for 8 bytes for each CID from 2³¹ on).
 
     Parameters
     ----------
     source
-        CID<TAB>SMILES lines (plain or .gz), or a CSV of supplied pictures.
+        CID<TAB>SMILES lines (plain or gzip-compressed), or a CSV of supplied pictures.
     form
         Which of the two it is.
     max_length
         Longest SMILES kept, in characters.
     kept
-        Parquet file for what is kept: cid (int64), smiles, file (picture's name, null for drawn ones).
+        Parquet file for what is kept: cid (int64), length (characters), smiles, file (picture's name, null for drawn
+        ones).
     lengths
         CSV for the histogram of all lengths: length, count.
     rejects
         CSV for what was not kept, or kept with a mend: reason, count, dropped, first_line, example.
+    record
+        JSON file that remembers which file the source was, so that the next run can say that it has changed.
     pictures
         Folder or zip of the supplied pictures.
     file_column, smiles_column
         Columns of the CSV of supplied pictures. A hash of the file's name serves as CID.
+    threads
+        Threads that scan ahead.
 
     Raises
     ------
@@ -113,94 +181,72 @@ def filter_corpus(
         For an unreadable or truncated source, a missing column, or a picture that is not there.
     """
     rejected = Rejects()
-    histogram = array("q", bytes(8 * (max_length + 1)))
-    longer: Counter[int] = Counter()
-    if form == "pictures":
-        rows = _picture_rows(source, pictures, file_column, smiles_column, rejected)
-    else:
-        rows = _lines(source, rejected)
+    histogram: Counter[int] = Counter()
+    reader = Source(source)
+    n_lines = n_kept = 0
     seen = Seen()
-    n_kept = 0
-    with whole(kept) as part, pq.ParquetWriter(part, SCHEMA, compression="zstd") as writer:
-        batch: list[Row] = []
-        for number, (cid, smiles, file) in progress(rows, what=f"filtering {source.name}", unit="lines"):
-            length = len(smiles)
-            if not seen.add(cid):
-                rejected.add("duplicate_cid", number, f"{cid}\t{smiles}")
-                continue
-            if length > max_length:
-                longer[length] += 1
-                rejected.add("too_long", number, f"{cid}\t{smiles}")
-                continue
-            histogram[length] += 1
-            batch.append((cid, smiles, file))
-            if len(batch) >= ROWS:
-                writer.write_table(_table(batch))
-                n_kept += len(batch)
-                batch.clear()
-        if batch:
-            writer.write_table(_table(batch))
-            n_kept += len(batch)
+    with whole(kept) as part, Writer(part) as writer:
+        if form == "pictures":
+            blocks = _picture_blocks(source, pictures, file_column, smiles_column, rejected)
+        else:
+            blocks = ((block, None) for block in _watched(reader, threads))
+        for block, files in blocks:
+            for reason, at, line in block.odd:
+                rejected.add(reason, n_lines + at + 1, line)
+            new = seen.add(block.cids)
+            size = pc.binary_length(block.smiles).to_numpy()
+            rejected.add_lines("duplicate_cid", ~new, n_lines, block)
+            rejected.add_lines("too_long", new & (size > max_length), n_lines, block)
+            for length, count in zip(*np.unique(size[new], return_counts=True), strict=True):
+                histogram[int(length)] += int(count)
+            keep = new & (size <= max_length)
+            names = pa.nulls(len(size), pa.string()) if files is None else files
+            table = pa.table([block.cids, size.astype(np.uint16), block.smiles, names], schema=SCHEMA)
+            writer.write(table if keep.all() else table.filter(pa.array(keep)))
+            n_kept += int(keep.sum())
+            n_lines += block.total
         if not n_kept:
             reasons = ", ".join(f"{reason} {count}" for reason, count in rejected.count.items())
             raise UserError(
                 f"{source}: no usable line ({reasons or 'the file is empty'}); a line is CID<TAB>SMILES, "
                 f"with a SMILES of at most {max_length} characters"
             )
-    counts = {n: c for n, c in enumerate(histogram) if c} | dict(sorted(longer.items()))
-    with whole(lengths) as part:
-        pd.DataFrame(counts.items(), columns=["length", "count"]).to_csv(part, index=False)
-    with whole(rejects) as part:
-        rejected.table(kept_anyway=("crlf",)).to_csv(part, index=False)
+    write_csv(lengths, ("length", "count"), sorted(histogram.items()))
+    write_csv(rejects, REJECTS, rejected.table(kept_anyway=("crlf",)))
+    if record is not None:
+        digest = reader.sha256 if reader.read else sha256(source)
+        remember(record, {"sha256": digest, "bytes": source.stat().st_size, "lines": n_lines, "kept": n_kept}, source)
     dropped = sum(rejected.count.values()) - rejected.count["crlf"]
     print(f"{source.name}: {n_kept} molecules kept, {dropped} lines rejected")
 
 
-def _table(batch: list[Row]) -> pa.Table:
-    cids, smiles, files = zip(*batch, strict=True)
-    return pa.table([cids, smiles, files], schema=SCHEMA)
+def _watched(reader: Source, threads: int) -> Iterator[Lines]:
+    """The blocks of a file, with progress by its bytes."""
+    size = reader.path.stat().st_size
+    with progress(total=size, what=f"filtering {reader.path.name}", unit="B") as bar:
+        for block in reader.lines(threads):
+            bar.update(reader.read - bar.n)
+            yield block
 
 
-def _lines(source: Path, rejected: Rejects) -> Iterator[tuple[int, Row]]:
-    """Numbered rows of a CID<TAB>SMILES file; unreadable lines go to ``rejected``."""
-    packed = source.suffix == ".gz"
+def remember(record: Path, now: dict[str, object], source: Path) -> None:
+    """Note which file a source was, and say so where it is another one than last time."""
     try:
-        with igzip_threaded.open(source, "rb", threads=1) if packed else open(source, "rb") as file:
-            for number, line in enumerate(file, 1):
-                line = line.rstrip(b"\n")
-                if line.endswith(b"\r"):
-                    rejected.add("crlf", number, line)
-                    line = line[:-1]
-                cid, tab, smiles = line.partition(b"\t")
-                if not tab:
-                    rejected.add("no_tab" if line else "empty_line", number, line)
-                elif not cid.isdigit() or len(cid) > len(str(MAX_CID)) or int(cid) > MAX_CID:
-                    rejected.add("bad_cid", number, line)
-                elif reason := _unusable(smiles):
-                    rejected.add(reason, number, line)
-                else:
-                    yield number, (int(cid), smiles.decode("ascii"), None)
-    except (EOFError, zlib.error, igzip_lib.error, gzip.BadGzipFile) as error:  # type: ignore[misc]
-        raise UserError(
-            f"{source}: the gzip file is damaged or cut off ({error}); fetch it again or give a whole copy"
-        ) from None
+        last = read_json(record)
+    except (OSError, ValueError):
+        last = {}
+    if last.get("sha256", now["sha256"]) != now["sha256"]:
+        print(
+            f"{source}: the source has changed since {last['date']}: {last['lines']} lines then, {now['lines']} now "
+            f"(SHA-256 {last['sha256'][:12]} then, {str(now['sha256'])[:12]} now); what was drawn from it is made again"
+        )
+    write_json(record, now | {"date": datetime.now(UTC).isoformat(timespec="seconds")})
 
 
-def _unusable(smiles: bytes) -> str | None:
-    """Why a text can be no SMILES, whatever it says; None where it may be one."""
-    if not smiles or smiles.isspace():
-        return "empty_smiles"
-    if not smiles.isascii():
-        return "not_ascii"
-    if len(smiles.split()) > 1 or smiles[-1:].isspace() or smiles[:1].isspace():
-        return "white_space"
-    return None
-
-
-def _picture_rows(
+def _picture_blocks(
     source: Path, pictures: Path | None, file_column: str, smiles_column: str, rejected: Rejects
-) -> Iterator[tuple[int, Row]]:
-    """Numbered rows of the CSV of supplied pictures, after a look whether every picture is there."""
+) -> Iterable[tuple[Lines, pa.Array]]:
+    """The CSV of supplied pictures as one block, after a look whether every picture is there."""
     if pictures is None:
         raise UserError("supplied pictures need --pictures: the folder or zip archive that holds them")
     try:
@@ -215,19 +261,26 @@ def _picture_rows(
             rows = [(row[file_column] or "", (row[smiles_column] or "").strip()) for row in reader]
     except UnicodeDecodeError as error:
         raise UserError(f"{source}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except csv.Error as error:
+        raise UserError(f"{source}, line {reader.line_num}: not a CSV file ({error})") from None
     there = PictureFolder(pictures).names()
     missing = [(n, name) for n, (name, _) in enumerate(rows, 2) if name not in there]
     if missing:
         n, name = missing[0]
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"{source}, line {n}: no picture {name!r} in {pictures}{more}; add it or drop the row")
-    for number, (name, smiles) in enumerate(rows, 1):
-        if reason := _unusable(smiles.encode("utf-8")):
-            rejected.add(reason, number, f"{name},{smiles}")
-        else:
-            # By its name, so that the order of the rows does not matter to what is drawn from them.
-            cid = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest(), "big")
-            yield number, (cid, smiles, name)
+    reasons = [unusable(smiles.encode("utf-8")) for _, smiles in rows]
+    odd = [
+        (reason, n, f"{name},{smiles}".encode())
+        for n, (reason, (name, smiles)) in enumerate(zip(reasons, rows, strict=True))
+        if reason
+    ]
+    used = [n for n, reason in enumerate(reasons) if not reason]
+    # By its name, so that the order of the rows does not matter to what is drawn from them.
+    cids = [int.from_bytes(hashlib.blake2b(rows[n][0].encode(), digest_size=6).digest(), "big") for n in used]
+    smiles = pa.array([rows[n][1] for n in used], pa.string())
+    block = Lines(np.array(cids, np.int64), smiles, np.array(used, np.int64), odd, len(rows))
+    return [(block, pa.array([rows[n][0] for n in used], pa.string()))]
 
 
 if __name__ == "__main__":

@@ -12,13 +12,15 @@ from torch.utils.data import DataLoader, Dataset
 from .packed import Packed
 from .tokenizer import END, PAD, START
 
+AHEAD = 3  # batches that each process reads ahead
+
 
 @dataclass
 class Batch:
     """Pictures with their tokens, from the longest text to the shortest."""
 
     positions: list[int]  # in the packed data set
-    pictures: Tensor  # (batch, height, width, channels) uint8
+    pictures: Tensor  # (batch, channels, height, width) uint8; overwritten once two more batches were taken
     tokens: Tensor  # (batch, longest + 1) int64: start, tokens, padding
     steps: list[int]  # rows still running at every step
     targets: Tensor  # (sum of steps,) int64: the tokens that follow, in the order of a PackedSequence
@@ -31,17 +33,26 @@ class Batch:
 
 
 class Pictures(Dataset[Batch]):
-    """Whole batches of a packed data set by their positions, read one picture after the other."""
+    """Whole batches of a packed data set by their positions, read into memory that is used over and over.
 
-    def __init__(self, packed: Packed) -> None:
+    New memory for every batch would cost more than the reading. So there are ``slots`` places for a batch, shared
+    with the reading processes, and a batch is valid until two more are taken.
+    """
+
+    def __init__(self, packed: Packed, largest: int, slots: int, *, shared: bool) -> None:
         self.packed = packed
+        self.slots = [torch.empty((largest, *packed.shape), dtype=torch.uint8) for _ in range(slots)]
+        if shared:
+            for slot in self.slots:
+                slot.share_memory_()  # type: ignore[no-untyped-call]
 
-    def __getitem__(self, positions: NDArray[np.int64]) -> Batch:
-        return collate(self.packed, positions)
+    def __getitem__(self, item: tuple[int, NDArray[np.int64]]) -> Batch:
+        number, positions = item
+        return collate(self.packed, positions, self.slots[number % len(self.slots)])
 
 
-def collate(packed: Packed, positions: NDArray[np.int64]) -> Batch:
-    """The batch of some pictures of a packed data set."""
+def collate(packed: Packed, positions: NDArray[np.int64], slot: Tensor | None = None) -> Batch:
+    """The batch of some pictures of a packed data set, in a given place or in new memory."""
     texts = [packed.tokens_of(int(at)) for at in positions]
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
     longest = len(texts[order[0]])
@@ -55,10 +66,13 @@ def collate(packed: Packed, positions: NDArray[np.int64]) -> Batch:
     steps = [int((lengths > t).sum()) for t in range(longest + 1)]
     targets = np.concatenate([tokens[:n, t + 1] for t, n in enumerate(steps)])
     where = [int(positions[i]) for i in order]
-    pictures = np.stack([packed.picture(at) for at in where])
+    if slot is None:
+        slot = torch.empty((len(where), *packed.shape), dtype=torch.uint8)
+    pictures = slot[: len(where)]
+    packed.pictures(where, pictures.numpy())
     return Batch(
         where,
-        torch.from_numpy(pictures),
+        pictures,
         torch.from_numpy(tokens[:, :-1].copy()),
         steps,
         torch.from_numpy(targets),
@@ -92,14 +106,16 @@ class EpochBatches:
 
 def load(packed: Packed, batches: list[NDArray[np.int64]], *, workers: int, pin: bool) -> DataLoader[Batch]:
     """A loader over given batches; ``workers`` processes read ahead, 0 reads in this process."""
+    # Batch n may use the place of batch n - slots: it is begun when batch n - workers · AHEAD is handed out.
+    pictures = Pictures(packed, max(map(len, batches), default=0), workers * AHEAD + 2, shared=workers > 0)
     return DataLoader(
-        Pictures(packed),
-        sampler=batches,  # type: ignore[arg-type]  # an "index" is the positions of a whole batch
+        pictures,
+        sampler=list(enumerate(batches)),  # type: ignore[arg-type]  # an "index" is a number and a batch's positions
         batch_size=None,
         # Else an iterator draws from the global random state, and a training that goes on would not be the same.
         generator=torch.Generator(),
         num_workers=workers,
         pin_memory=pin,
         multiprocessing_context="spawn" if workers else None,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=AHEAD if workers else None,
     )

@@ -78,13 +78,13 @@ class Encoder(nn.Module):
         Parameters
         ----------
         pictures
-            (batch, height, width, channels) uint8, RGB or grey, any size.
+            (batch, channels, height, width) uint8, RGB or grey, any size.
 
         Returns
         -------
         (batch, grid², encoder channels), on the device of the pictures.
         """
-        x = pictures.permute(0, 3, 1, 2).float()
+        x = pictures.float()
         if x.shape[-1] != self.image_size or x.shape[-2] != self.image_size:
             size = (self.image_size, self.image_size)
             x = F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
@@ -244,7 +244,7 @@ class Reader(nn.Module):
         Parameters
         ----------
         pictures
-            (batch, height, width, channels) uint8.
+            (batch, channels, height, width) uint8.
         tokens, steps
             As in :meth:`Decoder.forward`.
         targets
@@ -259,7 +259,7 @@ class Reader(nn.Module):
 
     @torch.inference_mode()
     def read(self, pictures: Tensor, longest: int) -> Decoded:
-        """Greedy reading of a batch of pictures, (batch, height, width, channels) uint8."""
+        """Greedy reading of a batch of pictures, (batch, channels, height, width) uint8."""
         return self.decoder.greedy(self.encoder(pictures), longest)
 
 

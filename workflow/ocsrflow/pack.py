@@ -3,26 +3,36 @@
 import hashlib
 import json
 import resource
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from .cli import run
 from .errors import UserError
 from .files import whole, write_json
 from .packed import SPLITS, create, read_chunk, write_chunk
 from .progress import progress
-from .rejects import write_rejects
 from .settings.depiction import Depiction
+from .tables import write_rejects
 from .tokenizer import END, INDEX, PAD, START, VOCABULARY, encode
+
+ROWS = 1 << 14  # molecules held at a time
+OPEN_FILES = 900  # beside those that Python and its libraries have
 
 
 def pack(
     sample: Path,
-    folder: Path,
+    index: Path,
     *,
+    store: Path,
     shards: int,
     out: Path,
     tokens: Path,
@@ -30,19 +40,21 @@ def pack(
     rejects: Path,
     render_rejects: Path | None = None,
 ) -> None:
-    """Put the shards of a data set into one file, in the order of its sample.
+    """Put the pictures of a data set into one file, in the order of its sample.
 
-    The pictures are copied as they are, compressed. A molecule that has no picture or no tokens is left out and
-    counted.
+    The pictures are copied as they are, compressed; memory does not grow with the texts. A molecule that has no
+    picture or no tokens is left out and counted, and a spare one of the sample takes its place.
 
     Parameters
     ----------
     sample
         Parquet file of the stage ``sample``.
-    folder
-        Folder with the HDF5 files of the stage ``render``, called 0.h5, 1.h5 and so on.
+    index
+        Folder with the files of the stage ``render``, called 0.parquet, 1.parquet and so on.
+    store
+        Folder of the corpus' pictures.
     shards
-        How many of them there are.
+        How many index files there are.
     out
         HDF5 file, laid out as :mod:`ocsrflow.packed` says.
     tokens
@@ -57,62 +69,216 @@ def pack(
     Raises
     ------
     UserError
-        When a shard is damaged, or nothing is left to pack.
+        When a file of pictures is missing or damaged, or nothing is left to pack.
     """
-    rows = pd.read_parquet(sample)
-    try:
-        _allow_open_files(shards)
-        files = [h5py.File(folder / f"{shard}.h5") for shard in range(shards)]
-        pictures = [file["images"] for file in files]
-        place = {int(cid): (shard, at) for shard, file in enumerate(files) for at, cid in enumerate(file["cid"][:])}
-        depiction = Depiction.model_validate_json(str(files[0].attrs["depiction"]))
-    except FileNotFoundError:
-        raise
-    except (OSError, KeyError) as error:
-        raise UserError(f"a shard in {folder} is damaged ({error}); remove it and run again") from None
+    places = Places(store, [index / f"{shard}.parquet" for shard in range(shards)])
+    source = pq.ParquetFile(sample)
     reasons = _reasons(render_rejects)
-    encoded: list[np.ndarray] = []
-    chosen: list[int] = []
+    lost = Lost(source.schema_arrow.metadata or {})
     refused: list[tuple[str, str]] = []
-    for number, (cid, smiles) in enumerate(zip(rows["cid"], rows["smiles"], strict=True)):
-        if cid not in place:
-            refused.append(reasons.get(cid, ("not_drawn", smiles)))
-            continue
-        try:
-            encoded.append(encode(smiles))
-        except ValueError:
-            refused.append(("no_tokens", smiles))
-            continue
-        chosen.append(number)
-    rows = rows.iloc[chosen]
-    if rows.empty:
-        raise UserError(f"{out.parent.name}: no molecule has both a picture and tokens; see {rejects.parent}")
-    split = rows["split"].map(SPLITS.index).to_numpy(np.uint8)
-    flat = np.concatenate(encoded)
-    digest = hashlib.blake2b(digest_size=16)
-    with whole(out) as part, h5py.File(part, "w", libver="v110") as file:
-        images = create(file, len(rows), depiction)
-        cids = rows["cid"].to_numpy(np.int64)
-        for at, cid in enumerate(progress(cids, what=f"packing {out.parent.name}", unit="pictures")):
-            shard, position = place[int(cid)]
-            chunk = read_chunk(pictures[shard], position)
-            digest.update(chunk)
-            write_chunk(images, at, chunk)
-        file["cid"] = cids
-        for column in ("smiles", "canonical"):
-            file.create_dataset(column, data=rows[column].to_numpy(object), dtype=h5py.string_dtype())
-        file["split"] = split
-        file["tokens"] = flat
-        file["offsets"] = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-        file.attrs["splits"] = SPLITS
-        file.attrs["vocabulary"] = json.dumps(VOCABULARY)
-        for values in (cids, split, flat):
-            digest.update(values.tobytes())
-        file.attrs["digest"] = digest.hexdigest()
-    _write_tokens(tokens, rows, encoded)
+    what = f"packing {out.parent.name}"
+    bar = progress(total=source.metadata.num_rows, what=what, unit="pictures")
+    with bar, whole(out) as part, whole(tokens) as text, h5py.File(part, "w", libver="v110") as file:
+        writer = PackedWriter(file, places, lost.description)
+        with open(text, "w", encoding="utf-8") as json_file:
+            for rows in _rows(source):
+                for row in rows:
+                    bar.update()
+                    if row.spare and not lost.wants(row.length):
+                        continue
+                    place, numbers = places.of(row.cid), _tokens(row.smiles)
+                    if place is None or numbers is None:
+                        missing = reasons.get(row.cid, ("not_drawn", row.smiles))
+                        refused.append(missing if place is None else ("no_tokens", row.smiles))
+                        lost.add(row)
+                        continue
+                    lost.replace(row)
+                    start = ",\n" if writer.pictures else "[\n"
+                    entry = {"cid": row.cid, "split": row.split, "tokens": numbers.tolist()}
+                    json_file.write(start + json.dumps(entry))
+                    writer.add(row, numbers, place)
+            json_file.write("\n]\n")
+        if not writer.pictures:
+            raise UserError(f"{out.parent.name}: no molecule has both a picture and tokens; see {rejects.parent}")
+        writer.close()
     write_json(vocabulary, {"pad": PAD, "start": START, "end": END, "tokens": INDEX})
     write_rejects(rejects, refused)
-    print(f"{out.parent.name}: {len(rows)} pictures packed, {len(refused)} left out")
+    print(
+        f"{out.parent.name}: {writer.pictures} pictures packed, {len(refused)} left out, "
+        f"{lost.replaced} of them replaced by spares"
+    )
+
+
+class Row(NamedTuple):
+    """A molecule of the sample."""
+
+    cid: int
+    smiles: str
+    canonical: str
+    length: int
+    split: str
+    spare: bool
+
+
+def _rows(source: pq.ParquetFile) -> Iterator[list[Row]]:
+    for batch in source.iter_batches(batch_size=ROWS, columns=list(Row._fields)):
+        yield [Row(*values) for values in zip(*(batch[name].to_pylist() for name in Row._fields), strict=True)]
+
+
+class Lost:
+    """Molecules that could not be packed, and whether a spare may take the place of one."""
+
+    def __init__(self, metadata: dict[bytes, bytes]) -> None:
+        self.description = metadata.get(b"sample", b"{}").decode()
+        self.replaced = 0
+        # Of a data set with so many molecules of each length, only one of the same length will do.
+        self._by_length = metadata.get(b"spares") == b"length"
+        self._open: Counter[int] = Counter()
+
+    def _key(self, length: int) -> int:
+        return length if self._by_length else 0
+
+    def wants(self, length: int) -> bool:
+        """Whether a spare molecule of this length has a place to take."""
+        return self._open[self._key(length)] > 0
+
+    def add(self, row: Row) -> None:
+        """Count a molecule that is left out."""
+        if not row.spare:
+            self._open[self._key(row.length)] += 1
+
+    def replace(self, row: Row) -> None:
+        """Count a spare one that is packed."""
+        if row.spare:
+            self._open[self._key(row.length)] -= 1
+            self.replaced += 1
+
+
+class Places:
+    """Where in the store the pictures of a data set are."""
+
+    def __init__(self, store: Path, indices: list[Path]) -> None:
+        tables = []
+        for path in indices:
+            try:
+                tables.append(pq.read_table(path))
+            except (pa.ArrowException, OSError) as error:
+                if isinstance(error, FileNotFoundError):
+                    raise
+                raise UserError(f"{path}: damaged ({error}); remove it and run again") from None
+        table = pa.concat_tables(tables).combine_chunks().unify_dictionaries()
+        file: Any = table["file"].combine_chunks()
+        self.names: list[str] = file.dictionary.to_pylist()
+        cids = table["cid"].to_numpy()
+        order = np.argsort(cids, kind="stable")
+        self._cids: NDArray[np.int64] = cids[order]
+        self._files = file.indices.to_numpy()[order]
+        self._numbers = table["number"].to_numpy()[order]
+        self._store = store
+        self._opened: dict[int, h5py.File] = {}
+        _allow_open_files(len(self.names))
+
+    def of(self, cid: int) -> int | None:
+        """The place of a molecule's picture, for :meth:`chunk`; None where it has none."""
+        at = int(np.searchsorted(self._cids, cid))
+        return at if at < len(self._cids) and self._cids[at] == cid else None
+
+    def chunk(self, place: int) -> bytes:
+        """The compressed picture at a place."""
+        file = int(self._files[place])
+        path = self._store / self.names[file]
+        try:
+            if file not in self._opened:
+                if len(self._opened) >= OPEN_FILES:
+                    self._opened.pop(next(iter(self._opened))).close()
+                self._opened[file] = h5py.File(path)
+            return read_chunk(self._opened[file]["images"], int(self._numbers[place]))
+        except (OSError, KeyError) as error:
+            raise UserError(
+                f"{path}: a shard of pictures is damaged or gone ({error}); remove it and what points to it: "
+                "run again with --forcerun render"
+            ) from None
+
+    def attributes(self) -> dict[str, str]:
+        """Attributes of the files of pictures: depiction and RDKit's version."""
+        if not self.names:
+            return {"depiction": Depiction().model_dump_json()}
+        self.chunk(0)
+        return {key: str(value) for key, value in self._opened[int(self._files[0])].attrs.items()}
+
+
+class PackedWriter:
+    """Writes a packed data set, a batch of molecules at a time."""
+
+    def __init__(self, file: h5py.File, places: Places, description: str) -> None:
+        attributes = places.attributes()
+        self.pictures = 0
+        self._file, self._places = file, places
+        self._images = create(file, 0, Depiction.model_validate_json(attributes.pop("depiction")))
+        file.attrs.update(attributes)
+        file.attrs["sample"] = description
+        file.attrs["splits"] = SPLITS
+        file.attrs["vocabulary"] = json.dumps(VOCABULARY)
+        text = h5py.string_dtype()
+        kinds = {"cid": np.int64, "smiles": text, "canonical": text, "split": np.uint8, "tokens": np.uint16}
+        self._columns = {
+            name: file.create_dataset(name, (0,), kind, chunks=(ROWS,), maxshape=(None,))
+            for name, kind in {**kinds, "offsets": np.int64}.items()
+        }
+        self._digest = hashlib.blake2b(digest_size=16)
+        self._rows: list[tuple[Row, NDArray[np.uint16], int]] = []
+        self._tokens = 0
+        self._append("offsets", np.zeros(1, np.int64))
+
+    def add(self, row: Row, tokens: NDArray[np.uint16], place: int) -> None:
+        """Add one molecule."""
+        self.pictures += 1
+        self._rows.append((row, tokens, place))
+        if len(self._rows) == ROWS:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left, and the digest of all pictures, CIDs, splits and tokens."""
+        self._flush()
+        self._file.attrs["digest"] = self._digest.hexdigest()
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        rows, tokens, places = zip(*self._rows, strict=True)
+        start = self.pictures - len(rows)
+        self._images.resize(self.pictures, axis=0)
+        for at, place in enumerate(places, start):
+            chunk = self._places.chunk(place)
+            self._digest.update(chunk)
+            write_chunk(self._images, at, chunk)
+        flat = np.concatenate(tokens)
+        ends = self._tokens + np.cumsum([len(numbers) for numbers in tokens], dtype=np.int64)
+        self._tokens = int(ends[-1])
+        numbers: dict[str, NDArray[Any]] = {
+            "cid": np.array([row.cid for row in rows], np.int64),
+            "split": np.array([SPLITS.index(row.split) for row in rows], np.uint8),
+            "tokens": flat,
+        }
+        for name, values in numbers.items():
+            self._append(name, values)
+            self._digest.update(values.tobytes())
+        for name in ("smiles", "canonical"):
+            self._append(name, np.array([getattr(row, name) for row in rows], object))
+        self._append("offsets", ends)
+        self._rows.clear()
+
+    def _append(self, name: str, values: NDArray[Any]) -> None:
+        column = self._columns[name]
+        column.resize(len(column) + len(values), axis=0)
+        column[-len(values) :] = values
+
+
+def _tokens(smiles: str) -> NDArray[np.uint16] | None:
+    try:
+        return encode(smiles)
+    except ValueError:
+        return None
 
 
 def _allow_open_files(count: int) -> None:
@@ -128,16 +294,6 @@ def _reasons(folder: Path | None) -> dict[int, tuple[str, str]]:
         return {}
     tables = [pd.read_csv(path, keep_default_na=False) for path in sorted(folder.glob("render-*.csv"))]
     return {int(r.cid): (str(r.reason), str(r.example)) for t in tables for r in t.itertuples()}  # type: ignore[arg-type]
-
-
-def _write_tokens(path: Path, rows: pd.DataFrame, encoded: list[np.ndarray]) -> None:
-    """One molecule a line, so that the file can be read by eye and in a streaming way."""
-    with whole(path) as part, open(part, "w", encoding="utf-8") as file:
-        file.write("[\n")
-        for number, (cid, split, numbers) in enumerate(zip(rows["cid"], rows["split"], encoded, strict=True)):
-            line = json.dumps({"cid": int(cid), "split": split, "tokens": numbers.tolist()})
-            file.write((",\n" if number else "") + line)
-        file.write("\n]\n")
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ def seconds_per_image(
     """Seconds of each picture, read one at a time, from the decoded picture in memory to the SMILES, warm."""
     times = []
     for number, at in enumerate([*members[:1].repeat(WARM_UP), *members]):
-        picture = torch.from_numpy(packed.picture(int(at))[np.newaxis].copy())
+        picture = torch.from_numpy(packed.pictures([int(at)]))
         began = time.perf_counter()
         with autocast(device):
             decoded = reader.read(picture.to(device), longest)

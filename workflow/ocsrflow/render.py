@@ -1,40 +1,56 @@
-"""Stage ``render``: draw one shard of a data set's molecules."""
+"""Stage ``render``: the pictures of one shard of a data set, drawn where the corpus does not have them yet."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import h5py
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import rdkit
 
 from .chemistry import parse
 from .cli import run
 from .files import whole
-from .images import Picture, draw, fit
-from .packed import compress, create, write_chunk
+from .guarded import Failed, guarded
+from .images import draw, fit
+from .packed import Compressor, create, write_chunk
 from .picture_folder import PictureFolder
+from .picture_store import PictureStore, shard_of, style
 from .progress import progress
 from .settings.depiction import Depiction
+from .tables import write_csv
+
+INDEX = pa.schema([("cid", pa.int64()), ("file", pa.dictionary(pa.int32(), pa.string())), ("number", pa.int32())])
+
+Molecule = tuple[int, str, str | None]  # CID, SMILES, supplied picture
 
 
 def render(
     sample: Path,
     *,
+    store: Path,
     out: Path,
     rejects: Path,
     shard: int = 0,
     shards: int = 1,
     pictures: Path | None = None,
     depiction: Depiction = Depiction(),  # noqa: B008  (immutable)
+    time_limit: float = 10.0,
 ) -> None:
-    """Draw every ``shards``-th molecule of a data set, from number ``shard`` on.
+    """Find or draw the pictures of those molecules of a data set that fall into a shard.
+
+    A molecule's shard is decided by a hash of its CID. Pictures that an earlier job has drawn of the same molecules, in
+    the same style, are not drawn again.
 
     Parameters
     ----------
     sample
         Parquet file of the stage ``sample``.
+    store
+        Folder of the corpus' pictures.
     out
-        HDF5 file for the pictures and their CIDs.
+        Parquet file that says where each picture is: cid, file (below ``store``), number (in the file).
     rejects
         CSV for the molecules without a picture: cid, reason, example.
     shard, shards
@@ -43,46 +59,106 @@ def render(
         Folder or zip of supplied pictures, to be read in place of drawing.
     depiction
         How to draw; supplied pictures are fitted to its size and palette.
+    time_limit
+        Seconds after which the drawing of one molecule is given up.
 
     Raises
     ------
     UserError
         When the supplied pictures are not there.
     """
-    rows = pd.read_parquet(sample, columns=["cid", "smiles", "file"]).iloc[shard::shards]
-    folder = PictureFolder(pictures) if pictures else None
-    cids: list[int] = []
+    molecules = _molecules(sample, shard, shards)
+    name = f"supplied-{style(depiction)}" if pictures else style(depiction)
+    shelf = PictureStore(store, name, shard, shards)
+    # Supplied pictures may have changed under the same name: they are read again.
+    found = {} if pictures else shelf.find(np.array([cid for cid, _, _ in molecules], np.int64))
+    missing = [molecule for molecule in molecules if molecule[0] not in found]
     refused: list[tuple[int, str, str]] = []
+    if missing:
+        if pictures:
+            PictureFolder(pictures)  # says what is wrong with it before any process starts
+        file = shelf.file_for(cid for cid, _, _ in missing)
+        what = f"drawing {sample.parent.name} {shard + 1}/{shards}"
+        drawn = guarded(_chunks, missing, seconds=time_limit, prepare=_prepare, arguments=(depiction, pictures))
+        results = progress(drawn, total=len(missing), what=what, unit="pictures")
+        cids = _write(store / file, depiction, zip(missing, results, strict=True), len(missing), refused)
+        found |= {cid: (file, number) for number, cid in enumerate(cids)}
+    index = [{"cid": cid, "file": place[0], "number": place[1]} for cid, place in sorted(found.items())]
+    with whole(out) as part:
+        pq.write_table(pa.Table.from_pylist(index, INDEX), part)
+    write_csv(rejects, ("cid", "reason", "example"), refused)
+    kept = len(molecules) - len(missing)
+    print(f"{sample.parent.name} {shard + 1}/{shards}: {len(missing) - len(refused)} drawn, {kept} were there already")
 
-    def drawn() -> Iterator[Picture]:
-        bar = progress(total=len(rows), what=f"drawing {out.parent.parent.name} {shard + 1}/{shards}", unit="pictures")
-        with bar:
-            for cid, smiles, name in rows.itertuples(index=False):
-                try:
-                    picture = fit(folder.read(name), depiction) if folder else _draw(smiles, depiction)
-                except ValueError as error:
-                    reason = "bad_picture" if folder else "not_drawn"
-                    refused.append((cid, reason, f"{smiles}: {error}"))
-                else:
-                    cids.append(cid)
-                    yield picture
-                bar.update()
 
-    with whole(out) as part, h5py.File(part, "w", libver="v110") as file:
-        images = create(file, len(rows), depiction)
-        for at, chunk in enumerate(compress(drawn())):
-            write_chunk(images, at, chunk)
+def _molecules(sample: Path, shard: int, shards: int) -> list[Molecule]:
+    """Those of a data set that fall into a shard."""
+    found: list[Molecule] = []
+    for batch in pq.ParquetFile(sample).iter_batches(columns=["cid", "smiles", "file"]):
+        mine = batch.filter(pa.array(shard_of(batch["cid"].to_numpy(), shards) == shard))
+        found += zip(*(column.to_pylist() for column in mine.columns), strict=True)
+    return found
+
+
+def _write(
+    path: Path,
+    depiction: Depiction,
+    results: Iterator[tuple[Molecule, bytes | ValueError | Failed]],
+    most: int,
+    refused: list[tuple[int, str, str]],
+) -> list[int]:
+    """Write the chunks into a new file of the store; the CIDs in it. What failed goes to ``refused``."""
+    cids: list[int] = []
+    with whole(path) as part, h5py.File(part, "w", libver="v110") as file:
+        images = create(file, most, depiction)
+        for (cid, smiles, name), result in results:
+            if isinstance(result, bytes):
+                write_chunk(images, len(cids), result)
+                cids.append(cid)
+            else:
+                reason = result.reason if isinstance(result, Failed) else "bad_picture" if name else "not_drawn"
+                refused.append((cid, reason, f"{smiles}: {result}"))
         images.resize(len(cids), axis=0)
         file["cid"] = np.array(cids, dtype=np.int64)
-    with whole(rejects) as part:
-        pd.DataFrame(refused, columns=["cid", "reason", "example"]).to_csv(part, index=False)
+        file.attrs["rdkit"] = rdkit.__version__
+    return cids
 
 
-def _draw(smiles: str, depiction: Depiction) -> Picture:
-    molecule = parse(smiles)
-    if molecule is None:
-        raise ValueError("RDKit cannot parse it")
-    return draw(molecule, depiction)
+class _Painter:
+    """What a process needs for its pictures."""
+
+    def __init__(self, depiction: Depiction, pictures: Path | None) -> None:
+        self.depiction = depiction
+        self.folder = PictureFolder(pictures) if pictures else None
+        self.compressor = Compressor()
+
+    def chunk(self, molecule: Molecule) -> bytes:
+        cid, smiles, name = molecule
+        if self.folder is not None:
+            return self.compressor.chunk(fit(self.folder.read(str(name)), self.depiction))
+        parsed = parse(smiles)
+        if parsed is None:
+            raise ValueError("RDKit cannot parse it")
+        return self.compressor.chunk(draw(parsed, self.depiction, cid))
+
+
+_painter: _Painter
+
+
+def _prepare(depiction: Depiction, pictures: Path | None) -> None:
+    global _painter
+    _painter = _Painter(depiction, pictures)
+
+
+def _chunks(molecules: Sequence[Molecule]) -> list[bytes | ValueError]:
+    """The chunks of some molecules, or why there is none."""
+    found: list[bytes | ValueError] = []
+    for molecule in molecules:
+        try:
+            found.append(_painter.chunk(molecule))
+        except ValueError as error:
+            found.append(error)
+    return found
 
 
 if __name__ == "__main__":

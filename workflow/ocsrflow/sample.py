@@ -1,54 +1,266 @@
 """Stage ``sample``: draw a data set's molecules and put each into a split.
 
-The draw is decided by a 64-bit hash of (seed, CID) alone, so that neither the order of the source nor the way it is
-read matters, and a draw of fewer molecules per length is contained in a draw of more.
+A draw fills slots. A uniform data set has ``per_length`` slots of every length, any other one has slots for molecules
+of whatever length; each slot takes the next usable molecule of its length, in the order of a 64-bit hash of (seed,
+CID). So neither the order of the source nor the way it is read matters, and a smaller draw is contained in a larger
+one. With ``size``, so many slots are filled, in an order of their own hash: a second random draw, as the talk has it,
+that never asks RDKit about molecules which it would not take.
 """
 
+import json
 import multiprocessing
-from collections.abc import Iterator
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from .bottom_k import Lowest, hash64
 from .chemistry import canonical, fraction
 from .cli import run
 from .errors import UserError
 from .files import whole
 from .progress import progress
-from .rejects import write_rejects
+from .tables import write_csv, write_rejects
 
-MARGIN = 1.05  # candidates per wanted molecule at first, for those that RDKit will refuse
+MARGIN, SLACK = 1.25, 1000  # candidates for each molecule wanted, for those that RDKit will refuse
+CHUNK = 256  # SMILES handed to a process at a time
+SPARES = 1000  # one spare for so many molecules, and one more: for those that cannot be drawn
+SCHEMA = pa.schema(
+    [
+        ("cid", pa.int64()),
+        ("smiles", pa.string()),
+        ("canonical", pa.string()),
+        ("length", pa.uint16()),
+        ("split", pa.string()),
+        ("file", pa.string()),
+        ("spare", pa.bool_()),
+    ]
+)
+
+# Texts of more than 2 GB in all fit into no array of Arrow's plain strings.
+FETCHED = pa.schema([("cid", pa.int64()), ("smiles", pa.large_string()), ("file", pa.large_string())])
+
+Canonical = Callable[[list[str]], Iterator[str | None]]
 
 
-def hash64(cids: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
-    """A 64-bit hash of (seed, CID): SplitMix64's finaliser over CID + SplitMix64(seed).
+class Kept:
+    """The Parquet file of the stage ``filter``, read a row group at a time."""
 
-    Source: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators", with the constants of
-    Vigna's public-domain splitmix64.c. Written out here so that no library's version can change it.
+    def __init__(self, path: Path, threads: int = 2) -> None:
+        self.path, self.threads = path, threads
+        with self._told():
+            self.file = pq.ParquetFile(path)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise UserError(
+                f"{self.path}: not a whole file of filtered molecules ({error}); remove it and run the workflow again"
+            ) from None
+
+    def columns(self, *names: str) -> Iterator[list[pa.ChunkedArray]]:
+        """Some columns of every row group; the next ones are read meanwhile."""
+        opened = threading.local()
+
+        def read(group: int) -> list[pa.ChunkedArray]:
+            if not hasattr(opened, "file"):
+                opened.file = pq.ParquetFile(self.path)  # not to be shared between threads
+            table = opened.file.read_row_group(group, columns=list(names), use_threads=False)
+            return [table[name] for name in names]
+
+        with ThreadPoolExecutor(self.threads) as pool, self._told():
+            waiting: deque[Future[list[pa.ChunkedArray]]] = deque()
+            for group in range(self.file.num_row_groups):
+                waiting.append(pool.submit(read, group))
+                if len(waiting) > self.threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def available(self, max_length: int) -> NDArray[np.int64]:
+        """Molecules of each length from 0 to ``max_length``."""
+        counts = np.zeros(max_length + 1, np.int64)
+        for (length,) in self.columns("length"):
+            counts += np.bincount(length.to_numpy(), minlength=max_length + 1)[: max_length + 1]
+        return counts
+
+    def lowest(self, limits: NDArray[np.int64], max_length: int, seed: int) -> tuple[NDArray[np.int64], pa.Table]:
+        """The first candidates: their groups, and their rows (cid, smiles, file), by group and then by hash.
+
+        ``limits`` has a number for every length, or one number for all lengths together.
+        """
+        lowest, base = Lowest(limits), 0
+        bar = progress(total=self.file.metadata.num_rows, what="looking for the lowest hashes", unit="molecules")
+        with bar:
+            for cid, length in self.columns("cid", "length"):
+                lengths = length.to_numpy()
+                short = np.flatnonzero(lengths <= max_length)
+                groups = lengths[short].astype(np.int64) if len(limits) > 1 else np.zeros(len(short), np.int64)
+                lowest.add(groups, hash64(cid.to_numpy()[short], seed), base + short)
+                base += len(lengths)
+                bar.update(len(lengths))
+        groups, rows = lowest.result()
+        return groups, self._take(rows)
+
+    def _take(self, rows: NDArray[np.int64]) -> pa.Table:
+        """Some rows, in the order asked for."""
+        order = np.argsort(rows, kind="stable")
+        wanted, base, found = rows[order], 0, [FETCHED.empty_table()]
+        for columns in self.columns(*FETCHED.names):
+            end = base + len(columns[0])
+            low, high = np.searchsorted(wanted, [base, end])
+            if high > low:
+                found.append(pa.table(columns, FETCHED.names).take(pa.array(wanted[low:high] - base)).cast(FETCHED))
+            base = end
+        back = np.empty(len(rows), np.int64)
+        back[order] = np.arange(len(rows))
+        return pa.concat_tables(found).combine_chunks().take(pa.array(back))
+
+
+@dataclass
+class Slots:
+    """The slots of a draw, in the order in which they are filled."""
+
+    groups: NDArray[np.int64]  # of every slot: a length for a uniform data set, 0 for any other
+    size: int | None  # so many filled ones are wanted; None for all of the first ``first``
+    first: int  # where spares begin for None; else the first that are likely to be enough
+
+    @property
+    def spares(self) -> int:
+        """How many more are filled where a size is wanted."""
+        return _spares(self.size) if self.size is not None else 0
+
+
+def slots(available: NDArray[np.int64], per_length: int | None, size: int | None, seed: int) -> Slots:
+    """Lay out the slots of a draw.
 
     Parameters
     ----------
-    cids
-        Shape (n,), int64.
-    seed
-        Any non-negative number below 2⁶⁴.
-
-    Returns
-    -------
-    Shape (n,), uint64.
+    available
+        Molecules of each length, from 0.
+    per_length, size, seed
+        As for :func:`sample`.
     """
-    with np.errstate(over="ignore"):
-        start = _mix(np.array([seed], dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15))
-        return _mix((cids.astype(np.uint64) + start) + np.uint64(0x9E3779B97F4A7C15))
+    if per_length is None:
+        molecules = int(available.sum())
+        zeros = np.broadcast_to(np.int64(0), molecules)  # takes no memory
+        return Slots(zeros, size, molecules if size is None else min(molecules, size + _spares(size)))
+    most = np.minimum(available, per_length)
+    groups = np.repeat(np.arange(len(most)), most)
+    rank = np.arange(len(groups)) - np.repeat(np.cumsum(most) - most, most)
+    if size is None:
+        # Round after round through the lengths, and then the spares of each.
+        spares = np.repeat(np.arange(len(most)), np.where(available > most, _spares(per_length), 0))
+        return Slots(np.concatenate([groups[np.lexsort((groups, rank))], spares]), None, len(groups))
+    # A hash of its own: that of the molecules would prefer the lengths with many candidates.
+    order = np.argsort(hash64((groups << 32) + rank, seed + (1 << 32)))
+    return Slots(groups[order], size, min(len(groups), size + _spares(size)))
 
 
-def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+def _spares(molecules: int) -> int:
+    return 1 + molecules // SPARES
+
+
+class Draw:
+    """Molecules put into slots; what RDKit refuses, and what came before in another spelling, is left out.
+
+    Several supplied pictures of one molecule are all usable.
+    """
+
+    def __init__(self, groups: NDArray[np.int64], rows: pa.Table, limits: NDArray[np.int64], ask: Canonical) -> None:
+        """``groups`` and ``rows`` are the candidates, of which at most ``limits`` of each group were fetched."""
+        numbers = np.arange(len(limits))
+        self.refused: list[tuple[str, str]] = []
+        self.refused_of: Counter[tuple[int, str]] = Counter()  # by group and reason
+        self.wanted: Counter[int] = Counter()  # slots by group, without the spares
+        self.short: set[int] = set()  # groups that need more candidates than were fetched, and may have them
+        self._rows, self._ask = rows, ask
+        self._smiles, self._supplied = rows["smiles"], rows["file"].is_valid().to_pylist()
+        self._next: list[int] = np.searchsorted(groups, numbers).tolist()
+        self._end: list[int] = np.searchsorted(groups, numbers, side="right").tolist()
+        self._limits: list[int] = limits.tolist()
+        self._first = self._next.copy()
+        self._text: dict[int, str | None] = {}  # canonical SMILES of the rows that RDKit was asked about
+        self._known: set[str] = set()
+        self._chosen: list[int] = []
+        self._drawn = 0
+
+    def fill(self, layout: Slots) -> None:
+        """Fill slots.
+
+        A slot whose group has no more molecules is passed over: where a size is wanted, another one is filled. The
+        draw is good for nothing where a group is ``short`` afterwards.
+        """
+        self._ask_ahead(np.bincount(layout.groups[: layout.first], minlength=len(self._next)))
+        size, filled = layout.size, self._chosen
+        for start in range(0, len(layout.groups), 1 << 16):
+            for number, group in enumerate(layout.groups[start : start + (1 << 16)].tolist(), start):
+                if size is not None and len(filled) >= size + layout.spares:
+                    return
+                if number < layout.first if size is None else len(filled) < size:
+                    self.wanted[group] += 1
+                    wanted = True
+                else:
+                    wanted = False
+                if not self._take(group):
+                    if self._end[group] - self._first[group] >= self._limits[group]:
+                        self.short.add(group)
+                elif wanted:
+                    self._drawn += 1
+
+    def _ask_ahead(self, counts: NDArray[np.int64]) -> None:
+        """Ask RDKit, in parallel, about what is likely to be wanted."""
+        rows: list[int] = []
+        for first, end, count in zip(self._first, self._end, counts.tolist(), strict=True):
+            rows.extend(range(first, min(end, first + count + count // 50)))
+        texts = self._smiles.take(pa.array(rows, pa.int64())).to_pylist()
+        answers = progress(self._ask(texts), total=len(rows), what="canonical SMILES", unit="molecules")
+        self._text = dict(zip(rows, answers, strict=True))
+
+    def _take(self, group: int) -> bool:
+        """Choose the next usable molecule of a group."""
+        while (at := self._next[group]) < self._end[group]:
+            self._next[group] += 1
+            if at not in self._text:
+                more = range(at, min(at + CHUNK, self._end[group]))
+                self._text.update(zip(more, map(canonical, self._smiles[at : more.stop].to_pylist()), strict=True))
+            text = self._text[at]
+            reason = None if text else "not_parsed"
+            if text in self._known and not self._supplied[at]:
+                reason = "duplicate_molecule"
+            if text and not reason:
+                self._known.add(text)
+                self._chosen.append(at)
+                return True
+            self.refused.append((str(reason), self._smiles[at].as_py()))
+            self.refused_of[group, str(reason)] += 1
+        return False
+
+    def table(self, *, validation: float, test: float, split_seed: int) -> pa.Table:
+        """The molecules in the order of their slots, with their splits."""
+        texts = [str(self._text[at]) for at in self._chosen]
+        share = np.array([fraction(text, split_seed) for text in texts])
+        split = np.where(share < test, "test", np.where(share < test + validation, "validation", "train"))
+        rows = self._rows.take(pa.array(self._chosen, pa.int64()))
+        length = pc.utf8_length(rows["smiles"])
+        spare = np.arange(len(texts)) >= self._drawn
+        columns = [rows["cid"], rows["smiles"], texts, length, split.astype(object), rows["file"], spare]
+        return pa.table([pa.array(c) if not isinstance(c, pa.ChunkedArray) else c for c in columns], SCHEMA.names).cast(
+            SCHEMA
+        )
 
 
 def sample(
@@ -68,14 +280,17 @@ def sample(
 ) -> None:
     """Draw a data set from a filtered source.
 
+    Memory grows with the data set, not with the source.
+
     Parameters
     ----------
     kept
         Parquet file of the stage ``filter``.
     out
-        Parquet file for the data set, in the order of the draw: cid, smiles, canonical, length, split, file.
+        Parquet file for the data set, in the order of the draw: cid, smiles, canonical, length, split, file, spare.
+        Spares come last; the stage ``pack`` puts them in the place of what could not be drawn.
     lengths
-        CSV for the counts by length: length, available, wanted, got.
+        CSV for the counts by length: length, available, wanted, got, why (there are fewer than asked for).
     rejects
         CSV for the molecules that were drawn but not usable: reason, count, example.
     max_length
@@ -96,104 +311,73 @@ def sample(
     Raises
     ------
     UserError
-        When a split would be empty.
+        When a split would be empty, or the source is damaged.
     """
-    ranked = _ranked(kept, max_length, seed)
-    available = ranked["length"].value_counts()
-    wanted = per_length if per_length is not None else (size or len(ranked))
-    refused: list[tuple[str, str]] = []
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        if per_length is None:
-            pool_rows = _take(ranked, wanted, pool, refused, "drawing")
-        elif ranked.empty:
-            pool_rows = ranked.assign(canonical="")
-        else:
-            pool_rows = pd.concat(
-                [
-                    _take(rows, per_length, pool, refused, f"drawing length {length}")
-                    for length, rows in ranked.groupby("length", sort=True)
-                ]
-            )
-    # The second draw has a hash of its own: the first one's would prefer the lengths with many candidates.
-    again = hash64(pool_rows["cid"].to_numpy(), seed + (1 << 32))
-    drawn = pool_rows.iloc[np.argsort(again, kind="stable")[: size or len(pool_rows)]].copy()
-    share = np.array([fraction(text, split_seed) for text in drawn["canonical"]])
-    drawn["split"] = np.where(share < test, "test", np.where(share < test + validation, "validation", "train"))
+    source = Kept(kept)
+    available = source.available(max_length)
+    layout = slots(available, per_length, size, seed)
+    counts = np.bincount(layout.groups[: layout.first], minlength=len(available) if per_length else 1)
+    with _canonical(processes) as ask:
+        limits = (counts * MARGIN + SLACK).astype(np.int64)
+        while True:
+            draw = Draw(*source.lowest(limits, max_length, seed), limits, ask)
+            draw.fill(layout)
+            if not draw.short:
+                break
+            limits[list(draw.short)] *= 4  # RDKit refused more than the margin
+    table = draw.table(validation=validation, test=test, split_seed=split_seed)
+    drawn = table.filter(pc.invert(table["spare"]))
+    splits = Counter(drawn["split"].to_pylist())
     for split in ("train", "validation", "test"):
-        if not (drawn["split"] == split).any():
+        if not splits[split]:
             raise UserError(
                 f"{out.parent.name}: no molecule in the {split} split of {len(drawn)}; "
                 "draw more molecules or give the split a larger share"
             )
-    got = drawn["length"].value_counts()
-    table = pd.DataFrame({"available": available, "got": got}).fillna(0).astype(int)
-    # Without a number per length, no length has a number of its own that is wanted.
-    table.insert(1, "wanted", np.minimum(table["available"], per_length) if per_length else "")
+    draw_of = {"max_length": max_length, "per_length": per_length, "size": size, "seed": seed}
+    shares = {"validation": validation, "test": test, "split_seed": split_seed}
+    by_length = per_length is not None and size is None
+    notes = {"sample": json.dumps(draw_of | shares), "spares": "length" if by_length else "any"}
     with whole(out) as part:
-        columns = ["cid", "smiles", "canonical", "length", "split", "file"]
-        drawn[columns].to_parquet(part, index=False, compression="zstd")
-    with whole(lengths) as part:
-        table.rename_axis("length").sort_index().to_csv(part)
-    write_rejects(rejects, refused)
+        pq.write_table(table.replace_schema_metadata(notes), part, compression="zstd")
+    got = np.bincount(drawn["length"].to_numpy(), minlength=len(available))
+    columns = ("length", "available", "wanted", "got", "why")
+    write_csv(lengths, columns, _by_length(available, draw, got, per_length, size))
+    write_rejects(rejects, draw.refused)
     if size and len(drawn) < size:
         print(f"{out.parent.name}: the source has only {len(drawn)} of the {size} molecules wanted")
-    counts = drawn["split"].value_counts()
-    print(f"{out.parent.name}: {len(drawn)} molecules, " + ", ".join(f"{n} {split}" for split, n in counts.items()))
+    print(f"{out.parent.name}: {len(drawn)} molecules, " + ", ".join(f"{n} {s}" for s, n in splits.most_common()))
 
 
-def _ranked(kept: Path, max_length: int, seed: int) -> pd.DataFrame:
-    """Every candidate, in the order of its hash: cid, smiles, file, length."""
-    parts = []
-    for batch in pq.ParquetFile(kept).iter_batches():
-        rows = batch.to_pandas()
-        rows["length"] = rows["smiles"].str.len()
-        parts.append(rows[rows["length"] <= max_length])
-    rows = pd.concat(parts, ignore_index=True)
-    order = np.argsort(hash64(rows["cid"].to_numpy(), seed), kind="stable")
-    ranked: pd.DataFrame = rows.iloc[order]
-    return ranked
+@contextmanager
+def _canonical(processes: int) -> Iterator[Canonical]:
+    """A function that makes canonical SMILES, in so many processes."""
+    if processes == 1:
+        yield lambda texts: map(canonical, texts)
+        return
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        yield lambda texts: pool.imap(canonical, texts, chunksize=CHUNK)
 
 
-def _take(
-    ranked: pd.DataFrame,
-    wanted: int,
-    pool: "multiprocessing.pool.Pool",
-    refused: list[tuple[str, str]],
-    what: str,
-) -> pd.DataFrame:
-    """The first ``wanted`` usable molecules, topped up from the next ones for those that are not.
-
-    Not usable: what RDKit cannot parse, and a molecule that came before in another spelling. Supplied pictures
-    of one molecule are all usable.
-    """
-    chosen: list[int] = []
-    texts: list[str] = []
-    known: set[str] = set()
-    smiles = ranked["smiles"].tolist()
-    supplied = ranked["file"].notna().to_numpy()
-    for at, text in enumerate(_canonical(smiles, wanted, pool, what)):
-        if text is None:
-            refused.append(("not_parsed", smiles[at]))
-        elif text in known and not supplied[at]:
-            refused.append(("duplicate_molecule", smiles[at]))
-        else:
-            known.add(text)
-            chosen.append(at)
-            texts.append(text)
-            if len(chosen) == wanted:
-                break
-    return ranked.iloc[chosen].assign(canonical=texts)
-
-
-def _canonical(smiles: list[str], wanted: int, pool: "multiprocessing.pool.Pool", what: str) -> Iterator[str | None]:
-    """Canonical SMILES, computed in parallel no further ahead than is likely to be wanted."""
-    at, ahead = 0, int(wanted * MARGIN) + 16
-    with progress(total=min(wanted, len(smiles)), what=what, unit="molecules") as bar:
-        while at < len(smiles):
-            for text in pool.imap(canonical, smiles[at : at + ahead], chunksize=256):
-                bar.update()
-                yield text
-            at, ahead = at + ahead, max(64, ahead // 10)
+def _by_length(
+    available: NDArray[np.int64], draw: Draw, got: NDArray[np.int64], per_length: int | None, size: int | None
+) -> list[tuple[object, ...]]:
+    """Rows of length, available, wanted, got, why; ``wanted`` is empty where no length has a number of its own."""
+    rows: list[tuple[object, ...]] = []
+    for length in range(1, len(available)):
+        if per_length is None:
+            if available[length]:
+                rows.append((length, available[length], "", got[length], ""))
+            continue
+        wanted = per_length if size is None else draw.wanted[length]
+        why = []
+        if available[length] < per_length:
+            why.append(f"the source has {available[length]}")
+        if got[length] < wanted:
+            reasons = sorted((reason, n) for (group, reason), n in draw.refused_of.items() if group == length)
+            why += [f"{n} {reason}" for reason, n in reasons]
+        rows.append((length, available[length], wanted, got[length], ", ".join(why)))
+    return rows
 
 
 if __name__ == "__main__":

@@ -102,6 +102,13 @@ def raw_corpus(wildcards):
     return f"{CONFIG.results}/corpus/{source.name}/CID-SMILES.gz"
 
 
+def source_size(wildcards):
+    # So that a source which was replaced by an older file of another size is seen too.
+    path = Path(raw_corpus(wildcards))
+    own = SOURCES[wildcards.source].kind in ("file", "pictures")
+    return path.stat().st_size if own and path.is_file() else None
+
+
 def source_options(source):
     options = ["--kind", source.kind]
     if source.kind == "pubchem":
@@ -128,6 +135,10 @@ def draw_options(wildcards):
 
 def supplied_pictures(source):
     return source.pictures if source.kind == "pictures" else []
+
+
+def picture_store(wildcards):
+    return f"{CONFIG.results}/corpus/{DATASETS[wildcards.dataset].source}/pictures"
 
 
 def shard_count(wildcards):

@@ -35,17 +35,20 @@ rule filter:
         "<benchmarks>/filter/{source}.tsv"
     conda:
         "../../envs/chem.yaml"
+    threads: 2
     resources:
-        mem_mb=4000,
+        mem_mb=2000,
         runtime=120,
     params:
+        source_size=source_size,
+        record=lambda wildcards: f"{CONFIG.results}/corpus/{wildcards.source}/source.json",
         max_length=lambda wildcards: SOURCES[wildcards.source].max_length,
         pictures=lambda wildcards: pictures_options(SOURCES[wildcards.source]),
     message:
         "Keep the molecules of {wildcards.source} with at most {params.max_length} characters"
     shell:
         "python -m ocsrflow.filter {input.corpus:q} --max-length {params.max_length} {params.pictures:q} "
-        "--kept {output.kept:q} --lengths {output.lengths:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
+        "--threads {threads} --record {params.record:q} --kept {output.kept:q} --lengths {output.lengths:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
 
 
 rule sample:
@@ -64,7 +67,7 @@ rule sample:
         "../../envs/chem.yaml"
     threads: 8
     resources:
-        mem_mb=32000,
+        mem_mb=8000,
         runtime=240,
     params:
         draw=draw_options,

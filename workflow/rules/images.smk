@@ -1,4 +1,7 @@
-# Pictures: render (scattered over shards) → pack.
+# Pictures: render (scattered over shards) → pack → browse.
+#
+# The pictures themselves belong to the corpus: render draws what is missing into files below <results>/corpus, which
+# are no outputs of a rule since any data set may have made them, and writes down where each of its pictures is.
 
 
 rule render:
@@ -7,7 +10,7 @@ rule render:
         pictures=lambda wildcards: supplied_pictures(SOURCES[DATASETS[wildcards.dataset].source]),
         code=modules("render"),
     output:
-        shard="<results>/datasets/{dataset}/shards/{shard}.h5",
+        index="<results>/datasets/{dataset}/shards/{shard}.parquet",
         rejects="<results>/datasets/{dataset}/rejects/render-{shard}.csv",
     log:
         "<logs>/render/{dataset}-{shard}.log",
@@ -20,21 +23,23 @@ rule render:
         runtime=60,
     params:
         shards=shard_count,
+        store=picture_store,
         depiction=CONFIG.depiction.model_dump_json(),
+        time_limit=CONFIG.rendering.time_limit,
         pictures=lambda wildcards, input: ["--pictures", input.pictures] if input.get("pictures") else [],
     message:
         "Draw shard {wildcards.shard} of {params.shards} of data set {wildcards.dataset}"
     shell:
         "python -m ocsrflow.render {input.sample:q} --shard {wildcards.shard} --shards {params.shards} "
-        "--depiction {params.depiction:q} {params.pictures:q} --out {output.shard:q} "
-        "--rejects {output.rejects:q} 2>&1 | tee {log:q}"
+        "--store {params.store:q} --depiction {params.depiction:q} --time-limit {params.time_limit} "
+        "{params.pictures:q} --out {output.index:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
 
 
 rule pack:
     input:
         sample="<results>/datasets/{dataset}/sample.parquet",
         shards=lambda wildcards: [
-            f"{CONFIG.results}/datasets/{wildcards.dataset}/shards/{shard}.h5"
+            f"{CONFIG.results}/datasets/{wildcards.dataset}/shards/{shard}.parquet"
             for shard in range(shard_count(wildcards))
         ],
         code=modules("pack"),
@@ -50,16 +55,51 @@ rule pack:
     conda:
         "../../envs/chem.yaml"
     resources:
-        mem_mb=16000,
+        mem_mb=4000,
         runtime=120,
     params:
         # One path and a count: the paths of thousands of shards would not fit on a command line.
         folder=lambda wildcards: f"{CONFIG.results}/datasets/{wildcards.dataset}/shards",
+        store=picture_store,
         rejects=lambda wildcards: f"{CONFIG.results}/datasets/{wildcards.dataset}/rejects",
         shards=shard_count,
     message:
         "Pack the pictures and tokens of data set {wildcards.dataset}"
     shell:
-        "python -m ocsrflow.pack {input.sample:q} {params.folder:q} --shards {params.shards} "
+        "python -m ocsrflow.pack {input.sample:q} {params.folder:q} --store {params.store:q} --shards {params.shards} "
         "--render-rejects {params.rejects:q} --out {output.images:q} --tokens {output.tokens:q} "
         "--vocabulary {output.vocabulary:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
+
+
+rule browse:
+    input:
+        data=lambda wildcards: f"{CONFIG.results}/datasets/{wildcards.dataset}/images.h5",
+        others=of_each("datasets/{dataset}/images.h5", dataset=DATASETS),
+        lengths=lambda wildcards: f"{CONFIG.results}/datasets/{wildcards.dataset}/lengths.csv",
+        rejects=lambda wildcards: [
+            f"{CONFIG.results}/corpus/{DATASETS[wildcards.dataset].source}/rejects.csv",
+            f"{CONFIG.results}/datasets/{wildcards.dataset}/rejects/sample.csv",
+            f"{CONFIG.results}/datasets/{wildcards.dataset}/rejects/pack.csv",
+        ],
+        code=modules("browse"),
+        template=os.path.relpath(PACKAGE_HOME / "ocsrflow" / "templates" / "browse.html"),
+    output:
+        report(
+            "<results>/report/data/{dataset}.html",
+            caption="../report/browse.rst",
+            category="Data",
+        ),
+    log:
+        "<logs>/browse/{dataset}.log",
+    benchmark:
+        "<benchmarks>/browse/{dataset}.tsv"
+    conda:
+        "../../envs/report.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    message:
+        "Show what is in data set {wildcards.dataset}"
+    shell:
+        "python -m ocsrflow.browse {input.data:q} --others {input.others:q} --lengths {input.lengths:q} "
+        "--rejects {input.rejects:q} --out {output:q} 2>&1 | tee {log:q}"

@@ -1,22 +1,70 @@
 """How a molecule is drawn."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from .base import Settings
 
+Number = TypeVar("Number", int, float)
+
+
+def _ordered(value: Any) -> Any:
+    if isinstance(value, tuple) and value[0] > value[1]:
+        raise ValueError(f"the lower end of the range comes first: {value[0]} is above {value[1]}")
+    return value
+
+
+def _form(value: Any) -> str:
+    # Told apart by its form, a wrong value gets one message: that of what it was meant to be.
+    return "range" if isinstance(value, list | tuple) else "number"
+
+
+# One value for all molecules, or the two ends of a range of which each molecule has its own value.
+OneOrRange = Annotated[
+    Annotated[Number, Tag("number")] | Annotated[tuple[Number, Number], Tag("range")],
+    Discriminator(_form),
+    AfterValidator(_ordered),
+]
+LineWidth = Annotated[float, Field(ge=0.1, le=20)]
+FontSize = Annotated[int, Field(ge=4, le=100)]
+Degrees = Annotated[float, Field(ge=-360, le=360)]
+Padding = Annotated[float, Field(ge=0, le=0.4)]
+
 
 class Depiction(Settings):
-    """Options of the drawing; the defaults are those of RDKit's ``Draw.MolToImage`` at 300 × 300 pixels."""
+    """Options of the drawing; the defaults are those of RDKit's ``Draw.MolToImage`` at 300 × 300 pixels.
+
+    Where an option is a range, [low, high], each molecule has its own value, uniform in the range: it follows from
+    ``seed``, the molecule's CID and the option's name, so that a molecule has the same picture on every machine.
+    """
 
     size: int = Field(300, ge=32, le=2048, description="Width and height of a picture, in pixels.")
     palette: Literal["colour", "black_and_white"] = Field(
         "colour",
-        description="RDKit's default atom colours (three channels, RGB), or black on white (one channel).",
+        description="RDKit's default atom colours (three channels), or black on white (one channel).",
     )
-    line_width: float = Field(2.0, gt=0, description="Bond line width, in pixels.")
+    channel_order: Literal["rgb", "bgr"] = Field(
+        "rgb",
+        description="Order of the three channels of drawn colour pictures: bgr swaps red and blue, as in the "
+        "pictures of the contest. Supplied pictures stay as they are.",
+    )
+    line_width: OneOrRange[LineWidth] = Field(2.0, description="Bond line width, in pixels: a number or [low, high].")
+    font_size: OneOrRange[FontSize] | None = Field(
+        None,
+        description="Size of the atom labels, in whole pixels: a number or [low, high]; null: RDKit chooses it by the "
+        "scale of the drawing.",
+    )
+    rotation: OneOrRange[Degrees] = Field(
+        0.0, description="Degrees by which the molecule is turned clockwise: a number or [low, high]."
+    )
     kekulize: bool = Field(True, description="Draw aromatic rings with alternating double bonds.")
+    stereo_labels: bool = Field(False, description="Write (R), (S), (E), (Z) at stereocentres and double bonds.")
+    padding: OneOrRange[Padding] = Field(
+        0.05,
+        description="White space on each side, as a fraction of the picture's size: a number or [low, high].",
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the values taken from ranges.")
 
     @property
     def channels(self) -> int:
