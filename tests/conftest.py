@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from ocsrflow.download import download
 from ocsrflow.filter import filter_corpus
 from ocsrflow.pack import pack
@@ -15,6 +16,9 @@ from ocsrflow.sample import sample
 from ocsrflow.settings.depiction import Depiction
 
 REPOSITORY = Path(__file__).parent.parent
+
+settings.register_profile("ocsrflow", deadline=None)  # what takes long once need not be slow: machines are noisy
+settings.load_profile("ocsrflow")
 
 
 @pytest.fixture(scope="session")

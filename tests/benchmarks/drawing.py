@@ -80,14 +80,18 @@ def drawn(depiction: Depiction) -> Callable[[str], bytes]:
 def with_decoder(decode: Callable[[bytes], Picture]) -> Callable[[str], bytes]:
     """``draw`` with another decoder in place of Pillow's."""
 
+    def whole(part: Picture, depiction: Depiction) -> Picture:
+        picture = np.full((depiction.channels, SIZE, SIZE), 255, np.uint8).transpose(1, 2, 0)
+        picture[: part.shape[0], : part.shape[1]] = part
+        return picture
+
     def route(smiles: str) -> bytes:
-        kept = images._decode, images.to_array
-        images._decode = lambda png: png
-        images.to_array = lambda data, depiction: decode(data)
+        kept = images._decode, images._whole
+        images._decode, images._whole = decode, whole
         try:
             return frame(draw(Chem.MolFromSmiles(smiles), DEFAULT))
         finally:
-            images._decode, images.to_array = kept
+            images._decode, images._whole = kept
 
     return route
 

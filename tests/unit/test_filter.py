@@ -1,13 +1,19 @@
 """The stage filter: what is kept, what is counted and why, and what stops it."""
 
+import gzip
+import random
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import gzipped
+from hypothesis import given
+from hypothesis import strategies as st
 from ocsrflow.errors import UserError
-from ocsrflow.filter import filter_corpus
+from ocsrflow.filter import Seen, filter_corpus
 from PIL import Image
+from test_sample import draw
 
 
 def run_filter(source: Path, folder: Path, **options: object) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -62,20 +68,63 @@ def test_bad_lines_are_counted_by_reason_and_the_others_kept(tmp_path: Path, suf
     assert dict(lengths.to_numpy().tolist()) == {3: 2, 8: 1, 10_000: 1}
 
 
+def test_broken_lines_among_a_million_good_ones_change_nothing(tmp_path: Path) -> None:
+    generator = random.Random(0)
+    letters = [a + b + c + d for a in "CNOS" for b in "CNOS" for c in "CNOS" for d in "CNOS"]
+    # A molecule each: a chain of atoms that spells the number.
+    chains = (letters[n & 255] + letters[n >> 8 & 255] + letters[n >> 16] + "C" * (n % 8) + "F" for n in range(10**6))
+    good = [f"{3 * n + 1}\t{chain}".encode() for n, chain in enumerate(chains)]
+    bad = [line for line, _ in BAD if not line.startswith((b"1\t", b"1" * 9))]
+    bad += [b"7\tC\tN", b"\t", b"\0\1\2", b"8\tC\x7f"]
+    spoiled = good.copy()
+    for _ in range(10_000):
+        spoiled[generator.randrange(1, len(good))] += b"\n" + generator.choice(bad)
+    results = []
+    for name, rows in (("good", good), ("spoiled", spoiled)):
+        (tmp_path / name).mkdir()
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(b"\n".join(rows), 1))
+        kept, _, rejects = run_filter(tmp_path / f"{name}.gz", tmp_path / name)
+        draw(tmp_path / name / "kept.parquet", tmp_path / f"{name}-sample", per_length=30, seed=4)
+        results.append((kept, (tmp_path / f"{name}-sample" / "sample.parquet").read_bytes()))
+    assert rejects.set_index("reason")["count"].drop(["too_long"]).sum() > 9000
+    pd.testing.assert_frame_equal(results[0][0], results[1][0])
+    assert results[0][1] == results[1][1]
+
+
+def test_a_changed_source_is_told_the_next_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "corpus"
+    told = []
+    for text in ("1\tCC\n", "1\tCC\n", "1\tCC\n2\tCN\n"):
+        source.write_text(text)
+        run_filter(source, tmp_path, record=tmp_path / "source.json")
+        told.append("the source has changed" in capsys.readouterr().out)
+    assert told == [False, False, True]
+
+
 def test_a_duplicate_cid_is_found_across_the_sizes_of_its_table(tmp_path: Path) -> None:
-    cids = [1, 70_000_000, 2**31 - 1, 2**31, 2**40]
+    cids = [1, 70_000_000, 2**31 - 1, 2**31, 2**32 + 1, 2**40, 2**63 - 1]
     source = tmp_path / "corpus"
     source.write_text("".join(f"{cid}\tC\n" for cid in cids * 2))
     kept, _, rejects = run_filter(source, tmp_path)
     assert kept["cid"].tolist() == cids
-    assert rejects["count"].tolist() == [5]
+    assert rejects["count"].tolist() == [7]
+
+
+@given(st.lists(st.lists(st.sampled_from([0, 1, 9, 999, 1000, 1001, 2**33, 2**62]), max_size=9), max_size=12))
+def test_what_was_seen_is_what_a_set_would_hold(blocks: list[list[int]]) -> None:
+    seen, expected = Seen(), set[int]()
+    seen.bitmap = 1000
+    for block in blocks:
+        new = [cid not in expected and cid not in block[:n] for n, cid in enumerate(block)]
+        assert seen.add(np.array(block, np.int64)).tolist() == new
+        expected.update(block)
 
 
 @pytest.mark.parametrize("spoil", [lambda data: data[:-20], lambda data: data[:5000] + b"\0" * 9 + data[5009:]])
 def test_a_damaged_gzip_is_one_line_and_leaves_nothing(tmp_path: Path, spoil) -> None:
     source = tmp_path / "corpus.gz"
     source.write_bytes(spoil(gzipped("".join(f"{i}\t{'C' * (i % 19 + 1)}O{i % 7}\n" for i in range(20000)))))
-    with pytest.raises(UserError, match="damaged or cut off"):
+    with pytest.raises(UserError, match="damaged or cut off, or something else"):
         run_filter(source, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.gz"]
 

@@ -91,8 +91,8 @@ def test_a_drawing_that_is_not_where_it_was_foretold_is_drawn_whole(monkeypatch:
 
 def test_most_of_a_wide_pictures_white_is_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
-    pixels = images._pixels
-    monkeypatch.setattr(images, "_pixels", lambda *given: drawn.append(given[-1]) or pixels(*given))
+    image = images._image
+    monkeypatch.setattr(images, "_image", lambda *given: drawn.append(given[-1]) or image(*given))
     draw(of("CCCCCCCCCCCCCCCCCC(=O)O"), Depiction())
     [window] = drawn
     assert window.height < 200

@@ -5,7 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from ocsrflow.bottom_k import hash64
+from hypothesis import given
+from hypothesis import strategies as st
+from ocsrflow.bottom_k import Lowest, hash64
+from ocsrflow.chemistry import canonical
 from ocsrflow.errors import UserError
 from ocsrflow.sample import sample
 
@@ -49,6 +52,106 @@ def test_the_hash_is_what_its_documentation_says() -> None:
         assert hash64(cids, seed).tolist() == expected
     # Anything else would change every data set.
     assert hash64(cids[:1], 0).tolist() == [12035550249420947055]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2**64 - 1)), max_size=200, unique_by=lambda row: row[1]),
+    st.lists(st.integers(0, 9), min_size=4, max_size=4),
+    st.integers(1, 50),
+)
+def test_the_lowest_of_each_group_are_those_that_sorting_gives(
+    rows: list[tuple[int, int]], limits: list[int], step: int
+) -> None:
+    lowest = Lowest(np.array(limits))
+    lowest.HELD = 5
+    for at in range(0, len(rows), step):
+        part = rows[at : at + step]
+        groups, hashes = np.array([g for g, _ in part]), np.array([h for _, h in part], np.uint64)
+        lowest.add(groups, hashes, np.arange(at, at + len(part)))
+    expected = []
+    for group, limit in enumerate(limits):
+        of_group = sorted((value, n) for n, (g, value) in enumerate(rows) if g == group)
+        expected += [(group, n) for _, n in of_group[:limit]]
+    assert list(zip(*(array.tolist() for array in lowest.result()), strict=True)) == expected
+
+
+def plainly(kept: Path, max_length: int, per_length: int | None, size: int | None, seed: int) -> list[int]:
+    """The CIDs of a draw, as the module's description says it."""
+    rows = pd.read_parquet(kept)
+    rows = rows[rows["length"] <= max_length]
+    rows["hash"] = [splitmix64((cid + splitmix64(seed)) % 2**64) for cid in rows["cid"].tolist()]
+    rows["group"] = rows["length"] if per_length else 0
+    queues = {
+        group: list(part.sort_values("hash")[["cid", "smiles"]].itertuples(index=False))
+        for group, part in rows.groupby("group")
+    }
+    if per_length is None:
+        order = [0] * len(rows)
+    else:
+        slots = [(rank, group) for group, queue in queues.items() for rank in range(min(per_length, len(queue)))]
+        if size is not None:
+            first = splitmix64(seed + 2**32)
+            slots.sort(key=lambda slot: splitmix64(((slot[1] << 32) + slot[0] + first) % 2**64))
+        else:
+            slots.sort()
+        order = [group for _, group in slots]
+    chosen, known = [], set()
+    for group in order:
+        while queues[group] and (size is None or len(chosen) < size):
+            cid, smiles = queues[group].pop(0)
+            text = canonical(smiles)
+            if text and text not in known:
+                known.add(text)
+                chosen.append(cid)
+                break
+    return chosen
+
+
+@pytest.mark.parametrize(
+    ("per_length", "size"), [(None, None), (None, 150), (7, None), (7, 60), (40, 5000), (None, 10**6)]
+)
+def test_a_draw_is_what_its_description_says(
+    kept: Path, tmp_path: Path, per_length: int | None, size: int | None
+) -> None:
+    rows = draw(kept, tmp_path, max_length=18, per_length=per_length, size=size, seed=9)
+    assert rows["cid"].tolist() == plainly(kept, 18, per_length, size, 9)
+
+
+def test_a_group_that_RDKit_refuses_is_topped_up_beyond_what_was_fetched(tmp_path: Path) -> None:
+    smiles = ["C(CCCCC"] * 4000 + [f"C{a}C{b}C{c}F" for a in "NOS" for b in "NOS" for c in "NOS"]
+    cids = np.argsort(np.argsort(hash64(np.arange(len(smiles)), 0)))  # the good ones anywhere
+    order = np.argsort(hash64(np.arange(len(smiles)), 0))
+    spread = np.empty(len(smiles), object)
+    spread[order] = smiles  # the good ones last
+    write_kept(tmp_path / "kept.parquet", np.arange(len(smiles)), list(spread))
+    assert len(cids) == len(smiles)
+    rows = draw(tmp_path / "kept.parquet", tmp_path, per_length=20, validation=0.3, test=0.3)
+    assert len(rows) == 20
+    rejects = pd.read_csv(tmp_path / "rejects.csv")
+    assert rejects["count"].tolist() == [4000]
+
+
+def test_spares_follow_the_sample(kept: Path, tmp_path: Path) -> None:
+    for name, options, spares in (("a", {"size": 1100}, 2), ("b", {"per_length": 5}, None), ("c", {}, 0)):
+        rows = draw(kept, tmp_path / name, **options)
+        whole = pd.read_parquet(tmp_path / name / "sample.parquet")
+        extra = whole[whole["spare"]]
+        assert not set(extra["cid"]) & set(rows["cid"])
+        assert not set(extra["canonical"]) & set(rows["canonical"])
+        if spares is not None:
+            assert len(extra) == spares
+        else:  # one of each length that has one
+            assert extra["length"].value_counts().max() == 1
+            assert len(extra) > 8
+
+
+def test_a_damaged_file_of_molecules_is_told(kept: Path, tmp_path: Path) -> None:
+    data = bytearray(kept.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 50] = bytes(50)
+    for name, spoiled in (("cut", data[:-100]), ("flipped", data)):
+        (tmp_path / name).write_bytes(bytes(spoiled))
+        with pytest.raises(UserError, match="not a whole file of filtered molecules"):
+            draw(tmp_path / name, tmp_path / f"{name}-out", size=200)
 
 
 def test_order_and_row_groups_of_the_source_do_not_matter(kept: Path, tmp_path: Path) -> None:

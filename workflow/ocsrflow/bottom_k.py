@@ -36,6 +36,8 @@ def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
 class Lowest:
     """The rows with the lowest hashes, so many of each group, from batches in any order and of any size."""
 
+    HELD = 1 << 19  # rows held beside those that are kept, before they are sorted out
+
     def __init__(self, limits: NDArray[np.int64]) -> None:
         """``limits``: how many of each group, numbered from 0."""
         self.limits = limits
@@ -47,7 +49,7 @@ class Lowest:
         """Look at some more rows; all three arrays have shape (n,)."""
         below = np.flatnonzero(hashes <= self._bound[groups])
         self._parts.append((groups[below], hashes[below], rows[below]))
-        if sum(len(part[0]) for part in self._parts) > 2 * len(self._kept[0]) + (1 << 19):
+        if sum(len(part[0]) for part in self._parts) > 2 * len(self._kept[0]) + self.HELD:
             self._shrink()
 
     def _shrink(self) -> None:

@@ -65,6 +65,7 @@ class Seen:
     """The CIDs met so far: a bitmap below 2³¹, above it sorted runs of eight bytes a CID."""
 
     def __init__(self) -> None:
+        self.bitmap = BITMAP
         self.bits = np.zeros(1 << 16, np.uint8)
         self.runs: list[NDArray[np.int64]] = []  # each more than twice as long as the next
 
@@ -74,7 +75,7 @@ class Seen:
         if (cids[1:] <= cids[:-1]).any():
             new[:] = False
             new[np.unique(cids, return_index=True)[1]] = True
-        small = cids < BITMAP
+        small = cids < self.bitmap
         if small.all():
             return new & self._add_small(cids)
         new[small] &= self._add_small(cids[small])

@@ -61,18 +61,12 @@ def draw(molecule: Chem.Mol, depiction: Depiction, key: int = 0) -> Picture:
         )
         prepared = _prepare(molecule, depiction.kekulize)
         window = _window(prepared, options, size)
-        picture = _pixels(prepared, options, depiction, window)
-        if _near_an_inner_edge(picture, window, size):
-            window = Window(size, size)
-            picture = _pixels(prepared, options, depiction, window)
+        picture = _whole(_image(prepared, options, size, window), depiction)
+        if _near_an_inner_edge(picture, window):
+            picture = _whole(_image(prepared, options, size, Window(size, size)), depiction)
     except Exception as error:  # noqa: BLE001  (RDKit raises C++ exceptions of several kinds)
         raise ValueError(f"RDKit cannot draw it: {error}") from None
-    if depiction.channel_order == "bgr":
-        picture = picture[..., ::-1]
-    # In memory channel after channel, as the pictures are stored.
-    whole = np.full((depiction.channels, size, size), 255, np.uint8).transpose(1, 2, 0)
-    whole[: window.height, : window.width] = picture
-    return whole
+    return picture
 
 
 def _value(depiction: Depiction, name: str, key: int) -> Any:
@@ -136,10 +130,11 @@ def _window(prepared: Chem.Mol, options: rdMolDraw2D.MolDrawOptions, size: int) 
     width, height, letters = _extent(prepared, options, size, -1)
     if height > size:
         width, height, letters = _extent(prepared, options, -1, size)
-    # Letters that do not grow with the drawing, for their size is fixed or at RDKit's limits, can reach out of the
-    # extent. One that reached out of the window too would show at its edge: no gap in a label is half its height.
-    growing = options.fixedFontSize < 0 and options.minFontSize + 1 < letters < options.maxFontSize - 2
-    loose = 0 if growing else math.ceil(letters)
+    # Letters that do not grow with the drawing, for their size is fixed or at RDKit's limits, and stereo labels can
+    # reach out of the extent. One that reached out of the window too would show at its edge: no gap in a label is
+    # half its height.
+    growing = options.minFontSize + 1 < letters < options.maxFontSize - 2 and options.fixedFontSize < 0
+    loose = 0 if growing and not options.addStereoAnnotation else math.ceil(letters)
     # The extent is a whole number of pixels, has the padding, and has but the middle of the lines.
     inner, margin = 1 - 2 * options.padding, math.ceil(3 + options.bondLineWidth / 2) + loose
     width, height = (min(size, math.ceil((size + side * inner) / 2) + margin) for side in (width, height))
@@ -159,14 +154,14 @@ def _measuring_drawer(width: int, height: int) -> rdMolDraw2D.MolDraw2DCairo:
     return rdMolDraw2D.MolDraw2DCairo(width, height)
 
 
-def _pixels(prepared: Chem.Mol, options: rdMolDraw2D.MolDrawOptions, depiction: Depiction, window: Window) -> Picture:
-    """The pixels of one part of the picture, (height, width, channels)."""
+def _image(prepared: Chem.Mol, options: rdMolDraw2D.MolDrawOptions, size: int, window: Window) -> Image.Image:
+    """The window's part of the picture."""
     # The panel, here the whole picture, decides scale and place of the drawing; the canvas cuts it off.
-    drawer = rdMolDraw2D.MolDraw2DCairo(window.width, window.height, depiction.size, depiction.size)
+    drawer = rdMolDraw2D.MolDraw2DCairo(window.width, window.height, size, size)
     drawer.SetDrawOptions(options)
     drawer.DrawMolecule(prepared)
     drawer.FinishDrawing()
-    return to_array(_decode(drawer.GetDrawingText()), depiction)
+    return _decode(drawer.GetDrawingText())
 
 
 def _decode(png: bytes) -> Image.Image:
@@ -186,18 +181,25 @@ def _decode(png: bytes) -> Image.Image:
     return Image.frombytes("RGB", (width, height), b"".join(rows), "zip", "RGB")
 
 
-def _near_an_inner_edge(picture: Picture, window: Window, size: int) -> bool:
+def _whole(image: Image.Image, depiction: Depiction) -> Picture:
+    """The whole picture of which an image is the upper left part, all else being white."""
+    if depiction.channels == 1:
+        image = image.convert("L")
+    bands = ("L",) if depiction.channels == 1 else tuple(depiction.channel_order.upper())
+    # In memory channel after channel, as the pictures are stored.
+    whole = np.full((len(bands), depiction.size, depiction.size), 255, np.uint8)
+    for band, channel in zip(bands, whole, strict=True):
+        values = np.frombuffer(image.tobytes("raw", band), np.uint8)
+        channel[: image.height, : image.width] = values.reshape(image.height, image.width)
+    return whole.transpose(1, 2, 0)
+
+
+def _near_an_inner_edge(picture: Picture, window: Window) -> bool:
     """Whether anything is drawn close to an edge of the window that is not one of the whole picture as well."""
-    clear = window.clear
-    edges = [picture[:, -clear:]] * (window.width < size) + [picture[-clear:]] * (window.height < size)
+    (size, _, _), (width, height, clear) = picture.shape, window
+    edges = [picture[:height, width - clear : width]] * (width < size)
+    edges += [picture[height - clear : height, :width]] * (height < size)
     return any(edge.tobytes().strip(b"\xff") for edge in edges)  # much faster than the minimum of a narrow strip
-
-
-def to_array(image: Image.Image, depiction: Depiction) -> Picture:
-    """A PIL image as an array, (height, width, channels) uint8."""
-    mode = "RGB" if depiction.channels == 3 else "L"
-    data = (image if image.mode == mode else image.convert(mode)).tobytes()
-    return np.frombuffer(data, np.uint8).reshape(image.height, image.width, depiction.channels)
 
 
 def fit(image: Image.Image, depiction: Depiction) -> Picture:
@@ -208,4 +210,5 @@ def fit(image: Image.Image, depiction: Depiction) -> Picture:
     size = (depiction.size, depiction.size)
     if white.size != size:
         white = ImageOps.pad(white, size, Image.Resampling.LANCZOS, color="white")
-    return to_array(white, depiction)
+    array = np.asarray(white.convert("RGB" if depiction.channels == 3 else "L"))
+    return array.reshape(*size, depiction.channels)
