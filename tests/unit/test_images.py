@@ -91,8 +91,8 @@ def test_a_drawing_that_is_not_where_it_was_foretold_is_drawn_whole(monkeypatch:
 
 def test_most_of_a_wide_pictures_white_is_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
-    image = images._image
-    monkeypatch.setattr(images, "_image", lambda *given: drawn.append(given[-1]) or image(*given))
+    pixels = images._pixels
+    monkeypatch.setattr(images, "_pixels", lambda *given: drawn.append(given[-1]) or pixels(*given))
     draw(of("CCCCCCCCCCCCCCCCCC(=O)O"), Depiction())
     [window] = drawn
     assert window.height < 200
@@ -267,8 +267,8 @@ def test_a_wrong_option_is_told_in_one_message(options: dict[str, object], messa
 
 def test_no_text_is_in_the_png_that_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    decode = images._decode
-    monkeypatch.setattr(images, "_decode", lambda png: seen.append(png) or decode(png))
+    load = images.pyspng.load
+    monkeypatch.setattr(images.pyspng, "load", lambda png: seen.append(png) or load(png))
     draw(of(EXAMPLE), Depiction())
     [png] = seen
     assert Image.open(io.BytesIO(png)).info == {}

@@ -1,6 +1,7 @@
 """The command line of a stage: its typed function, with errors as one clear line."""
 
 import errno
+import gc
 import os
 import signal
 import sys
@@ -63,7 +64,9 @@ def run(stage: Callable[..., Any]) -> NoReturn:
             raise
         print(f"{name}: error: {line}", file=sys.stderr, flush=True)
         sys.stdout.flush()
-        os._exit(1)  # HDF5 cannot close a file on a full disk, and would crash on Python's way out
+        # HDF5 cannot close a file on a full disk, and would crash on Python's way out; all else is let go here.
+        gc.collect()
+        os._exit(1)
     sys.exit(0)
 
 

@@ -2,7 +2,7 @@
 
 import multiprocessing
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -30,7 +30,7 @@ def guarded(
     seconds: float,
     prepare: Callable[..., None],
     arguments: tuple[Any, ...] = (),
-) -> Iterator[Result | Failed]:
+) -> Generator[Result | Failed]:
     """The results of all items, in order.
 
     Chunks are tried first; the items of one that fails are tried again one by one, so that only what hangs or

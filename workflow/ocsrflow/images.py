@@ -1,15 +1,13 @@
 """Pictures of molecules as arrays: drawn by RDKit, or fitted from any picture."""
 
 import functools
-import io
 import math
-import struct
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyspng
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from PIL.PngImagePlugin import PngImageFile
 from rdkit import Chem
 from rdkit.Chem import Draw
 from rdkit.Chem.Draw import rdMolDraw2D
@@ -61,9 +59,9 @@ def draw(molecule: Chem.Mol, depiction: Depiction, key: int = 0) -> Picture:
         )
         prepared = _prepare(molecule, depiction.kekulize)
         window = _window(prepared, options, size)
-        picture = _whole(_image(prepared, options, size, window), depiction)
+        picture = _whole(_pixels(prepared, options, size, window), depiction)
         if _near_an_inner_edge(picture, window):
-            picture = _whole(_image(prepared, options, size, Window(size, size)), depiction)
+            picture = _whole(_pixels(prepared, options, size, Window(size, size)), depiction)
     except Exception as error:  # noqa: BLE001  (RDKit raises C++ exceptions of several kinds)
         raise ValueError(f"RDKit cannot draw it: {error}") from None
     return picture
@@ -154,43 +152,26 @@ def _measuring_drawer(width: int, height: int) -> rdMolDraw2D.MolDraw2DCairo:
     return rdMolDraw2D.MolDraw2DCairo(width, height)
 
 
-def _image(prepared: Chem.Mol, options: rdMolDraw2D.MolDrawOptions, size: int, window: Window) -> Image.Image:
-    """The window's part of the picture."""
+def _pixels(prepared: Chem.Mol, options: rdMolDraw2D.MolDrawOptions, size: int, window: Window) -> NDArray[np.uint8]:
+    """The window's part of the picture, (height, width, 3)."""
     # The panel, here the whole picture, decides scale and place of the drawing; the canvas cuts it off.
     drawer = rdMolDraw2D.MolDraw2DCairo(window.width, window.height, size, size)
     drawer.SetDrawOptions(options)
     drawer.DrawMolecule(prepared)
     drawer.FinishDrawing()
-    return _decode(drawer.GetDrawingText())
+    pixels: NDArray[np.uint8] = pyspng.load(drawer.GetDrawingText())  # twice as fast as Pillow
+    return pixels[:, :, :3]
 
 
-def _decode(png: bytes) -> Image.Image:
-    """The image of a PNG that Cairo wrote: Pillow's decoder without its PNG reader, which takes a quarter of the time.
-
-    Cairo writes an opaque canvas as 8-bit RGB, not interlaced: its rows, filtered and deflated, are in the IDAT chunks.
-    """
-    width, height, form = struct.unpack_from(">II5s", png, 16)
-    if form != b"\x08\x02\x00\x00\x00":
-        return PngImageFile(io.BytesIO(png))
-    rows, at = [], 33
-    while at < len(png):
-        (length,) = struct.unpack_from(">I", png, at)
-        if png[at + 4 : at + 8] == b"IDAT":
-            rows.append(png[at + 8 : at + 8 + length])
-        at += 12 + length
-    return Image.frombytes("RGB", (width, height), b"".join(rows), "zip", "RGB")
-
-
-def _whole(image: Image.Image, depiction: Depiction) -> Picture:
-    """The whole picture of which an image is the upper left part, all else being white."""
-    if depiction.channels == 1:
-        image = image.convert("L")
-    bands = ("L",) if depiction.channels == 1 else tuple(depiction.channel_order.upper())
+def _whole(pixels: NDArray[np.uint8], depiction: Depiction) -> Picture:
+    """The whole picture of which some pixels are the upper left part, all else being white."""
+    height, width, _ = pixels.shape
     # In memory channel after channel, as the pictures are stored.
-    whole = np.full((len(bands), depiction.size, depiction.size), 255, np.uint8)
-    for band, channel in zip(bands, whole, strict=True):
-        values = np.frombuffer(image.tobytes("raw", band), np.uint8)
-        channel[: image.height, : image.width] = values.reshape(image.height, image.width)
+    whole = np.full((depiction.channels, depiction.size, depiction.size), 255, np.uint8)
+    if depiction.channels == 1:
+        whole[0, :height, :width] = np.asarray(Image.fromarray(pixels).convert("L"))
+    else:
+        whole[:, :height, :width] = pixels.transpose(2, 0, 1)[:: -1 if depiction.channel_order == "bgr" else 1]
     return whole.transpose(1, 2, 0)
 
 

@@ -66,7 +66,8 @@ def fletcher32(data: bytes | memoryview) -> int:
     words = np.frombuffer(data[:even], ">u2").astype(np.int64)
     if len(data) > even:
         words = np.append(words, data[even] << 8)
-    weights = DESCENDING[-len(words) :] if len(words) <= len(DESCENDING) else np.arange(len(words), 0, -1)
+    count = len(words)
+    weights = DESCENDING[len(DESCENDING) - count :] if count <= len(DESCENDING) else np.arange(count, 0, -1)
     first, second = int(words.sum()), int(words @ weights)
     low, high = (value % 65535 or (65535 if value else 0) for value in (first, second))
     return high << 16 | low

@@ -1,6 +1,7 @@
 """Stage ``render``: the pictures of one shard of a data set, drawn where the corpus does not have them yet."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import h5py
@@ -80,8 +81,9 @@ def render(
         file = shelf.file_for(cid for cid, _, _ in missing)
         what = f"drawing {sample.parent.name} {shard + 1}/{shards}"
         drawn = guarded(_chunks, missing, seconds=time_limit, prepare=_prepare, arguments=(depiction, pictures))
-        results = progress(drawn, total=len(missing), what=what, unit="pictures")
-        cids = _write(store / file, depiction, zip(missing, results, strict=True), len(missing), refused)
+        with closing(drawn):  # so that its process ends with it, whatever happens
+            results = progress(drawn, total=len(missing), what=what, unit="pictures")
+            cids = _write(store / file, depiction, zip(missing, results, strict=True), len(missing), refused)
         found |= {cid: (file, number) for number, cid in enumerate(cids)}
     index = [{"cid": cid, "file": place[0], "number": place[1]} for cid, place in sorted(found.items())]
     with whole(out) as part:
