@@ -42,20 +42,24 @@ def test_a_block_is_what_its_lines_are_one_by_one(pieces: list[bytes]) -> None:
             expected.append((verdict.cid, line[verdict.begin : verdict.stop].decode("ascii"), number))
         if verdict.reason:
             odd.append((verdict.reason, number))
-    found = scan(block)
-    assert list(zip(found.cids.tolist(), found.smiles.to_pylist(), found.numbers.tolist(), strict=True)) == expected
+    found = scan(block, 9)
+    assert list(zip(found.cids.tolist(), found.lengths.tolist(), found.numbers.tolist(), strict=True)) == [
+        (cid, len(smiles), number) for cid, smiles, number in expected
+    ]
+    assert found.smiles.to_pylist() == [smiles for _, smiles, _ in expected if len(smiles) <= 9]
+    assert found.short.tolist() == [len(smiles) <= 9 for _, smiles, _ in expected]
     assert [(reason, number) for reason, number, _ in found.odd] == odd
     assert found.total == block.count(b"\n")
 
 
 @given(st.binary(max_size=400))
 def test_no_bytes_stop_the_scan(data: bytes) -> None:
-    assert scan(data + b"\n").total == data.count(b"\n") + 1
+    assert scan(data + b"\n", 9).total == data.count(b"\n") + 1
 
 
 def read(path: Path) -> list[tuple[int, str]]:
     found: list[tuple[int, str]] = []
-    for block in Source(path).lines(2):
+    for block in Source(path).lines(100, 2):
         found += zip(block.cids.tolist(), block.smiles.to_pylist(), strict=True)
     return found
 
@@ -104,7 +108,7 @@ def test_an_empty_file_has_no_lines(tmp_path: Path, name: str) -> None:
 def test_a_line_without_end_is_counted_and_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "BLOCK", 1 << 18)
     (tmp_path / "a").write_bytes(b"1\tC\n2\t" + b"C" * (3 * LONGEST) + b"\n3\tN\n" + b"x" * (2 * LONGEST))
-    blocks = list(Source(tmp_path / "a").lines(1))
+    blocks = list(Source(tmp_path / "a").lines(100, 1))
     assert np.concatenate([block.cids for block in blocks]).tolist() == [1, 3]
     odd = [(reason, len(line)) for block in blocks for reason, _, line in block.odd]
     assert odd == [("endless_line", lines.SHOWN)] * 2
@@ -115,7 +119,7 @@ def test_a_file_that_is_written_to_while_it_is_read_is_told(tmp_path: Path, monk
     monkeypatch.setattr(lines, "BLOCK", 100)
     path = tmp_path / "a"
     path.write_text("1\tC\n" * 1000)
-    blocks = Source(path).lines(1)
+    blocks = Source(path).lines(100, 1)
     next(blocks)
     with open(path, "a") as file:
         file.write("2\tN\n")

@@ -38,10 +38,19 @@ class Lowest:
 
     HELD = 1 << 19  # rows held beside those that are kept, before they are sorted out
 
-    def __init__(self, limits: NDArray[np.int64]) -> None:
-        """``limits``: how many of each group, numbered from 0."""
+    def __init__(self, limits: NDArray[np.int64], bound: NDArray[np.uint64] | None = None) -> None:
+        """Begin.
+
+        Parameters
+        ----------
+        limits
+            How many of each group, numbered from 0, at most.
+        bound
+            Highest hash of each group that is looked at; without it all are. One that lets few more through than
+            are wanted saves most of the sorting.
+        """
         self.limits = limits
-        self._bound = np.full(len(limits), np.iinfo(np.uint64).max, np.uint64)
+        self._bound = np.full(len(limits), np.iinfo(np.uint64).max, np.uint64) if bound is None else bound.copy()
         self._kept = (np.empty(0, np.int64), np.empty(0, np.uint64), np.empty(0, np.int64))
         self._parts = [self._kept]
 

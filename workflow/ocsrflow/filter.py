@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -53,7 +52,7 @@ class Rejects:
         """Count those usable lines of a block that are ``rejected``; ``base`` lines came before the block."""
         if count := int(rejected.sum()):
             at = int(np.argmax(rejected))
-            line = f"{lines.cids[at]}\t{lines.smiles[at]}"
+            line = f"CID {lines.cids[at]}, {lines.lengths[at]} characters"
             self.add(reason, base + int(lines.numbers[at]) + 1, line, count)
 
     def table(self, kept_anyway: tuple[str, ...] = ()) -> list[tuple[object, ...]]:
@@ -188,23 +187,25 @@ def filter_corpus(
     seen = Seen()
     with whole(kept) as part, Writer(part) as writer:
         if form == "pictures":
-            blocks = _picture_blocks(source, pictures, file_column, smiles_column, rejected)
+            blocks = _picture_blocks(source, pictures, file_column, smiles_column, max_length)
         else:
-            blocks = ((block, None) for block in _watched(reader, threads))
+            blocks = ((block, None) for block in _watched(reader, max_length, threads))
         for block, files in blocks:
             for reason, at, line in block.odd:
                 rejected.add(reason, n_lines + at + 1, line)
             new = seen.add(block.cids)
-            size = pc.binary_length(block.smiles).to_numpy()
             rejected.add_lines("duplicate_cid", ~new, n_lines, block)
-            rejected.add_lines("too_long", new & (size > max_length), n_lines, block)
-            for length, count in zip(*np.unique(size[new], return_counts=True), strict=True):
-                histogram[int(length)] += int(count)
-            keep = new & (size <= max_length)
-            names = pa.nulls(len(size), pa.string()) if files is None else files
-            table = pa.table([block.cids, size.astype(np.uint16), block.smiles, names], schema=SCHEMA)
-            writer.write(table if keep.all() else table.filter(pa.array(keep)))
-            n_kept += int(keep.sum())
+            rejected.add_lines("too_long", new & ~block.short, n_lines, block)
+            counts = np.bincount(block.lengths[new])
+            for length in np.flatnonzero(counts).tolist():
+                histogram[length] += int(counts[length])
+            lengths_kept = block.lengths[block.short].astype(np.uint16)
+            names = pa.nulls(len(block.smiles), pa.string()) if files is None else files
+            table = pa.table([block.cids[block.short], lengths_kept, block.smiles, names], schema=SCHEMA)
+            if not (new_short := new[block.short]).all():
+                table = table.filter(pa.array(new_short))
+            writer.write(table)
+            n_kept += len(table)
             n_lines += block.total
         if not n_kept:
             reasons = ", ".join(f"{reason} {count}" for reason, count in rejected.count.items())
@@ -221,11 +222,11 @@ def filter_corpus(
     print(f"{source.name}: {n_kept} molecules kept, {dropped} lines rejected")
 
 
-def _watched(reader: Source, threads: int) -> Iterator[Lines]:
+def _watched(reader: Source, max_length: int, threads: int) -> Iterator[Lines]:
     """The blocks of a file, with progress by its bytes."""
     size = reader.path.stat().st_size
     with progress(total=size, what=f"filtering {reader.path.name}", unit="B") as bar:
-        for block in reader.lines(threads):
+        for block in reader.lines(max_length, threads):
             bar.update(reader.read - bar.n)
             yield block
 
@@ -245,7 +246,7 @@ def remember(record: Path, now: dict[str, object], source: Path) -> None:
 
 
 def _picture_blocks(
-    source: Path, pictures: Path | None, file_column: str, smiles_column: str, rejected: Rejects
+    source: Path, pictures: Path | None, file_column: str, smiles_column: str, max_length: int
 ) -> Iterable[tuple[Lines, pa.Array]]:
     """The CSV of supplied pictures as one block, after a look whether every picture is there."""
     if pictures is None:
@@ -279,9 +280,12 @@ def _picture_blocks(
     used = [n for n, reason in enumerate(reasons) if not reason]
     # By its name, so that the order of the rows does not matter to what is drawn from them.
     cids = [int.from_bytes(hashlib.blake2b(rows[n][0].encode(), digest_size=6).digest(), "big") for n in used]
-    smiles = pa.array([rows[n][1] for n in used], pa.string())
-    block = Lines(np.array(cids, np.int64), smiles, np.array(used, np.int64), odd, len(rows))
-    return [(block, pa.array([rows[n][0] for n in used], pa.string()))]
+    lengths = np.array([len(rows[n][1]) for n in used], np.int64)
+    short = lengths <= max_length
+    kept = [rows[n] for n, keep in zip(used, short.tolist(), strict=True) if keep]
+    names, smiles = (pa.array([row[column] for row in kept], pa.string()) for column in (0, 1))
+    cids_of_rows, numbers = np.array(cids, np.int64), np.array(used, np.int64)
+    return [(Lines(cids_of_rows, lengths, numbers, short, smiles, odd, len(rows)), names)]
 
 
 if __name__ == "__main__":

@@ -34,8 +34,10 @@ class Lines(NamedTuple):
     """The usable lines of a block, in order, and what became of the irregular ones."""
 
     cids: NDArray[np.int64]
-    smiles: pa.StringArray
+    lengths: NDArray[np.int64]  # of the SMILES, in characters
     numbers: NDArray[np.int64]  # which line of the block each is, from 0
+    short: NDArray[np.bool_]  # whether the length is wanted
+    smiles: pa.StringArray  # of the short ones
     odd: list[tuple[str, int, bytes]]  # reason, line of the block, its text; "crlf" was kept all the same
     total: int  # lines in the block
 
@@ -75,13 +77,15 @@ def unusable(smiles: bytes) -> str | None:
     return "control_character" if b"\x7f" in smiles else None
 
 
-def scan(block: bytes) -> Lines:
+def scan(block: bytes, max_length: int) -> Lines:
     """Take a block of whole lines apart.
 
     Parameters
     ----------
     block
         Lines, each with its newline.
+    max_length
+        Longest SMILES of which the text is wanted, in characters.
     """
     data = np.frombuffer(block, np.uint8)
     # Whatever is not printable ASCII; in a block of regular lines: tab, newline, tab, newline ...
@@ -113,7 +117,11 @@ def scan(block: bytes) -> Lines:
         if verdict.reason:
             odd.append((verdict.reason, at, line[:SHOWN]))
     used = np.flatnonzero(regular)
-    return Lines(cids[used], _slices(data, begins[used], stops[used]), used, odd, len(ends))
+    begins, stops = begins[used], stops[used]
+    lengths = stops - begins
+    short = lengths <= max_length
+    smiles = _slices(data, begins[short], stops[short])
+    return Lines(cids[used], lengths, used, short, smiles, odd, len(ends))
 
 
 def _slices(data: NDArray[np.uint8], begins: NDArray[np.int64], stops: NDArray[np.int64]) -> pa.StringArray:
@@ -137,8 +145,8 @@ class Source:
         """Of the bytes read so far."""
         return self._hash.hexdigest()
 
-    def lines(self, workers: int) -> Iterator[Lines]:
-        """All blocks, in order; ``workers`` threads scan ahead while they are used.
+    def lines(self, max_length: int, workers: int) -> Iterator[Lines]:
+        """All blocks, as :func:`scan` gives them, in order; ``workers`` threads scan ahead while they are used.
 
         Raises
         ------
@@ -149,7 +157,7 @@ class Source:
             before = os.stat(raw.fileno())
             waiting: deque[Future[Lines]] = deque()
             for block in self._blocks(raw):
-                waiting.append(pool.submit(scan, block))
+                waiting.append(pool.submit(scan, block, max_length))
                 if len(waiting) > workers + 1:
                     yield waiting.popleft().result()
             while waiting:

@@ -97,12 +97,15 @@ class Kept:
             counts += np.bincount(length.to_numpy(), minlength=max_length + 1)[: max_length + 1]
         return counts
 
-    def lowest(self, limits: NDArray[np.int64], max_length: int, seed: int) -> tuple[NDArray[np.int64], pa.Table]:
+    def lowest(
+        self, limits: NDArray[np.int64], of_group: NDArray[np.int64], max_length: int, seed: int
+    ) -> tuple[NDArray[np.int64], pa.Table]:
         """The first candidates: their groups, and their rows (cid, smiles, file), by group and then by hash.
 
-        ``limits`` has a number for every length, or one number for all lengths together.
+        ``limits`` has about how many are wanted of every length, or one number for all lengths together; ``of_group``
+        has how many there are.
         """
-        lowest, base = Lowest(limits), 0
+        lowest, base = Lowest(limits, _bound(limits, of_group)), 0
         bar = progress(total=self.file.metadata.num_rows, what="looking for the lowest hashes", unit="molecules")
         with bar:
             for cid, length in self.columns("cid", "length"):
@@ -135,8 +138,13 @@ class Slots:
     """The slots of a draw, in the order in which they are filled."""
 
     groups: NDArray[np.int64]  # of every slot: a length for a uniform data set, 0 for any other
-    size: int | None  # so many filled ones are wanted; None for all of the first ``first``
-    first: int  # where spares begin for None; else the first that are likely to be enough
+    size: int | None  # so many filled ones are wanted; None for all but the last ``last``
+    last: int = 0  # slots for spares at the end; with a size, spares fill what follows
+
+    @property
+    def likely(self) -> NDArray[np.int64]:
+        """The slots that are likely to be filled."""
+        return self.groups if self.size is None else self.groups[: self.size + self.spares]
 
     @property
     def spares(self) -> int:
@@ -157,17 +165,24 @@ def slots(available: NDArray[np.int64], per_length: int | None, size: int | None
     if per_length is None:
         molecules = int(available.sum())
         zeros = np.broadcast_to(np.int64(0), molecules)  # takes no memory
-        return Slots(zeros, size, molecules if size is None else min(molecules, size + _spares(size)))
+        return Slots(zeros, size)
     most = np.minimum(available, per_length)
     groups = np.repeat(np.arange(len(most)), most)
     rank = np.arange(len(groups)) - np.repeat(np.cumsum(most) - most, most)
     if size is None:
         # Round after round through the lengths, and then the spares of each.
         spares = np.repeat(np.arange(len(most)), np.where(available > most, _spares(per_length), 0))
-        return Slots(np.concatenate([groups[np.lexsort((groups, rank))], spares]), None, len(groups))
+        return Slots(np.concatenate([groups[np.lexsort((groups, rank))], spares]), None, len(spares))
     # A hash of its own: that of the molecules would prefer the lengths with many candidates.
     order = np.argsort(hash64((groups << 32) + rank, seed + (1 << 32)))
-    return Slots(groups[order], size, min(len(groups), size + _spares(size)))
+    return Slots(groups[order], size)
+
+
+def _bound(limits: NDArray[np.int64], of_group: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Hashes are uniform: below this bound are about ``limits`` of each group, or all where there are no more."""
+    share = np.minimum(limits / np.maximum(of_group, 1), 1)
+    whole = np.iinfo(np.uint64).max
+    return np.where(share < 1, (share * 2.0**63).astype(np.uint64) * np.uint64(2), whole).astype(np.uint64)
 
 
 def _spares(molecules: int) -> int:
@@ -180,9 +195,9 @@ class Draw:
     Several supplied pictures of one molecule are all usable.
     """
 
-    def __init__(self, groups: NDArray[np.int64], rows: pa.Table, limits: NDArray[np.int64], ask: Canonical) -> None:
-        """``groups`` and ``rows`` are the candidates, of which at most ``limits`` of each group were fetched."""
-        numbers = np.arange(len(limits))
+    def __init__(self, groups: NDArray[np.int64], rows: pa.Table, of_group: NDArray[np.int64], ask: Canonical) -> None:
+        """``groups`` and ``rows`` are the candidates, out of so many of each group."""
+        numbers = np.arange(len(of_group))
         self.refused: list[tuple[str, str]] = []
         self.refused_of: Counter[tuple[int, str]] = Counter()  # by group and reason
         self.wanted: Counter[int] = Counter()  # slots by group, without the spares
@@ -191,7 +206,7 @@ class Draw:
         self._smiles, self._supplied = rows["smiles"], rows["file"].is_valid().to_pylist()
         self._next: list[int] = np.searchsorted(groups, numbers).tolist()
         self._end: list[int] = np.searchsorted(groups, numbers, side="right").tolist()
-        self._limits: list[int] = limits.tolist()
+        self._of_group: list[int] = of_group.tolist()
         self._first = self._next.copy()
         self._text: dict[int, str | None] = {}  # canonical SMILES of the rows that RDKit was asked about
         self._known: set[str] = set()
@@ -204,19 +219,19 @@ class Draw:
         A slot whose group has no more molecules is passed over: where a size is wanted, another one is filled. The
         draw is good for nothing where a group is ``short`` afterwards.
         """
-        self._ask_ahead(np.bincount(layout.groups[: layout.first], minlength=len(self._next)))
-        size, filled = layout.size, self._chosen
+        self._ask_ahead(np.bincount(layout.likely, minlength=len(self._next)))
+        size, filled, spares_from = layout.size, self._chosen, len(layout.groups) - layout.last
         for start in range(0, len(layout.groups), 1 << 16):
             for number, group in enumerate(layout.groups[start : start + (1 << 16)].tolist(), start):
                 if size is not None and len(filled) >= size + layout.spares:
                     return
-                if number < layout.first if size is None else len(filled) < size:
+                if number < spares_from if size is None else len(filled) < size:
                     self.wanted[group] += 1
                     wanted = True
                 else:
                     wanted = False
                 if not self._take(group):
-                    if self._end[group] - self._first[group] >= self._limits[group]:
+                    if self._end[group] - self._first[group] < self._of_group[group]:
                         self.short.add(group)
                 elif wanted:
                     self._drawn += 1
@@ -225,7 +240,7 @@ class Draw:
         """Ask RDKit, in parallel, about what is likely to be wanted."""
         rows: list[int] = []
         for first, end, count in zip(self._first, self._end, counts.tolist(), strict=True):
-            rows.extend(range(first, min(end, first + count + count // 50)))
+            rows.extend(range(first, min(end, first + count + count // 50)))  # a few more, for those refused
         texts = self._smiles.take(pa.array(rows, pa.int64())).to_pylist()
         answers = progress(self._ask(texts), total=len(rows), what="canonical SMILES", unit="molecules")
         self._text = dict(zip(rows, answers, strict=True))
@@ -235,7 +250,7 @@ class Draw:
         while (at := self._next[group]) < self._end[group]:
             self._next[group] += 1
             if at not in self._text:
-                more = range(at, min(at + CHUNK, self._end[group]))
+                more = range(at, min(at + 16, self._end[group]))
                 self._text.update(zip(more, map(canonical, self._smiles[at : more.stop].to_pylist()), strict=True))
             text = self._text[at]
             reason = None if text else "not_parsed"
@@ -316,11 +331,12 @@ def sample(
     source = Kept(kept)
     available = source.available(max_length)
     layout = slots(available, per_length, size, seed)
-    counts = np.bincount(layout.groups[: layout.first], minlength=len(available) if per_length else 1)
+    counts = np.bincount(layout.likely, minlength=len(available) if per_length else 1)
     with _canonical(processes) as ask:
         limits = (counts * MARGIN + SLACK).astype(np.int64)
+        of_group = available if per_length else np.array([available.sum()])
         while True:
-            draw = Draw(*source.lowest(limits, max_length, seed), limits, ask)
+            draw = Draw(*source.lowest(limits, of_group, max_length, seed), of_group, ask)
             draw.fill(layout)
             if not draw.short:
                 break
