@@ -3,8 +3,8 @@
     python tests/benchmarks/corpus.py [--lines 5e6 20e6] [--rounds 3] [--molecules CID-SMILES.gz]
 
 The lines are generated: running CIDs before the SMILES of real molecules (RDKit's embedded ones, or a given file) over
-and over. Every route counts lengths, keeps up to 100 characters and draws the 20 molecules of each length with the lowest
-hashes. The plain ones do no more than that, or they write the kept molecules as Parquet too, which ours has to; rejects
+and over. Every route counts lengths, keeps up to 100 characters and draws, of each length, the 20 molecules of lowest
+hash. The plain ones do no more than that, or they write the kept molecules as Parquet too, which ours has to; rejects
 by reason and RDKit's canonical SMILES are in ours alone.
 """
 

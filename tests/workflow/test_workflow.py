@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
+import h5py
 import pandas as pd
 import pytest
 import yaml
@@ -222,6 +223,23 @@ def test_a_new_seed_of_a_data_set_runs_what_is_made_of_it(changed: Path) -> None
     }
 
 
+def test_other_splits_draw_no_picture_again(toy: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(toy, tmp_path / "copy", symlinks=True)
+
+    def pictures() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (folder / "results/corpus/nci/pictures").rglob("*.h5")}
+
+    before = pictures()
+    config = edit(folder, split={"validation": 0.2, "test": 0.15, "seed": 3})
+    # A further data set of the same source, too: only what it has beyond the others is drawn.
+    new = {"name": "third", "source": "nci", "max_length": 14, "per_length": 22, "size": 130, "seed": 1, "shards": 1}
+    edit(folder, datasets=[*config["datasets"], new])
+    snakemake(folder, "--cores", "2", "--configfile", CONFIG, "--", "datasets")
+    assert {path: date for path, date in pictures().items() if path in before} == before
+    added = sum(len(h5py.File(path)["cid"]) for path in pictures() if path not in before)
+    assert 0 < added < 40
+
+
 def test_a_new_title_writes_the_report(changed: Path) -> None:
     edit(changed, report={"title": "Another", "note": "", "gallery": 4})
     assert planned(changed)[0] == {"Write the report"}
@@ -382,6 +400,14 @@ def test_local_files_and_supplied_pictures_run_through_the_same_rules(tmp_path: 
     snakemake(folder, "--cores", "2", "--configfile", CONFIG, "--", "datasets")
     for name in ("short", "longer"):
         assert (folder / f"results/datasets/{name}/images.h5").exists()
+    # A source that changes under a finished run is read again, also where its date is an older one.
+    source = folder / "in/mine.txt"
+    source.write_text(source.read_text() + "1000\tCCCCCCO\n")
+    os.utime(source, (10**9, 10**9))
+    run = snakemake(folder, "--cores", "2", "--configfile", CONFIG, "--", "datasets")
+    assert "in/mine.txt: the source has changed since" in run.stdout + run.stderr
+    assert "60 lines then, 61 now" in run.stdout + run.stderr
+    assert planned(folder, "--", "datasets") == (set(), set())
     os.remove(folder / "in/7 of 40.png")
     (folder / "in/train.csv").touch()
     run = snakemake(

@@ -1,7 +1,10 @@
 """Batches of a packed data set, in an order that depends on seed and epoch alone."""
 
+import itertools
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,14 +28,36 @@ class Batch:
     steps: list[int]  # rows still running at every step
     targets: Tensor  # (sum of steps,) int64: the tokens that follow, in the order of a PackedSequence
 
-    def pin_memory(self) -> "Batch":
-        """Called by the DataLoader, for copies that overlap with the GPU's work."""
-        self.pictures, self.tokens = self.pictures.pin_memory(), self.tokens.pin_memory()
-        self.targets = self.targets.pin_memory()
-        return self
+
+@dataclass
+class Sent:
+    """A batch as a reading process sends it: the pictures stay where they are, in memory that both have.
+
+    A tensor sent by PyTorch would take a connection and a new mapping of its memory, several milliseconds each.
+    """
+
+    key: int  # of the :class:`Pictures`
+    slot: int
+    positions: list[int]
+    tokens: NDArray[np.int64]
+    steps: list[int]
+    targets: NDArray[np.int64]
+
+    def batch(self) -> Batch:
+        """The batch, in the process that made the :class:`Pictures`."""
+        pictures = PICTURES[self.key].slots[self.slot][: len(self.positions)]
+        tokens, targets = torch.from_numpy(self.tokens), torch.from_numpy(self.targets)
+        return Batch(self.positions, pictures, tokens, self.steps, targets)
+
+    def pin_memory(self) -> Batch:
+        """Called by the DataLoader's thread, for copies that overlap with the GPU's work."""
+        batch = self.batch()
+        batch.pictures, batch.tokens = batch.pictures.pin_memory(), batch.tokens.pin_memory()
+        batch.targets = batch.targets.pin_memory()
+        return batch
 
 
-class Pictures(Dataset[Batch]):
+class Pictures(Dataset[Sent]):
     """Whole batches of a packed data set by their positions, read into memory that is used over and over.
 
     New memory for every batch would cost more than the reading. So there are ``slots`` places for a batch, shared
@@ -40,19 +65,28 @@ class Pictures(Dataset[Batch]):
     """
 
     def __init__(self, packed: Packed, largest: int, slots: int, *, shared: bool) -> None:
-        self.packed = packed
+        self.packed, self.key = packed, next(KEYS)
         self.slots = [torch.empty((largest, *packed.shape), dtype=torch.uint8) for _ in range(slots)]
         if shared:
             for slot in self.slots:
                 slot.share_memory_()  # type: ignore[no-untyped-call]
+        PICTURES[self.key] = self
 
-    def __getitem__(self, item: tuple[int, NDArray[np.int64]]) -> Batch:
-        number, positions = item
-        return collate(self.packed, positions, self.slots[number % len(self.slots)])
+    def __getitem__(self, item: tuple[int, NDArray[np.int64]]) -> Sent:
+        number, positions = item[0] % len(self.slots), item[1]
+        where, tokens, steps, targets = _texts(self.packed, positions)
+        self.packed.pictures(where, self.slots[number][: len(where)].numpy())
+        return Sent(self.key, number, where, tokens, steps, targets)
 
 
-def collate(packed: Packed, positions: NDArray[np.int64], slot: Tensor | None = None) -> Batch:
-    """The batch of some pictures of a packed data set, in a given place or in new memory."""
+KEYS = itertools.count()
+PICTURES: weakref.WeakValueDictionary[int, Pictures] = weakref.WeakValueDictionary()
+
+
+def _texts(
+    packed: Packed, positions: NDArray[np.int64]
+) -> tuple[list[int], NDArray[np.int64], list[int], NDArray[np.int64]]:
+    """Positions from the longest text to the shortest, tokens, steps and targets, as in a :class:`Batch`."""
     texts = [packed.tokens_of(int(at)) for at in positions]
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
     longest = len(texts[order[0]])
@@ -65,18 +99,7 @@ def collate(packed: Packed, positions: NDArray[np.int64], slot: Tensor | None = 
     lengths = np.array([len(texts[i]) + 1 for i in order])
     steps = [int((lengths > t).sum()) for t in range(longest + 1)]
     targets = np.concatenate([tokens[:n, t + 1] for t, n in enumerate(steps)])
-    where = [int(positions[i]) for i in order]
-    if slot is None:
-        slot = torch.empty((len(where), *packed.shape), dtype=torch.uint8)
-    pictures = slot[: len(where)]
-    packed.pictures(where, pictures.numpy())
-    return Batch(
-        where,
-        pictures,
-        torch.from_numpy(tokens[:, :-1].copy()),
-        steps,
-        torch.from_numpy(targets),
-    )
+    return [int(positions[i]) for i in order], tokens[:, :-1].copy(), steps, targets
 
 
 class EpochBatches:
@@ -104,18 +127,39 @@ class EpochBatches:
         return self.batches[step:]
 
 
-def load(packed: Packed, batches: list[NDArray[np.int64]], *, workers: int, pin: bool) -> DataLoader[Batch]:
+class Loader:
+    """Given batches, one after the other."""
+
+    def __init__(self, packed: Packed, batches: list[NDArray[np.int64]], *, workers: int, pin: bool) -> None:
+        """``workers`` processes read ahead, 0 reads in this process; ``pin`` copies into memory a GPU can read."""
+        # Batch n may use the place of batch n - slots: it is begun when batch n - workers · AHEAD is handed out.
+        largest, slots = max(map(len, batches), default=0), workers * AHEAD + 2
+        self._pictures = Pictures(packed, largest, slots, shared=workers > 0)
+        self._loader: DataLoader[Sent] = DataLoader(
+            self._pictures,
+            sampler=list(enumerate(batches)),  # type: ignore[arg-type]  # an "index": a number, a batch's positions
+            batch_size=None,
+            # Else an iterator draws from the global random state, and a training that goes on would not be the same.
+            generator=torch.Generator(),
+            num_workers=workers,
+            pin_memory=pin,
+            collate_fn=_as_it_is,
+            multiprocessing_context="spawn" if workers else None,
+            prefetch_factor=AHEAD if workers else None,
+        )
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for sent in self._loader:
+            yield sent.batch() if isinstance(sent, Sent) else sent
+
+
+def _as_it_is(sent: Any) -> Any:
+    return sent  # PyTorch would make tensors of the arrays
+
+
+def load(packed: Packed, batches: list[NDArray[np.int64]], *, workers: int, pin: bool) -> Loader:
     """A loader over given batches; ``workers`` processes read ahead, 0 reads in this process."""
-    # Batch n may use the place of batch n - slots: it is begun when batch n - workers · AHEAD is handed out.
-    pictures = Pictures(packed, max(map(len, batches), default=0), workers * AHEAD + 2, shared=workers > 0)
-    return DataLoader(
-        pictures,
-        sampler=list(enumerate(batches)),  # type: ignore[arg-type]  # an "index" is a number and a batch's positions
-        batch_size=None,
-        # Else an iterator draws from the global random state, and a training that goes on would not be the same.
-        generator=torch.Generator(),
-        num_workers=workers,
-        pin_memory=pin,
-        multiprocessing_context="spawn" if workers else None,
-        prefetch_factor=AHEAD if workers else None,
-    )
+    return Loader(packed, batches, workers=workers, pin=pin)
