@@ -50,6 +50,7 @@ USED_BY = {
     "model": {"train", "predict"},
     "pack": {"pack"},
     "packed": PICTURES,
+    "pages": {"browse", "report"},
     "picture_folder": {"filter", "render"},
     "picture_store": {"render"},
     "predict": {"predict"},

@@ -4,8 +4,6 @@ It needs no more memory for a data set of millions: texts are read a slice at a 
 64-bit hashes of their canonical SMILES.
 """
 
-import base64
-import io
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -19,9 +17,7 @@ import h5py
 import numpy as np
 import pandas as pd
 from cyclopts.types import PositiveInt
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
-from PIL import Image
 from rdkit import Chem
 
 from . import figures
@@ -29,8 +25,8 @@ from .chemistry import parse
 from .cli import run
 from .errors import UserError
 from .files import write_text
-from .images import Picture
 from .packed import SPLITS, Packed
+from .pages import data_uri, template
 from .progress import progress
 
 SLICE = 50_000  # texts in memory at a time
@@ -147,7 +143,7 @@ def browse(
     chemistry = _chemistry(texts, name)
     tokens = _count_tokens(data)
     sheet, left_out = _contact_sheet(data, characters, per_length)
-    html = _template().render(
+    html = template("browse.html").render(
         name=name,
         facts=_facts(data, characters),
         depiction=_depiction(data),
@@ -167,17 +163,6 @@ def browse(
     )
     write_text(out, html)
     print(f"{name}: the page is {out} ({out.stat().st_size / 1e6:.1f} MB)")
-
-
-def _template() -> Any:
-    environment = Environment(
-        loader=PackageLoader("ocsrflow"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("browse.html")
 
 
 def _open(path: Path) -> Packed:
@@ -368,7 +353,7 @@ def _contact_sheet(
                 if rank >= len(positions):
                     continue
                 at = int(positions[rank])
-                uri = _data_uri(data.picture(at)) if room > 0 else ""
+                uri = data_uri(data.picture(at)) if room > 0 else ""
                 room -= len(uri)
                 if room < 0:
                     left_out += 1
@@ -377,12 +362,6 @@ def _contact_sheet(
     words = [f"{a} characters" if a == b else f"{a} to {b} characters" for a, b in bands]
     sizes = [int(high - low) for low, high in ends]
     return list(zip(words, sizes, shown, strict=True)), left_out
-
-
-def _data_uri(picture: Picture) -> str:
-    png = io.BytesIO()
-    Image.fromarray(picture.squeeze(2) if picture.shape[2] == 1 else picture).save(png, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode("ascii")
 
 
 # Lengths and tokens.

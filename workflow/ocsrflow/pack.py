@@ -175,7 +175,7 @@ class Places:
         self._files = file.indices.to_numpy()[order]
         self._numbers = table["number"].to_numpy()[order]
         self._store = store
-        self._opened: dict[int, h5py.File] = {}
+        self._opened: dict[int, h5py.Dataset] = {}  # of the file, kept open by it
         _allow_open_files(len(self.names))
 
     def of(self, cid: int) -> int | None:
@@ -190,9 +190,9 @@ class Places:
         try:
             if file not in self._opened:
                 if len(self._opened) >= OPEN_FILES:
-                    self._opened.pop(next(iter(self._opened))).close()
-                self._opened[file] = h5py.File(path)
-            return read_chunk(self._opened[file]["images"], int(self._numbers[place]))
+                    self._opened.pop(next(iter(self._opened))).file.close()
+                self._opened[file] = h5py.File(path)["images"]
+            return read_chunk(self._opened[file], int(self._numbers[place]))
         except (OSError, KeyError) as error:
             raise UserError(
                 f"{path}: a shard of pictures is damaged or gone ({error}); remove it and what points to it: "
@@ -204,7 +204,7 @@ class Places:
         if not self.names:
             return {"depiction": Depiction().model_dump_json()}
         self.chunk(0)
-        return {key: str(value) for key, value in self._opened[int(self._files[0])].attrs.items()}
+        return {key: str(value) for key, value in self._opened[int(self._files[0])].file.attrs.items()}
 
 
 class PackedWriter:

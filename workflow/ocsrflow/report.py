@@ -1,7 +1,5 @@
 """Stage ``report``: one self-contained page with everything that came out."""
 
-import base64
-import io
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -10,15 +8,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 
 from . import figures, talk
 from .chemistry import parse
 from .cli import run
 from .files import read_json, write_text
-from .images import Picture, draw
+from .images import draw
 from .packed import Packed
+from .pages import data_uri, template
 from .settings.depiction import Depiction
 
 VERSIONS = ("snakemake", "torch", "torchvision", "timm", "rdkit", "h5py", "pandas", "seaborn", "mlflow")
@@ -96,7 +93,7 @@ def report(
     best = _best(tables[0]["rows"])
     at = next(i for i, s in enumerate(scored) if s["test_set"] == main and s["name"] == best["name"])
     packed = {path.parent.name: path for path in data}
-    html = _template().render(
+    html = template("report.html").render(
         title=title,
         note=note,
         tables=tables,
@@ -145,17 +142,6 @@ def report(
     )
     write_text(out, html)
     print(f"the report is {out}")
-
-
-def _template() -> Any:
-    environment = Environment(
-        loader=PackageLoader("ocsrflow"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html")
 
 
 def _rows(scored: list[dict[str, Any]], described: dict[str, Any]) -> list[dict[str, Any]]:
@@ -226,7 +212,7 @@ def _gallery(size: int, rows: pd.DataFrame, images: pd.DataFrame, packed: Packed
             Card(
                 int(row.cid),
                 verdict,
-                _data_uri(packed.picture(position[int(row.cid)])),
+                data_uri(packed.picture(position[int(row.cid)])),
                 _drawn(str(row.prediction), packed.depiction),
                 str(row.reference),
                 str(row.prediction),
@@ -241,15 +227,9 @@ def _drawn(smiles: str, depiction: Depiction) -> str:
     if molecule is None:
         return ""
     try:
-        return _data_uri(draw(molecule, depiction))
+        return data_uri(draw(molecule, depiction))
     except ValueError:
         return ""
-
-
-def _data_uri(picture: Picture) -> str:
-    data = io.BytesIO()
-    Image.fromarray(picture.squeeze(2) if picture.shape[2] == 1 else picture).save(data, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode("ascii")
 
 
 def _rejects(paths: list[Path]) -> list[dict[str, Any]]:

@@ -1,0 +1,28 @@
+"""What the self-contained HTML pages share: their templates, and pictures that are part of the page."""
+
+import base64
+import io
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from PIL import Image
+
+from .images import Picture
+
+
+def template(name: str) -> Template:
+    """A template of the package; whatever is put into it is escaped, and nothing may be missing."""
+    environment = Environment(
+        loader=PackageLoader("ocsrflow"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
+
+
+def data_uri(picture: Picture) -> str:
+    """A picture, (size, size, channels) uint8, as the address of a PNG without metadata."""
+    data = io.BytesIO()
+    Image.fromarray(picture.squeeze(2) if picture.shape[2] == 1 else picture).save(data, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode("ascii")
