@@ -161,7 +161,16 @@ def test_the_checksum_is_that_of_hdf5(dataset: Path, tmp_path: Path) -> None:
             images[at] = generator.integers(0, 256 if at % 2 else 2, (3, 64, 64), dtype=np.uint8)
         for at in range(20):
             assert frame_of(read_chunk(images, at))
-    for data in (b"", b"\0\0", b"\xff", b"\xff\xff", bytes(1001), b"\xff" * 100_001):
+    for data in (
+        b"",
+        b"\0\0",
+        b"\xff",
+        b"\xff\xff",
+        bytes(1001),
+        b"\xff" * 100_001,
+        b"\xff" * 262_145,
+        b"\xfe" * 600_000,
+    ):
         words = [int.from_bytes(data[i : i + 2].ljust(2, b"\0"), "big") for i in range(0, len(data), 2)]
         first = second = 0
         for word in words:

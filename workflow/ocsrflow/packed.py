@@ -30,7 +30,7 @@ from .settings.depiction import Depiction
 
 SPLITS = ["train", "validation", "test"]
 LEVEL = 3  # of zstd: higher ones take several times longer for a few per cent
-DESCENDING = np.arange(1 << 18, 0, -1, dtype=np.int64)  # weights of a checksum's words
+DESCENDING = np.arange(1 << 17, 0, -1, dtype=np.float64)  # weights of a checksum's words
 
 
 def create(file: h5py.File, pictures: int, depiction: Depiction) -> h5py.Dataset:
@@ -61,15 +61,19 @@ class Compressor:
 
 
 def fletcher32(data: bytes | memoryview) -> int:
-    """HDF5's Fletcher-32 checksum of some bytes (H5checksum.c: big-endian words, sums modulo 65535, never 0)."""
+    """HDF5's Fletcher-32 checksum of some bytes (H5checksum.c: big-endian words, sums modulo 65535, never 0).
+
+    The sums are exact in double precision up to some hundred thousand words, and BLAS is fast at them; what is longer
+    is summed as whole numbers.
+    """
     even = len(data) & ~1
-    words = np.frombuffer(data[:even], ">u2").astype(np.int64)
+    exact = even <= 2 * len(DESCENDING)
+    words = np.frombuffer(data[:even], ">u2").astype(np.float64 if exact else np.int64)
     if len(data) > even:
-        words = np.append(words, data[even] << 8)
+        words = np.append(words, words.dtype.type(data[even] << 8))
     count = len(words)
-    weights = DESCENDING[len(DESCENDING) - count :] if count <= len(DESCENDING) else np.arange(count, 0, -1)
-    first, second = int(words.sum()), int(words @ weights)
-    low, high = (value % 65535 or (65535 if value else 0) for value in (first, second))
+    weights = DESCENDING[len(DESCENDING) - count :] if exact and count <= len(DESCENDING) else np.arange(count, 0, -1)
+    low, high = (value % 65535 or (65535 if value else 0) for value in (int(words.sum()), int(words @ weights)))
     return high << 16 | low
 
 
@@ -162,7 +166,9 @@ class Packed:
         UserError
             Where its bytes are damaged.
         """
-        return self._planes(at).transpose(1, 2, 0)
+        planes = np.empty(self.shape, np.uint8)
+        self._read(at, planes)
+        return planes.transpose(1, 2, 0)
 
     def pictures(self, positions: Sequence[int], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Some pictures, (positions, channels, size, size) uint8, the fast way for a network.
@@ -182,19 +188,20 @@ class Packed:
         if out is None:
             out = np.empty((len(positions), *self.shape), np.uint8)
         for slot, at in zip(out, positions, strict=True):
-            slot[...] = self._planes(at)
+            self._read(at, slot)
         return out
 
-    def _planes(self, at: int) -> NDArray[np.uint8]:
-        """Picture ``at``, (channels, size, size)."""
+    def _read(self, at: int, out: NDArray[np.uint8]) -> None:
+        """Inflate picture ``at`` to where it is wanted, (channels, size, size), contiguous."""
         if self._process != os.getpid():
             self._file = h5py.File(self.path)
             self._images: h5py.Dataset = self._file["images"]
             self._zstd = zstandard.ZstdDecompressor()
             self._process = os.getpid()
         try:
-            data = self._zstd.decompress(frame_of(read_chunk(self._images, at)))
-            return np.frombuffer(data, dtype=np.uint8).reshape(self.shape)
+            reader = self._zstd.stream_reader(frame_of(read_chunk(self._images, at)))
+            if (read := reader.readinto(out.reshape(-1).data)) != out.size:
+                raise ValueError(f"{read} bytes in place of {out.size}")
         except (zstandard.ZstdError, ValueError, OSError) as error:
             raise UserError(
                 f"{self.path}: picture {at} (CID {self.cid[at]}) is damaged ({error}); "
