@@ -47,8 +47,8 @@ browse: $(READY) ## Show what is in a data set of results/ (DATASET=nci-short)
 	@python -m ocsrflow.browse "results/datasets/$(DATASET)/images.h5" --others results/datasets/*/images.h5 \
 		--lengths "results/datasets/$(DATASET)/lengths.csv" \
 		--rejects "results/datasets/$(DATASET)/rejects/sample.csv" "results/datasets/$(DATASET)/rejects/pack.csv" \
-		--out "results/report/data/$(DATASET).html"
-	@echo "The page: results/report/data/$(DATASET).html"
+		--out "results/browse/$(DATASET).html"
+	@echo "The page: results/browse/$(DATASET).html"
 
 ui: $(READY) ## Browse the MLflow runs of results/ (PORT=5000)
 	@test -f results/mlflow.db || { echo "no runs yet: results/mlflow.db is made by 'make demo' or a full run" >&2; exit 1; }

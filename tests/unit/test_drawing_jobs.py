@@ -1,6 +1,9 @@
 """A process that hangs or dies costs one item; the picture store finds what was drawn; spares take free places."""
 
+import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import make_dataset
 from ocsrflow.bottom_k import hash64
+from ocsrflow.errors import UserError
 from ocsrflow.guarded import Failed, guarded
+from ocsrflow.pack import pack
 from ocsrflow.packed import Packed
 from ocsrflow.picture_store import shard_of, style
 from ocsrflow.render import render
@@ -52,11 +57,13 @@ def test_what_hangs_or_dies_costs_itself_alone(place: int) -> None:
 
 
 def test_the_process_ends_when_nobody_wants_its_results() -> None:
+    results = guarded(behave, [*range(32), "hang"], seconds=30.0, prepare=prepare, arguments=("x",))
+    assert next(results) == "x 0"
+    assert len(multiprocessing.active_children()) == 1
     start = time.monotonic()
-    results = guarded(behave, ["hang", "hang"], seconds=30.0, prepare=prepare, arguments=("x",))
-    (process := iter(results)).close()  # type: ignore[attr-defined]
+    results.close()
     assert time.monotonic() - start < 10
-    del process
+    assert multiprocessing.active_children() == []
 
 
 def molecules(kept: Path, folder: Path, **options: object) -> Path:
@@ -116,6 +123,47 @@ def test_a_damaged_file_of_the_store_is_drawn_again(
     assert drawn(one, store, 1, Depiction(size=64)) == (0, first)
 
 
+def test_another_molecule_under_the_same_number_is_drawn(kept: Path, tmp_path: Path) -> None:
+    store = tmp_path / "pictures"
+    one = molecules(kept, tmp_path / "one", size=40)
+    _, first = drawn(one, store, 1, Depiction(size=64))
+    table = pq.read_table(one)
+    rows = table.to_pylist()
+    rows[3]["smiles"] = "CC(C)CBr"
+    pq.write_table(table.from_pylist(rows, table.schema), one)
+    count, second = drawn(one, store, 1, Depiction(size=64))
+    assert count == 1
+    assert {cid for cid in first if first[cid] != second[cid]} == {rows[3]["cid"]}
+
+
+def test_two_jobs_that_draw_the_same_do_not_meet(kept: Path, tmp_path: Path) -> None:
+    one = molecules(kept, tmp_path / "one", size=40)
+    command = [sys.executable, "-m", "ocsrflow.render", str(one), "--store", str(tmp_path / "store")]
+    jobs = [
+        subprocess.Popen([*command, "--out", str(tmp_path / f"{n}.parquet"), "--rejects", str(tmp_path / f"{n}.csv")])
+        for n in range(3)
+    ]
+    assert [job.wait() for job in jobs] == [0, 0, 0]
+    assert [path.suffix for path in (tmp_path / "store").rglob("*") if path.is_file()] == [".h5"]
+
+
+@pytest.mark.parametrize("spoil", ["chunk", "order"])
+def test_pack_takes_nothing_damaged_or_changed_from_the_store(kept: Path, tmp_path: Path, spoil: str) -> None:
+    folder = make_dataset(kept, tmp_path / "data")
+    (path,) = (folder / "pictures").rglob("*.h5")
+    with h5py.File(path, "r+") as file:
+        if spoil == "order":
+            file["cid"][:] = file["cid"][:][::-1]
+        else:
+            chunk = bytearray(file["images"].id.read_direct_chunk((0, 0, 0, 0))[1])
+            chunk[20] ^= 1
+            file["images"].id.write_direct_chunk((0, 0, 0, 0), bytes(chunk))
+    names = {name: tmp_path / f"{name}.json" for name in ("tokens", "vocabulary", "rejects")}
+    paths = {"store": folder / "pictures", "out": tmp_path / "x.h5", **names}
+    with pytest.raises(UserError, match="a shard of pictures is damaged or gone"):
+        pack(folder / "sample.parquet", folder / "shards", shards=1, **paths)
+
+
 def test_styles_differ_in_every_option() -> None:
     changed = [{"size": 200}, {"palette": "black_and_white"}, {"channel_order": "bgr"}, {"rotation": 5}, {"seed": 1}]
     names = {style(Depiction(**options)) for options in [{}, *changed]}  # type: ignore[arg-type]
@@ -133,8 +181,6 @@ def test_shards_are_equal_parts_of_the_hashes() -> None:
 
 @pytest.mark.parametrize("options", [{"size": 60}, {"per_length": 6}])
 def test_a_spare_takes_the_place_of_what_cannot_be_drawn(kept: Path, tmp_path: Path, options: dict[str, int]) -> None:
-    from ocsrflow.pack import pack
-
     source = molecules(kept, tmp_path, **options)
     table = pq.read_table(source)
     rows = table.to_pylist()
@@ -175,7 +221,6 @@ def test_the_drawing_of_a_molecule_has_a_time_limit(kept: Path, tmp_path: Path) 
 
 def test_a_shard_that_is_gone_is_told(kept: Path, tmp_path: Path) -> None:
     from ocsrflow.errors import UserError
-    from ocsrflow.pack import pack
 
     folder = make_dataset(kept, tmp_path)
     for path in (folder / "pictures").rglob("*.h5"):

@@ -35,20 +35,21 @@ PIECES = [
 @given(st.lists(st.sampled_from(PIECES), max_size=60))
 def test_a_block_is_what_its_lines_are_one_by_one(pieces: list[bytes]) -> None:
     block = b"".join(pieces) + b"\n"
-    expected, odd = [], []
+    expected, odd = [], {}
     for number, line in enumerate(block.split(b"\n")[:-1]):
         verdict = judge(line)
         if verdict.stop:
             expected.append((verdict.cid, line[verdict.begin : verdict.stop].decode("ascii"), number))
         if verdict.reason:
-            odd.append((verdict.reason, number))
+            count, first = odd.get(verdict.reason, (0, number))
+            odd[verdict.reason] = (count + 1, first)
     found = scan(block, 9)
     assert list(zip(found.cids.tolist(), found.lengths.tolist(), found.numbers.tolist(), strict=True)) == [
         (cid, len(smiles), number) for cid, smiles, number in expected
     ]
     assert found.smiles.to_pylist() == [smiles for _, smiles, _ in expected if len(smiles) <= 9]
     assert found.short.tolist() == [len(smiles) <= 9 for _, smiles, _ in expected]
-    assert [(reason, number) for reason, number, _ in found.odd] == odd
+    assert {reason: (some.times, some.first) for reason, some in found.odd.items()} == odd
     assert found.total == block.count(b"\n")
 
 
@@ -110,8 +111,8 @@ def test_a_line_without_end_is_counted_and_not_held(tmp_path: Path, monkeypatch:
     (tmp_path / "a").write_bytes(b"1\tC\n2\t" + b"C" * (3 * LONGEST) + b"\n3\tN\n" + b"x" * (2 * LONGEST))
     blocks = list(Source(tmp_path / "a").lines(100, 1))
     assert np.concatenate([block.cids for block in blocks]).tolist() == [1, 3]
-    odd = [(reason, len(line)) for block in blocks for reason, _, line in block.odd]
-    assert odd == [("endless_line", lines.SHOWN)] * 2
+    odd = [(reason, some.times, len(some.line)) for block in blocks for reason, some in block.odd.items()]
+    assert odd == [("endless_line", 1, lines.SHOWN)] * 2
     assert sum(block.total for block in blocks) == 4
 
 

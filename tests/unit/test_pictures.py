@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from conftest import make_dataset
 from ocsrflow.errors import UserError
-from ocsrflow.images import draw
+from ocsrflow.images import draw, fit
 from ocsrflow.loader import load
 from ocsrflow.pack import pack
 from ocsrflow.packed import SPLITS, Packed, create, fletcher32, frame_of, read_chunk
@@ -146,6 +146,14 @@ def test_supplied_pictures_are_fitted_on_white(tmp_path: Path, form: str) -> Non
     assert "broken.png" in refused["example"][0]
 
 
+def test_pictures_of_sixteen_bits_keep_their_greys() -> None:
+    grey = np.full((64, 64), 30_000, np.uint16)
+    grey[:32] = 65_535
+    picture = fit(Image.fromarray(grey), Depiction(size=64))
+    assert picture[0, 0].tolist() == [255] * 3
+    assert picture[63, 63].tolist() == [117] * 3
+
+
 def test_no_text_travels_with_a_picture(dataset: Path) -> None:
     # RDKit hides the SMILES in the metadata of its PNG; here only pixels are kept.
     with h5py.File(dataset / "images.h5") as file:
@@ -192,6 +200,8 @@ def test_a_damaged_picture_is_named(dataset: Path, tmp_path: Path) -> None:
     packed.picture(6)
     with pytest.raises(UserError, match=rf"picture 7 \(CID {cid}\) is damaged"):
         packed.picture(7)
+    with pytest.raises(UserError, match=rf"^{copy}: picture 7 \(CID {cid}\) is damaged"):  # one line, no traceback
+        list(load(packed, [np.array([6]), np.array([7])], workers=1, pin=False))
     with h5py.File(copy) as file, pytest.raises(OSError, match="filter returned failure"):  # whoever reads it
         file["images"][7]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .cli import run
 from .errors import UserError
 from .files import read_json, sha256, whole, write_json
-from .lines import Lines, Source, unusable
+from .lines import Lines, Odd, Source, unusable
 from .picture_folder import PictureFolder
 from .progress import progress
 from .tables import write_csv
@@ -85,7 +85,10 @@ class Seen:
     def _add_small(self, cids: NDArray[np.int64]) -> NDArray[np.bool_]:
         byte, bit = cids >> 3, np.left_shift(1, cids & 7).astype(np.uint8)
         if len(cids) and (needed := int(byte.max()) + 1) > len(self.bits):
-            self.bits = np.concatenate([self.bits, np.zeros(max(needed - len(self.bits), len(self.bits)), np.uint8)])
+            size = min(max(needed, 2 * len(self.bits)), max(needed, self.bitmap >> 3))
+            larger = np.zeros(size, np.uint8)
+            larger[: len(self.bits)] = self.bits
+            self.bits = larger
         new: NDArray[np.bool_] = (self.bits[byte] & bit) == 0
         np.bitwise_or.at(self.bits, byte, bit)
         return new
@@ -191,8 +194,8 @@ def filter_corpus(
         else:
             blocks = ((block, None) for block in _watched(reader, max_length, threads))
         for block, files in blocks:
-            for reason, at, line in block.odd:
-                rejected.add(reason, n_lines + at + 1, line)
+            for reason, odd in block.odd.items():
+                rejected.add(reason, n_lines + odd.first + 1, odd.line, odd.times)
             new = seen.add(block.cids)
             rejected.add_lines("duplicate_cid", ~new, n_lines, block)
             rejected.add_lines("too_long", new & ~block.short, n_lines, block)
@@ -272,20 +275,20 @@ def _picture_blocks(
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"{source}, line {n}: no picture {name!r} in {pictures}{more}; add it or drop the row")
     reasons = [unusable(smiles.encode("utf-8")) for _, smiles in rows]
-    odd = [
-        (reason, n, f"{name},{smiles}".encode())
-        for n, (reason, (name, smiles)) in enumerate(zip(reasons, rows, strict=True))
-        if reason
-    ]
+    odd: dict[str, Odd] = {}
+    for n, (reason, (name, smiles)) in enumerate(zip(reasons, rows, strict=True), 1):  # line 0 is the header
+        if reason:
+            first = odd.get(reason, Odd(0, n, f"{name},{smiles}".encode()))
+            odd[reason] = first._replace(times=first.times + 1)
     used = [n for n, reason in enumerate(reasons) if not reason]
     # By its name, so that the order of the rows does not matter to what is drawn from them.
     cids = [int.from_bytes(hashlib.blake2b(rows[n][0].encode(), digest_size=6).digest(), "big") for n in used]
     lengths = np.array([len(rows[n][1]) for n in used], np.int64)
     short = lengths <= max_length
     kept = [rows[n] for n, keep in zip(used, short.tolist(), strict=True) if keep]
-    names, smiles = (pa.array([row[column] for row in kept], pa.string()) for column in (0, 1))
-    cids_of_rows, numbers = np.array(cids, np.int64), np.array(used, np.int64)
-    return [(Lines(cids_of_rows, lengths, numbers, short, smiles, odd, len(rows)), names)]
+    names, texts = (pa.array([row[column] for row in kept], pa.string()) for column in (0, 1))
+    cids_of_rows, numbers = np.array(cids, np.int64), np.array(used, np.int64) + 1
+    return [(Lines(cids_of_rows, lengths, numbers, short, texts, odd, len(rows) + 1), names)]
 
 
 if __name__ == "__main__":

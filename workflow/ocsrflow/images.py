@@ -185,6 +185,10 @@ def _near_an_inner_edge(picture: Picture, window: Window) -> bool:
 
 def fit(image: Image.Image, depiction: Depiction) -> Picture:
     """Any picture on white, scaled to fit the frame and centred: (size, size, channels) uint8."""
+    if image.mode == "F":
+        raise ValueError("a picture of floating-point numbers, whose white is unknown")
+    if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip to 8
+        image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).clip(0, 255).round().astype(np.uint8))
     image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
     white.alpha_composite(image)

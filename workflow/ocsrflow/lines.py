@@ -27,7 +27,15 @@ LONGEST = 1 << 20  # bytes of a line; nothing longer is held in memory
 MAX_CID = (1 << 63) - 1
 DIGITS = 18  # of a CID that fits into an int64 whatever they are
 SHOWN = 200  # bytes of a line that is not used, kept as an example
-TAB, NEWLINE = ord("\t"), ord("\n")
+TAB, RETURN, NEWLINE = b"\t\r\n"
+
+
+class Odd(NamedTuple):
+    """Irregular lines of a block."""
+
+    times: int
+    first: int  # which line of the block the first one is
+    line: bytes  # its beginning
 
 
 class Lines(NamedTuple):
@@ -38,7 +46,7 @@ class Lines(NamedTuple):
     numbers: NDArray[np.int64]  # which line of the block each is, from 0
     short: NDArray[np.bool_]  # whether the length is wanted
     smiles: pa.StringArray  # of the short ones
-    odd: list[tuple[str, int, bytes]]  # reason, line of the block, its text; "crlf" was kept all the same
+    odd: dict[str, "Odd"]  # the irregular lines by reason; those under "crlf" were used all the same
     total: int  # lines in the block
 
 
@@ -94,11 +102,14 @@ def scan(block: bytes, max_length: int) -> Lines:
     newline = np.flatnonzero(kinds == NEWLINE)
     ends = special[newline]
     starts = np.concatenate([[0], ends[:-1] + 1])
-    before = np.maximum(newline - 1, 0)
-    regular = (np.diff(newline, prepend=-1) == 2) & (kinds[before] == TAB)
-    tabs = np.where(regular, special[before], starts)
+    marks = np.diff(newline, prepend=-1)
+    last, last_but_one = np.maximum(newline - 1, 0), np.maximum(newline - 2, 0)
+    crlf = (marks == 3) & (kinds[last] == RETURN) & (special[last] == ends - 1)
+    tab = np.where(crlf, last_but_one, last)
+    regular = ((marks == 2) | crlf) & (kinds[tab] == TAB)
+    tabs, stops = np.where(regular, special[tab], starts), ends - crlf
     width = tabs - starts
-    regular &= (width > 0) & (width <= DIGITS) & (ends - tabs > 1) & (ends - starts <= LONGEST)
+    regular &= (width > 0) & (width <= DIGITS) & (stops - tabs > 1) & (ends - starts <= LONGEST)
     width[~regular] = 0
     cids = np.zeros(len(ends), np.int64)
     for k in range(int(width.max())):
@@ -106,16 +117,25 @@ def scan(block: bytes, max_length: int) -> Lines:
         digit[width <= k] = 0
         regular &= digit <= 9
         cids += digit * np.int64(10**k)
-    begins, stops = tabs + 1, ends.copy()
-    odd: list[tuple[str, int, bytes]] = []
-    for at in np.flatnonzero(~regular).tolist():
-        line = block[starts[at] : ends[at]]
-        verdict = judge(line)
+    begins = tabs + 1
+    odd: dict[str, Odd] = {}
+
+    def count(reason: str, at: int, times: int = 1) -> None:
+        before = odd.get(reason)
+        line = block[starts[at] : min(ends[at], starts[at] + SHOWN)] if before is None else before.line
+        odd[reason] = Odd(times + (before.times if before else 0), before.first if before else at, line)
+
+    # The commonest kinds of irregular lines are counted together.
+    for reason, found in (("crlf", regular & crlf), ("empty_line", ends == starts)):
+        if times := int(found.sum()):
+            count(reason, int(np.argmax(found)), times)
+    for at in np.flatnonzero(~regular & (ends > starts)).tolist():
+        verdict = judge(block[starts[at] : ends[at]])
         if verdict.stop:
             regular[at] = True
             cids[at], begins[at], stops[at] = verdict.cid, starts[at] + verdict.begin, starts[at] + verdict.stop
         if verdict.reason:
-            odd.append((verdict.reason, at, line[:SHOWN]))
+            count(verdict.reason, at)
     used = np.flatnonzero(regular)
     begins, stops = begins[used], stops[used]
     lengths = stops - begins

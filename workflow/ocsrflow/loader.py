@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from .errors import UserError
 from .packed import Packed
 from .tokenizer import END, PAD, START
 
@@ -57,7 +58,7 @@ class Sent:
         return batch
 
 
-class Pictures(Dataset[Sent]):
+class Pictures(Dataset[Sent | UserError]):
     """Whole batches of a packed data set by their positions, read into memory that is used over and over.
 
     New memory for every batch would cost more than the reading. So there are ``slots`` places for a batch, shared
@@ -72,10 +73,13 @@ class Pictures(Dataset[Sent]):
                 slot.share_memory_()  # type: ignore[no-untyped-call]
         PICTURES[self.key] = self
 
-    def __getitem__(self, item: tuple[int, NDArray[np.int64]]) -> Sent:
+    def __getitem__(self, item: tuple[int, NDArray[np.int64]]) -> Sent | UserError:
         number, positions = item[0] % len(self.slots), item[1]
         where, tokens, steps, targets = _texts(self.packed, positions)
-        self.packed.pictures(where, self.slots[number][: len(where)].numpy())
+        try:
+            self.packed.pictures(where, self.slots[number][: len(where)].numpy())
+        except UserError as error:
+            return error  # told by the process that asked: PyTorch would wrap it into a traceback
         return Sent(self.key, number, where, tokens, steps, targets)
 
 
@@ -128,14 +132,14 @@ class EpochBatches:
 
 
 class Loader:
-    """Given batches, one after the other."""
+    """Given batches, one after the other; to be gone through by one at a time, since its memory is used again."""
 
     def __init__(self, packed: Packed, batches: list[NDArray[np.int64]], *, workers: int, pin: bool) -> None:
         """``workers`` processes read ahead, 0 reads in this process; ``pin`` copies into memory a GPU can read."""
         # Batch n may use the place of batch n - slots: it is begun when batch n - workers · AHEAD is handed out.
         largest, slots = max(map(len, batches), default=0), workers * AHEAD + 2
         self._pictures = Pictures(packed, largest, slots, shared=workers > 0)
-        self._loader: DataLoader[Sent] = DataLoader(
+        self._loader: DataLoader[Sent | UserError] = DataLoader(
             self._pictures,
             sampler=list(enumerate(batches)),  # type: ignore[arg-type]  # an "index": a number, a batch's positions
             batch_size=None,
@@ -153,7 +157,9 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         for sent in self._loader:
-            yield sent.batch() if isinstance(sent, Sent) else sent
+            if isinstance(sent, UserError):
+                raise sent
+            yield sent.batch() if isinstance(sent, Sent) else sent  # else pinned, and a batch already
 
 
 def _as_it_is(sent: Any) -> Any:

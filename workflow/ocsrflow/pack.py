@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from .cli import run
 from .errors import UserError
 from .files import whole, write_json
-from .packed import SPLITS, create, read_chunk, write_chunk
+from .packed import SPLITS, create, frame_of, read_chunk, write_chunk
 from .progress import progress
 from .settings.depiction import Depiction
 from .tables import write_rejects
@@ -73,7 +73,7 @@ def pack(
     """
     places = Places(store, [index / f"{shard}.parquet" for shard in range(shards)])
     source = pq.ParquetFile(sample)
-    reasons = _reasons(render_rejects)
+    reasons = _reasons(render_rejects, shards)
     lost = Lost(source.schema_arrow.metadata or {})
     refused: list[tuple[str, str]] = []
     what = f"packing {out.parent.name}"
@@ -175,7 +175,7 @@ class Places:
         self._files = file.indices.to_numpy()[order]
         self._numbers = table["number"].to_numpy()[order]
         self._store = store
-        self._opened: dict[int, h5py.Dataset] = {}  # of the file, kept open by it
+        self._opened: dict[int, tuple[h5py.Dataset, NDArray[np.int64]]] = {}  # pictures and CIDs
         _allow_open_files(len(self.names))
 
     def of(self, cid: int) -> int | None:
@@ -190,10 +190,17 @@ class Places:
         try:
             if file not in self._opened:
                 if len(self._opened) >= OPEN_FILES:
-                    self._opened.pop(next(iter(self._opened))).file.close()
-                self._opened[file] = h5py.File(path)["images"]
-            return read_chunk(self._opened[file], int(self._numbers[place]))
-        except (OSError, KeyError) as error:
+                    self._opened.pop(next(iter(self._opened)))[0].file.close()
+                opened = h5py.File(path)
+                self._opened[file] = opened["images"], opened["cid"][:]
+            images, cids = self._opened[file]
+            number = int(self._numbers[place])
+            if number >= len(cids) or cids[number] != self._cids[place]:
+                raise ValueError("it has changed since the data set was drawn")
+            chunk = read_chunk(images, number)
+            frame_of(chunk)  # what is damaged is not passed on
+            return chunk
+        except (OSError, KeyError, ValueError, MemoryError) as error:
             raise UserError(
                 f"{path}: a shard of pictures is damaged or gone ({error}); remove it and what points to it: "
                 "run again with --forcerun render"
@@ -204,7 +211,7 @@ class Places:
         if not self.names:
             return {"depiction": Depiction().model_dump_json()}
         self.chunk(0)
-        return {key: str(value) for key, value in self._opened[int(self._files[0])].file.attrs.items()}
+        return {key: str(value) for key, value in self._opened[int(self._files[0])][0].file.attrs.items()}
 
 
 class PackedWriter:
@@ -288,11 +295,12 @@ def _allow_open_files(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _reasons(folder: Path | None) -> dict[int, tuple[str, str]]:
+def _reasons(folder: Path | None, shards: int) -> dict[int, tuple[str, str]]:
     """Why molecules have no picture, by CID: reason and example."""
     if folder is None:
         return {}
-    tables = [pd.read_csv(path, keep_default_na=False) for path in sorted(folder.glob("render-*.csv"))]
+    paths = [folder / f"render-{shard}.csv" for shard in range(shards)]
+    tables = [pd.read_csv(path, keep_default_na=False) for path in paths if path.exists()]
     return {int(r.cid): (str(r.reason), str(r.example)) for t in tables for r in t.itertuples()}  # type: ignore[arg-type]
 
 

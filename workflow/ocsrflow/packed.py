@@ -202,7 +202,7 @@ class Packed:
             reader = self._zstd.stream_reader(frame_of(read_chunk(self._images, at)))
             if (read := reader.readinto(out.reshape(-1).data)) != out.size:
                 raise ValueError(f"{read} bytes in place of {out.size}")
-        except (zstandard.ZstdError, ValueError, OSError) as error:
+        except (zstandard.ZstdError, ValueError, OSError, MemoryError) as error:  # HDF5 says many things
             raise UserError(
                 f"{self.path}: picture {at} (CID {self.cid[at]}) is damaged ({error}); "
                 "remove the file and run the workflow again"

@@ -2,13 +2,18 @@
 
 A picture depends on its molecule and on its style: how it is drawn, by which RDKit, by which code of ours. The store
 has a folder for each style; in it a molecule's place depends on a hash of its CID, so that a job looks into few files
-for what others have drawn already. A file is never changed: what is missing goes into a new one.
+for what others have drawn already. A file is never changed, and is called after what is in it: what is missing goes
+into a new one, and jobs that draw the same at the same time do not meet.
 """
 
 import hashlib
 import inspect
+import os
 import sys
-from collections.abc import Iterable
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -16,11 +21,14 @@ import numpy as np
 import rdkit
 from numpy.typing import NDArray
 
-from . import chemistry, images, packed
+from . import images
 from .bottom_k import hash64
+from .chemistry import parse
+from .packed import Compressor, create
 from .settings.depiction import Depiction
 
 SEED = 0  # of the hash that decides a molecule's shard
+STALE = 3600.0  # seconds after which an unfinished file is what a killed job left
 
 
 def shard_of(cids: NDArray[np.int64], shards: int) -> NDArray[np.int64]:
@@ -29,11 +37,16 @@ def shard_of(cids: NDArray[np.int64], shards: int) -> NDArray[np.int64]:
     return ((top * np.uint64(shards)) >> np.uint64(32)).astype(np.int64)
 
 
+def molecule_hash(cid: int, smiles: str) -> int:
+    """A 64-bit number for a CID and its SMILES: a source may be renumbered."""
+    return int.from_bytes(hashlib.blake2b(f"{cid}\t{smiles}".encode(), digest_size=8).digest(), "big")
+
+
 def style(depiction: Depiction) -> str:
     """The name of a style's folder: its size and palette in words, and a hash of all that decides the pixels."""
-    code = [Path(inspect.getfile(source)).read_bytes() for source in (chemistry, images, packed, Depiction)]
-    text = b"\0".join([depiction.model_dump_json().encode(), rdkit.__version__.encode(), *code])
-    return f"{depiction.size}-{depiction.palette}-{hashlib.blake2b(text, digest_size=4).hexdigest()}"
+    code = [inspect.getsource(source) for source in (images, parse, Compressor, create)]
+    text = "\0".join([depiction.model_dump_json(), rdkit.__version__, *code])
+    return f"{depiction.size}-{depiction.palette}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
 
 
 class PictureStore:
@@ -43,21 +56,21 @@ class PictureStore:
         """``folder`` holds all styles; ``name`` is one of them."""
         self.folder, self.name, self.shard, self.shards = folder, name, shard, shards
 
-    def find(self, cids: NDArray[np.int64]) -> dict[int, tuple[str, int]]:
-        """Where the pictures of some molecules are: file below the store's folder, and number in it, by CID."""
+    def find(self, hashes: NDArray[np.uint64]) -> dict[int, tuple[str, int]]:
+        """Where the pictures of some molecules are: file below the store's folder, and number in it, by hash."""
         found: dict[int, tuple[str, int]] = {}
-        wanted = np.sort(cids)
+        wanted = np.sort(hashes)
         for path in sorted((self.folder / self.name).glob("*.h5")):
-            if not self._overlaps(path.name):
+            if not self._overlaps(path.name) or not len(wanted):
                 continue
             try:
                 with h5py.File(path) as file:
-                    held = file["cid"][:]
+                    held = file["molecule"][:]
             except (OSError, KeyError) as error:
                 print(f"{path}: damaged ({error}); its pictures are drawn again", file=sys.stderr)
                 continue
-            at = np.minimum(np.searchsorted(wanted, held), max(len(wanted) - 1, 0))
-            for number in np.flatnonzero(wanted[at] == held) if len(wanted) else ():
+            at = np.minimum(np.searchsorted(wanted, held), len(wanted) - 1)
+            for number in np.flatnonzero(wanted[at] == held):
                 found.setdefault(int(held[number]), (f"{self.name}/{path.name}", int(number)))
         return found
 
@@ -69,7 +82,30 @@ class PictureStore:
             return False
         return other * self.shards < (self.shard + 1) * others and self.shard * others < (other + 1) * self.shards
 
-    def file_for(self, cids: Iterable[int]) -> str:
-        """The name, below the store's folder, of the file for some new molecules."""
-        digest = hashlib.blake2b(np.fromiter(cids, np.int64).tobytes(), digest_size=8).hexdigest()
-        return f"{self.name}/{self.shard:05}-of-{self.shards:05}-{digest}.h5"
+    @contextmanager
+    def new_file(self) -> Iterator["NewFile"]:
+        """A file to be written, which gets its name when it is whole, and is gone where it holds nothing."""
+        folder = self.folder / self.name
+        folder.mkdir(parents=True, exist_ok=True)
+        begin = f"{self.shard:05}-of-{self.shards:05}-"
+        for left in folder.glob(f"{begin}*.part"):
+            if left.stat().st_mtime < time.time() - STALE:
+                left.unlink(missing_ok=True)
+        part = folder / f"{begin}{uuid.uuid4().hex}.part"
+        new = NewFile(part)
+        try:
+            yield new
+            if new.digest is not None:
+                new.name = f"{self.name}/{begin}{new.digest}.h5"
+                os.replace(part, self.folder / new.name)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+class NewFile:
+    """Where a new file is written, and its name below the store's folder once it is whole."""
+
+    def __init__(self, part: Path) -> None:
+        self.part = part
+        self.digest: str | None = None  # of what is in it; set by who writes it, where there is anything
+        self.name = ""

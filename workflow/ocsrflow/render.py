@@ -1,5 +1,6 @@
 """Stage ``render``: the pictures of one shard of a data set, drawn where the corpus does not have them yet."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +18,7 @@ from .guarded import Failed, guarded
 from .images import draw, fit
 from .packed import Compressor, create, write_chunk
 from .picture_folder import PictureFolder
-from .picture_store import PictureStore, shard_of, style
+from .picture_store import NewFile, PictureStore, molecule_hash, shard_of, style
 from .progress import progress
 from .settings.depiction import Depiction
 from .tables import write_csv
@@ -61,7 +62,8 @@ def render(
     depiction
         How to draw; supplied pictures are fitted to its size and palette.
     time_limit
-        Seconds after which the drawing of one molecule is given up.
+        Seconds after which the drawing of one molecule is given up. Some are drawn together first, with this limit for
+        all of them; where it is passed, each one has it for itself.
 
     Raises
     ------
@@ -71,20 +73,21 @@ def render(
     molecules = _molecules(sample, shard, shards)
     name = f"supplied-{style(depiction)}" if pictures else style(depiction)
     shelf = PictureStore(store, name, shard, shards)
+    hashes = {molecule_hash(cid, smiles): (cid, smiles, file) for cid, smiles, file in molecules}
     # Supplied pictures may have changed under the same name: they are read again.
-    found = {} if pictures else shelf.find(np.array([cid for cid, _, _ in molecules], np.int64))
-    missing = [molecule for molecule in molecules if molecule[0] not in found]
+    places = {} if pictures else shelf.find(np.fromiter(hashes, np.uint64, len(hashes)))
+    found = {hashes[key][0]: place for key, place in places.items()}
+    missing = [molecule for key, molecule in hashes.items() if key not in places]
     refused: list[tuple[int, str, str]] = []
     if missing:
         if pictures:
             PictureFolder(pictures)  # says what is wrong with it before any process starts
-        file = shelf.file_for(cid for cid, _, _ in missing)
         what = f"drawing {sample.parent.name} {shard + 1}/{shards}"
         drawn = guarded(_chunks, missing, seconds=time_limit, prepare=_prepare, arguments=(depiction, pictures))
-        with closing(drawn):  # so that its process ends with it, whatever happens
+        with shelf.new_file() as new, closing(drawn):  # so that its process ends with it, whatever happens
             results = progress(drawn, total=len(missing), what=what, unit="pictures")
-            cids = _write(store / file, depiction, zip(missing, results, strict=True), len(missing), refused)
-        found |= {cid: (file, number) for number, cid in enumerate(cids)}
+            cids = _write(new, depiction, zip(missing, results, strict=True), len(missing), refused)
+        found |= {cid: (new.name, number) for number, cid in enumerate(cids)}
     index = [{"cid": cid, "file": place[0], "number": place[1]} for cid, place in sorted(found.items())]
     with whole(out) as part:
         pq.write_table(pa.Table.from_pylist(index, INDEX), part)
@@ -103,7 +106,7 @@ def _molecules(sample: Path, shard: int, shards: int) -> list[Molecule]:
 
 
 def _write(
-    path: Path,
+    new: NewFile,
     depiction: Depiction,
     results: Iterator[tuple[Molecule, bytes | ValueError | Failed]],
     most: int,
@@ -111,18 +114,25 @@ def _write(
 ) -> list[int]:
     """Write the chunks into a new file of the store; the CIDs in it. What failed goes to ``refused``."""
     cids: list[int] = []
-    with whole(path) as part, h5py.File(part, "w", libver="v110") as file:
+    hashes: list[int] = []
+    digest = hashlib.blake2b(digest_size=8)
+    with h5py.File(new.part, "w", libver="v110") as file:
         images = create(file, most, depiction)
         for (cid, smiles, name), result in results:
             if isinstance(result, bytes):
                 write_chunk(images, len(cids), result)
                 cids.append(cid)
+                hashes.append(molecule_hash(cid, smiles))
+                digest.update(result)
             else:
                 reason = result.reason if isinstance(result, Failed) else "bad_picture" if name else "not_drawn"
                 refused.append((cid, reason, f"{smiles}: {result}"))
         images.resize(len(cids), axis=0)
         file["cid"] = np.array(cids, dtype=np.int64)
+        file["molecule"] = np.array(hashes, dtype=np.uint64)
         file.attrs["rdkit"] = rdkit.__version__
+    digest.update(np.array(hashes, dtype=np.uint64).tobytes())
+    new.digest = digest.hexdigest() if cids else None
     return cids
 
 
@@ -160,6 +170,8 @@ def _chunks(molecules: Sequence[Molecule]) -> list[bytes | ValueError]:
             found.append(_painter.chunk(molecule))
         except ValueError as error:
             found.append(error)
+        except Exception as error:  # noqa: BLE001  (decoders of pictures raise all kinds)
+            found.append(ValueError(f"{type(error).__name__}: {error}"))
     return found
 
 

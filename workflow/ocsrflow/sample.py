@@ -12,7 +12,8 @@ import multiprocessing
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -317,7 +318,7 @@ def sample(
     seed
         Seed of the draw.
     validation, test
-        Shares of these splits, in [0, 1); the rest is for training.
+        Shares of these splits, in (0, 1); the rest is for training.
     split_seed
         Seed of the split, the same for all data sets.
     processes
@@ -371,8 +372,13 @@ def _canonical(processes: int) -> Iterator[Canonical]:
     if processes == 1:
         yield lambda texts: map(canonical, texts)
         return
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        yield lambda texts: pool.imap(canonical, texts, chunksize=CHUNK)
+    try:
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+            yield lambda texts: pool.map(canonical, texts, chunksize=CHUNK)
+    except BrokenProcessPool:
+        raise UserError(
+            "a process that asked RDKit for canonical SMILES died, perhaps for want of memory: give fewer processes"
+        ) from None
 
 
 def _by_length(
@@ -387,9 +393,9 @@ def _by_length(
             continue
         wanted = per_length if size is None else draw.wanted[length]
         why = []
-        if available[length] < per_length:
-            why.append(f"the source has {available[length]}")
         if got[length] < wanted:
+            if available[length] < wanted:
+                why.append(f"the source has {available[length]}")
             reasons = sorted((reason, n) for (group, reason), n in draw.refused_of.items() if group == length)
             why += [f"{n} {reason}" for reason, n in reasons]
         rows.append((length, available[length], wanted, got[length], ", ".join(why)))
