@@ -34,7 +34,7 @@ class Batch:
 class Sent:
     """A batch as a reading process sends it: the pictures stay where they are, in memory that both have.
 
-    A tensor sent by PyTorch would take a connection and a new mapping of its memory, several milliseconds each.
+    Tensors sent by PyTorch would each take a connection and a new mapping of memory, some milliseconds a batch.
     """
 
     key: int  # of the :class:`Pictures`

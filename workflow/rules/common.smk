@@ -93,6 +93,12 @@ def modules(*stages):
     return sorted(f"{package}/{name.replace('.', '/')}.py" for name in seen)
 
 
+def templates(page):
+    """A page's template and what all pages share."""
+    folder = os.path.relpath(PACKAGE_HOME / "ocsrflow" / "templates")
+    return [f"{folder}/{name}" for name in (page, "page.css", "parts.html")]
+
+
 def raw_corpus(wildcards):
     source = SOURCES[wildcards.source]
     if source.kind == "file":

@@ -82,7 +82,7 @@ rule browse:
             f"{CONFIG.results}/datasets/{wildcards.dataset}/rejects/pack.csv",
         ],
         code=modules("browse"),
-        template=os.path.relpath(PACKAGE_HOME / "ocsrflow" / "templates" / "browse.html"),
+        templates=templates("browse.html"),
     output:
         report(
             "<results>/report/data/{dataset}.html",

@@ -15,7 +15,7 @@ rule report:
         + of_each("datasets/{dataset}/rejects/sample.csv", dataset=DATASETS)
         + of_each("datasets/{dataset}/rejects/pack.csv", dataset=DATASETS),
         code=modules("report"),
-        template=os.path.relpath(PACKAGE_HOME / "ocsrflow" / "templates" / "report.html"),
+        templates=templates("report.html"),
     output:
         report(
             "<results>/report/index.html",
