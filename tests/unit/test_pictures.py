@@ -161,7 +161,7 @@ def test_no_text_travels_with_a_picture(dataset: Path) -> None:
         assert file["images"].dtype == np.uint8
 
 
-def test_the_checksum_is_that_of_hdf5(dataset: Path, tmp_path: Path) -> None:
+def test_the_checksum_is_that_of_hdf5(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     with h5py.File(tmp_path / "a.h5", "w", libver="v110") as file:
         images = create(file, 20, Depiction(size=64))
