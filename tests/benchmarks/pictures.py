@@ -22,7 +22,7 @@ import numpy as np
 import zstandard
 from ocsrflow.download import download
 from ocsrflow.filter import filter_corpus
-from ocsrflow.loader import load
+from ocsrflow.loader import Loader
 from ocsrflow.pack import pack
 from ocsrflow.packed import Compressor, Packed, create, read_chunk, write_chunk
 from ocsrflow.render import render
@@ -163,7 +163,7 @@ def format_table(pictures: list[np.ndarray], rounds: int) -> None:
                 start = time.perf_counter()
                 size[name] = write() / len(pictures)
                 writing[name].append((time.perf_counter() - start) / len(pictures))
-                break_free(name)
+                time.sleep(0.05)  # so that one format does not pay for what another left to write
             for name, _, read in tried:
                 start = time.perf_counter()
                 for at in order:
@@ -173,11 +173,6 @@ def format_table(pictures: list[np.ndarray], rounds: int) -> None:
     print("| format | bytes a picture | ms to write | ms to read at random |\n|---|---|---|---|")
     for name in size:
         print(f"| {name} | {size[name]:,.0f} | {writing[name][0] * 1e3:.2f} | {median(reading[name]) * 1e3:.3f} |")
-
-
-def break_free(_: str) -> None:
-    """Let the machine write out what is waiting, so that one format does not pay for another."""
-    time.sleep(0.05)
 
 
 def median(values: list[float]) -> float:
@@ -242,7 +237,7 @@ def through_loader(packed: Packed, workers: int, count: int) -> float:
     """Pictures a second of the training's loader, without the start and the end of its processes."""
     generator = np.random.default_rng(2)
     batches = [generator.integers(0, len(packed), 128) for _ in range(count // 128 + 12)]
-    loader = iter(load(packed, batches, workers=workers, pin=False))
+    loader = iter(Loader(packed, batches, workers=workers, pin=False))
     for _ in range(12):  # until all are at work
         next(loader)
     start, end, seen = time.perf_counter(), 0.0, 0

@@ -12,7 +12,7 @@ import pytest
 import torch
 from ocsrflow import train as stage
 from ocsrflow.errors import UserError
-from ocsrflow.loader import EpochBatches, load
+from ocsrflow.loader import EpochBatches, Loader
 from ocsrflow.packed import Packed
 from ocsrflow.predict import predict
 from ocsrflow.settings.network import Network
@@ -236,7 +236,7 @@ def test_two_processes_share_every_batch(dataset: Path) -> None:
 
 def test_a_batch_is_sorted_and_its_targets_follow_its_tokens(dataset: Path) -> None:
     packed = Packed(dataset / "images.h5")
-    (batch,) = load(packed, [packed.members("train")[:9]], workers=0, pin=False)
+    (batch,) = Loader(packed, [packed.members("train")[:9]], workers=0, pin=False)
     lengths = [len(packed.tokens_of(at)) for at in batch.positions]
     assert lengths == sorted(lengths, reverse=True)
     assert batch.steps == [sum(n + 1 > t for n in lengths) for t in range(max(lengths) + 1)]

@@ -164,8 +164,3 @@ class Loader:
 
 def _as_it_is(sent: Any) -> Any:
     return sent  # PyTorch would make tensors of the arrays
-
-
-def load(packed: Packed, batches: list[NDArray[np.int64]], *, workers: int, pin: bool) -> Loader:
-    """A loader over given batches; ``workers`` processes read ahead, 0 reads in this process."""
-    return Loader(packed, batches, workers=workers, pin=pin)

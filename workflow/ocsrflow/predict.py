@@ -12,7 +12,7 @@ from .cli import run
 from .errors import UserError
 from .files import whole, write_json
 from .gpus import take
-from .loader import Batch, load
+from .loader import Batch, Loader
 from .model import Reader, autocast, load_reader
 from .packed import Packed
 from .progress import progress
@@ -81,7 +81,7 @@ def predict(
     began = 0.0
     parts = [members[at : at + batch] for at in range(0, len(members), batch)]
     workers = threads if device.type == "cuda" else 0
-    loader = load(packed, parts, workers=workers, pin=device.type == "cuda")
+    loader = Loader(packed, parts, workers=workers, pin=device.type == "cuda")
     for pictures in progress(loader, total=len(parts), what=f"{model['name']} reads", unit="batches"):
         began = began or time.perf_counter()  # not before the workers that read pictures run
         found.update(_read(reader, pictures, longest, device))

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from .cli import run
 from .errors import UserError
 from .files import sha256, whole, write_json, write_text
-from .loader import Batch, EpochBatches, load
+from .loader import Batch, EpochBatches, Loader
 from .metrics import is_valid, tanimoto
 from .model import Reader, autocast
 from .packed import Packed
@@ -285,7 +285,7 @@ def _fit(
             rank=place.rank,
             world=place.world,
         )
-        loader = load(packed, batches.after(course.step), workers=threads if cuda else 0, pin=cuda)
+        loader = Loader(packed, batches.after(course.step), workers=threads if cuda else 0, pin=cuda)
         reader.train()
         label = f"{name} epoch {course.epoch + 1}/{training.epochs}"
         bar = progress(total=len(batches), what=label, unit="steps") if place.first else None
@@ -397,7 +397,7 @@ def _validate(packed: Packed, reader: Reader, training: Training, place: Place) 
     parts = [members[at : at + training.batch] for at in range(0, len(members), training.batch)]
     bar = progress(total=len(parts), what="validating", unit="batches") if place.first else None
     with torch.inference_mode(), autocast(place.device):
-        for batch in load(packed, parts, workers=0, pin=False):
+        for batch in Loader(packed, parts, workers=0, pin=False):
             features = reader.encoder(batch.pictures.to(place.device))
             scores, _ = reader.decoder(features, batch.tokens.to(place.device), batch.steps)
             targets = batch.targets.to(place.device)
