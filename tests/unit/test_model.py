@@ -1,10 +1,10 @@
-"""The network: all encoders build, learn a step and read; the fast decoder is the plain one."""
+"""The network: all encoders build, learn a step and read."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from ocsrflow.encoders import RECIPES
-from ocsrflow.model import Decoder, Reader
+from ocsrflow.model import Encoder, Reader
 from ocsrflow.settings.network import Network
 from ocsrflow.tokenizer import END, START, VOCABULARY
 
@@ -65,64 +65,6 @@ def test_an_encoder_is_not_frozen_whole_unseen() -> None:
         Reader(settings, len(VOCABULARY))
 
 
-def plain_decoder(decoder: Decoder, features: torch.Tensor, tokens: list[int]) -> torch.Tensor:
-    """The scores after every token of one text, written the plain way: one step after the other, nothing shared."""
-    h, c = decoder.first_state(features.mean(0, keepdim=True)).chunk(2, dim=1)
-    scores = []
-    for token in tokens:
-        weights = decoder.score(F.relu(decoder.picture_score(features) + decoder.state_score(h))).softmax(dim=0)
-        context = torch.sigmoid(decoder.gate(h)) * (weights * features).sum(0, keepdim=True)
-        embedded = decoder.embedding(torch.tensor([token]))
-        cell = decoder.from_token(embedded) + decoder.from_context(context) + decoder.from_state(h)
-        i, f, g, o = cell.chunk(4, dim=1)
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        h = o.sigmoid() * c.tanh()
-        scores.append(decoder.output(h))
-    return torch.cat(scores)
-
-
-def test_the_teacher_forced_pass_is_the_plain_one() -> None:
-    torch.manual_seed(0)
-    decoder = Decoder(channels=12, dim=8, vocabulary=len(VOCABULARY), dropout=0.5).eval()
-    features = torch.randn(3, 9, 12)
-    tokens = torch.tensor([[START, 5, 6, 7], [START, 8, 9, 0], [START, 0, 0, 0]])
-    lengths = [4, 3, 1]
-    steps = [3, 2, 2, 1]
-    scores, _ = decoder(features, tokens, steps)
-    expected = [plain_decoder(decoder, features[i], tokens[i, :n].tolist()) for i, n in enumerate(lengths)]
-    ordered = torch.stack([expected[row][t] for t, n in enumerate(steps) for row in range(n)])
-    torch.testing.assert_close(scores, ordered, rtol=1e-5, atol=1e-5)
-
-
-def test_greedy_reading_is_the_likeliest_token_at_every_step() -> None:
-    torch.manual_seed(1)
-    decoder = Decoder(channels=12, dim=8, vocabulary=20, dropout=0.0).eval()
-    features = torch.randn(4, 9, 12) * 3
-    decoded = decoder.greedy(features, 12)
-    for row in range(4):
-        written = [START]
-        total = 0.0
-        for _ in range(12):
-            log_probability = plain_decoder(decoder, features[row], written)[-1].log_softmax(0)
-            token = int(log_probability.argmax())
-            total += float(log_probability.detach().max())
-            if token == END:
-                break
-            written.append(token)
-        assert decoded.tokens[row] == written[1:]
-        assert decoded.log_probability[row] == pytest.approx(total, abs=1e-4)
-
-
-def test_finished_pictures_do_not_change_the_others() -> None:
-    torch.manual_seed(2)
-    decoder = Decoder(channels=12, dim=8, vocabulary=6, dropout=0.0).eval()
-    features = torch.randn(16, 4, 12) * 4
-    together = decoder.greedy(features, 10)
-    alone = [decoder.greedy(features[i : i + 1], 10).tokens[0] for i in range(16)]
-    assert len({len(row) for row in alone}) > 1
-    assert together.tokens == alone
-
-
 def test_grey_pictures_are_read_as_colour_ones() -> None:
     torch.manual_seed(0)
     reader = Reader(network("shufflenet_v2_x0_5"), len(VOCABULARY)).eval()
@@ -131,17 +73,26 @@ def test_grey_pictures_are_read_as_colour_ones() -> None:
         torch.testing.assert_close(reader.encoder(grey), reader.encoder(grey.expand(-1, 3, -1, -1)))
 
 
-def test_the_attention_penalty_is_that_of_the_paper() -> None:
+@pytest.mark.parametrize(("grid", "cells"), [(3, 4), (2, 4), (1, 1)])
+def test_the_encoder_pools_only_to_fewer_cells_than_its_own(grid: int, cells: int) -> None:
     torch.manual_seed(0)
-    decoder = Decoder(channels=12, dim=8, vocabulary=20, dropout=0.0)
-    features = torch.randn(2, 9, 12)
-    tokens, steps = torch.tensor([[START, 5, 6], [START, 7, 0]]), [2, 2, 1]
-    _, penalty = decoder(features, tokens, steps)
-    projected, h, c = decoder.start(features)
-    total = torch.zeros(2, 9)
-    for t, n in enumerate(steps):
-        part = decoder.from_token(decoder.embedding(tokens[:n, t]))
-        new_h, new_c, attention = decoder.step(features[:n], projected[:n], part, h[:n], c[:n])
-        h, c = torch.cat([new_h, h[n:]]), torch.cat([new_c, c[n:]])
-        total[:n] += attention
-    torch.testing.assert_close(penalty, (1 - total).square().mean(dim=1).sum())
+    encoder = Encoder(network("resnet18", grid=grid)).eval()
+    pictures = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        features = encoder(pictures)
+        own = encoder.trunk((pictures - encoder.mean) / encoder.std)
+    assert features.shape == (2, cells, 512)
+    expected = F.adaptive_avg_pool2d(own, round(cells**0.5)).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_smoothed_targets_take_their_share_of_the_whole_vocabulary() -> None:
+    torch.manual_seed(0)
+    reader = Reader(network("shufflenet_v2_x0_5"), len(VOCABULARY)).eval()
+    pictures, tokens, steps, targets = batch()
+    with torch.no_grad():
+        plain, _ = reader(pictures, tokens, steps, targets)
+        smoothed, _ = reader(pictures, tokens, steps, targets, 0.1)
+        scores, _ = reader.decoder(reader.encoder(pictures), tokens, steps)
+    everywhere = -scores.log_softmax(dim=1).mean(dim=1).sum()
+    torch.testing.assert_close(smoothed, 0.9 * plain + 0.1 * everywhere)
