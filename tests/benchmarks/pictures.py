@@ -237,7 +237,7 @@ def through_loader(packed: Packed, workers: int, count: int) -> float:
     """Pictures a second of the training's loader, without the start and the end of its processes."""
     generator = np.random.default_rng(2)
     batches = [generator.integers(0, len(packed), 128) for _ in range(count // 128 + 12)]
-    loader = iter(Loader(packed, batches, workers=workers, pin=False))
+    loader = iter(Loader(packed, batches, 128, workers=workers, pin=False))
     for _ in range(12):  # until all are at work
         next(loader)
     start, end, seen = time.perf_counter(), 0.0, 0

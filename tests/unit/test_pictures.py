@@ -201,7 +201,7 @@ def test_a_damaged_picture_is_named(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"picture 7 \(CID {cid}\) is damaged"):
         packed.picture(7)
     with pytest.raises(UserError, match=rf"^{copy}: picture 7 \(CID {cid}\) is damaged"):  # one line, no traceback
-        list(Loader(packed, [np.array([6]), np.array([7])], workers=1, pin=False))
+        list(Loader(packed, [np.array([6]), np.array([7])], 1, workers=1, pin=False))
     with h5py.File(copy) as file, pytest.raises(OSError, match="filter returned failure"):  # whoever reads it
         file["images"][7]
 
@@ -226,7 +226,7 @@ def test_a_batch_is_whole_until_two_more_are_taken(dataset: Path, workers: int) 
     generator = np.random.default_rng(0)
     positions = [generator.integers(0, len(packed), size=generator.integers(1, 9)) for _ in range(40)]
     last = None
-    for number, batch in enumerate(Loader(packed, positions, workers=workers, pin=False)):
+    for number, batch in enumerate(Loader(packed, positions, max(map(len, positions)), workers=workers, pin=False)):
         assert sorted(batch.positions) == sorted(positions[number])
         assert batch.pictures.shape == (len(batch.positions), 1, 64, 64)
         time.sleep(0.005)  # for the processes to get as far ahead as they may

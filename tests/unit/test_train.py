@@ -1,24 +1,26 @@
 """The stage train: it learns, it goes on where it was, and it says what is wrong."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from ocsrflow import train as stage
+from ocsrflow.engine import Engine
 from ocsrflow.errors import UserError
-from ocsrflow.loader import EpochBatches, Loader
+from ocsrflow.loader import Batch, Epochs, Loader, Share
 from ocsrflow.packed import Packed
 from ocsrflow.predict import predict
+from ocsrflow.settings.augmentation import Augmentation
 from ocsrflow.settings.network import Network
 from ocsrflow.settings.training import Training
 from ocsrflow.tokenizer import END, START
-from ocsrflow.tracking import Tracker, tracking
 from safetensors.torch import load_file
 
 NETWORK = Network(
@@ -50,8 +52,11 @@ def lines(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def without_speed(folder: Path) -> list[dict[str, float]]:
-    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines(folder)]
+TIMES = ("time", "images_per_second", "data_wait", "teraflops")
+
+
+def without_times(folder: Path) -> list[dict[str, float]]:
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines(folder)]
 
 
 def test_a_training_writes_weights_description_and_metrics(dataset: Path, tmp_path: Path) -> None:
@@ -87,73 +92,94 @@ def test_it_learns_by_heart_what_it_sees(dataset: Path, tmp_path: Path) -> None:
     assert losses[-1] < 0.5
 
 
-KILL = """
-import os, sys
-from pathlib import Path
-from ocsrflow import train as stage
-sys.path.insert(0, sys.argv[3])
-from test_train import run_train, TRAINING
-kill_at, saves = int(sys.argv[4]), [0]
-real = stage._save
-def save(*args):
-    real(*args)
-    saves[0] += 1
-    if saves[0] == kill_at:
-        os._exit(9)
-stage._save = save
-stage.CHECKPOINT_SECONDS = 0.0
-stage.LOG_STEPS = 1
-run_train(Path(sys.argv[1]), Path(sys.argv[2]))
-"""
-
-
-def test_a_killed_training_ends_with_the_same_weights_bit_for_bit(dataset: Path, tmp_path: Path) -> None:
-    folders = [tmp_path / "whole", tmp_path / "killed"]
-    kills = {"whole": [99], "killed": [1, 2, 1, 99]}
-    for folder in folders:
-        folder.mkdir()
-        for kill_at in kills[folder.name]:
-            command = [sys.executable, "-c", KILL, dataset, folder, Path(__file__).parent, str(kill_at)]
-            run = subprocess.run(command, capture_output=True, text=True)
-            assert run.returncode == (9 if kill_at < 99 else 0), run.stderr
-        assert len(list(folder.glob("checkpoints/*/step-*.pt"))) == stage.KEPT
-    whole, killed = (load_file(folder / "weights.safetensors") for folder in folders)
-    assert whole.keys() == killed.keys()
-    assert all(torch.equal(whole[name], killed[name]) for name in whole)
-    assert without_speed(folders[0]) == without_speed(folders[1])
-    assert "going on from" in run.stdout
-
-
-def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
-    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run_train(dataset, tmp_path)
-    expected = load_file(tmp_path / "weights.safetensors")
-    newest = sorted(tmp_path.glob("checkpoints/*/step-*.pt"))[-1]
-    newest.write_bytes(newest.read_bytes()[:1000])
-    run_train(dataset, tmp_path)
-    said = capsys.readouterr().out
-    assert "cannot be read" in said
-    assert "going on from" in said
-    again = load_file(tmp_path / "weights.safetensors")
-    assert all(torch.equal(expected[name], again[name]) for name in expected)
-
-
-def test_another_learning_rate_starts_afresh(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_train(dataset, tmp_path)
-    run_train(dataset, tmp_path, training=TRAINING.model_copy(update={"encoder_lr": 1e-4}))
-    assert "going on from" not in capsys.readouterr().out
-    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
-
-
-def test_a_loss_that_is_no_number_stops_with_the_step(
+def test_a_loss_that_is_no_number_stops_with_step_and_pictures(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = stage._step
-    monkeypatch.setattr(stage, "_step", lambda *args: real(*args) * float("nan"))
-    with pytest.raises(UserError, match=r"the loss is nan at step 3 .*last good checkpoint"):
+    real, calls = Engine.step, [0]
+
+    def spoilt(self: Engine, batch: Batch, share: Share, number: int) -> torch.Tensor:
+        calls[0] += 1
+        return real(self, batch, share, number) * (float("nan") if calls[0] == 4 else 1.0)
+
+    monkeypatch.setattr(Engine, "step", spoilt)
+    with pytest.raises(
+        UserError, match=r"the loss is nan at step 4.*Last good checkpoint: .*step-000000002.pt"
+    ) as told:
         run_train(dataset, tmp_path)
+    packed = Packed(dataset / "images.h5")
+    share = Epochs(packed, packed.members("train"), 16, seed=0).epoch(1)[1]
+    assert str(told.value).endswith(", ".join(str(cid) for cid in packed.cid[share.everyones]))
     assert not (tmp_path / "weights.safetensors").exists()
+
+
+def test_too_little_gpu_memory_says_what_to_lower(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Engine, "_step", full)
+    with pytest.raises(UserError, match=r"out of GPU memory with 16 pictures on a GPU.*lower training.batch"):
+        run_train(dataset, tmp_path)
+
+
+def test_fewer_pictures_than_a_batch_are_told(dataset: Path, tmp_path: Path) -> None:
+    training = TRAINING.model_copy(update={"batch": 50})
+    with pytest.raises(UserError, match=r"training pictures are less than one batch of 50; draw more"):
+        run_train(dataset, tmp_path, training=training)
+
+
+def test_a_damaged_picture_is_named_and_not_learned_from(dataset: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "images.h5"
+    copy.write_bytes((dataset / "images.h5").read_bytes())
+    packed = Packed(copy)
+    at = int(packed.members("train")[3])
+    with h5py.File(copy) as file:
+        where = file["images"].id.get_chunk_info_by_coord((at, 0, 0, 0)).byte_offset
+    with open(copy, "r+b") as raw:
+        raw.seek(where + 40)
+        (byte,) = raw.read(1)
+        raw.seek(where + 40)
+        raw.write(bytes([byte ^ 1]))
+    with pytest.raises(UserError, match=rf"picture {at} \(CID {packed.cid[at]}\) is damaged"):
+        run_train(tmp_path, tmp_path)
+
+
+def test_the_average_of_the_weights_is_what_is_kept(dataset: Path, tmp_path: Path) -> None:
+    plain, averaged = tmp_path / "plain", tmp_path / "averaged"
+    run_train(dataset, plain)
+    run_train(dataset, averaged, training=TRAINING.model_copy(update={"ema": 0.9}))
+    first, second = (load_file(folder / "weights.safetensors") for folder in (plain, averaged))
+    assert first.keys() == second.keys()
+    assert not torch.equal(first["decoder.output.weight"], second["decoder.output.weight"])
+    # Training itself is the same with and without.
+    assert [line["loss"] for line in lines(plain) if "loss" in line] == [
+        line["loss"] for line in lines(averaged) if "loss" in line
+    ]
+
+
+def test_a_training_that_gets_no_better_ends_early(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.1, 0.3, 0.2, 0.3, 0.9])
+    monkeypatch.setattr(stage, "validate", lambda *_: {"loss": 1.0, "tanimoto": next(scores), "validity": 1.0})
+    run_train(dataset, tmp_path, training=TRAINING.model_copy(update={"epochs": 9, "patience": 2}))
+    facts = json.loads((tmp_path / "model.json").read_text())
+    assert (facts["epochs"], facts["best_epoch"], facts["validation_tanimoto"]) == (4, 2, 0.3)
+
+
+def test_options_that_are_off_change_nothing_and_on_something(dataset: Path, tmp_path: Path) -> None:
+    changed = {
+        "off": {},
+        "smoothed": {"label_smoothing": 0.1},
+        "pooled": {"length_pool": 4},
+        "augmented": {"augmentation": Augmentation(rotation=20)},
+    }
+    found = {}
+    for name, update in changed.items():
+        run_train(dataset, tmp_path / name, training=TRAINING.model_copy(update={"epochs": 1, **update}))
+        found[name] = lines(tmp_path / name)[0]["loss"]
+    assert len(set(found.values())) == len(found)
 
 
 def test_imagenet_weights_are_asked_for(dataset: Path, tmp_path: Path) -> None:
@@ -165,78 +191,47 @@ def test_imagenet_weights_are_asked_for(dataset: Path, tmp_path: Path) -> None:
         run_train(dataset, tmp_path, network=network, weights=tmp_path / "bad.pth")
 
 
-def test_mlflow_has_every_point_once_after_a_second_start(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from mlflow.tracking import MlflowClient
-
-    monkeypatch.chdir(tmp_path)
-    where = tmp_path / "tracking.json"
-    tracking(out=where, experiment="tiny", store=Path("mlflow.db"))
-    run_train(dataset, tmp_path, tracking=where)
-    for checkpoint in sorted(tmp_path.glob("checkpoints/*/step-*.pt"))[1:]:
-        checkpoint.unlink()  # as if it had been killed before the last epoch was saved
-    run_train(dataset, tmp_path, tracking=where)
-    client = MlflowClient("sqlite:///mlflow.db")
-    experiment = client.get_experiment_by_name("tiny")
-    assert experiment is not None
-    (run,) = client.search_runs([experiment.experiment_id])
-    assert run.info.status == "FINISHED"
-    assert run.data.params["training.encoder_lr"] == "0.002"
-    assert run.data.params["network.encoder"] == "shufflenet_v2_x0_5"
-    logged = [line for line in lines(tmp_path) if "validation_tanimoto" in line]
-    history = client.get_metric_history(run.info.run_id, "validation_tanimoto")
-    assert [point.step for point in history] == [line["step"] for line in logged]
-
-
-def test_a_new_store_gets_the_curves_of_a_finished_training(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from mlflow.tracking import MlflowClient
-
-    monkeypatch.chdir(tmp_path)
-    run_train(dataset, tmp_path)
-    tracking(out=tmp_path / "new.json", experiment="tiny", store=Path("new.db"))
-    run_train(dataset, tmp_path, tracking=tmp_path / "new.json")
-    client = MlflowClient("sqlite:///new.db")
-    experiment = client.get_experiment_by_name("tiny")
-    assert experiment is not None
-    (run,) = client.search_runs([experiment.experiment_id])
-    for curve in ("loss", "validation_tanimoto"):
-        steps = [point.step for point in client.get_metric_history(run.info.run_id, curve)]
-        assert steps == [line["step"] for line in lines(tmp_path) if curve in line]
-        assert len(steps) == 2
-
-
-def test_mlflow_away_does_not_stop_a_training(
-    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    where = tmp_path / "tracking.json"
-    where.write_text('{"uri": "http://127.0.0.1:9", "experiment": "away"}')
-    run_train(dataset, tmp_path, tracking=where)
-    assert capsys.readouterr().err.count("MLflow does not take the run") == 1
-
-
-def test_a_tracker_without_a_place_logs_nothing() -> None:
-    tracker = Tracker(None, key="k", name="n")
-    tracker.point({"loss": 1.0}, 1)
-    tracker.close()
-
-
 def test_two_processes_share_every_batch(dataset: Path) -> None:
-    members = Packed(dataset / "images.h5").members("train")
-    whole = list(EpochBatches(members, 16, seed=3, epoch=2))
-    parts = [list(EpochBatches(members, 16, seed=3, epoch=2, rank=rank, world=2)) for rank in range(2)]
+    packed = Packed(dataset / "images.h5")
+    members = packed.members("train")
+    whole = Epochs(packed, members, 16, seed=3).epoch(2)
+    parts = [Epochs(packed, members, 16, seed=3, rank=rank, world=2).epoch(2) for rank in range(2)]
     for batch, first, second in zip(whole, *parts, strict=True):
-        assert sorted([*first, *second]) == sorted(batch)
-    assert sorted(at for batch in whole for at in batch) == sorted(members)
-    other = list(EpochBatches(members, 16, seed=3, epoch=3))
-    assert [list(b) for b in other] != [list(b) for b in whole]
+        assert sorted([*first.positions, *second.positions]) == sorted(batch.positions)
+        assert first.pictures == second.pictures == batch.pictures == 16
+        assert first.tokens == second.tokens == sum(len(packed.tokens_of(at)) + 1 for at in batch.positions)
+    seen = [at for batch in whole for at in batch.positions]
+    assert len(seen) == len(set(seen)) == len(members) // 16 * 16
+    assert set(seen) <= set(members)
+    other = Epochs(packed, members, 16, seed=3).epoch(3)
+    assert [list(b.positions) for b in other] != [list(b.positions) for b in whole]
+
+
+def test_pooled_batches_have_texts_of_about_the_same_length(dataset: Path) -> None:
+    packed = Packed(dataset / "images.h5")
+    members = packed.members("train")
+    lengths = np.diff(packed.offsets)
+
+    def spread(pool: int) -> float:
+        return float(
+            np.mean([np.ptp(lengths[b.positions]) for b in Epochs(packed, members, 8, seed=1, pool=pool).epoch(0)])
+        )
+
+    assert spread(pool=5) < spread(pool=1) / 2
+    mixed, pooled = (Epochs(packed, members, 8, seed=1, pool=pool).epoch(0) for pool in (1, 5))
+    assert {at for b in mixed for at in b.positions} == {at for b in pooled for at in b.positions}
+
+
+def test_a_stream_begins_anywhere_and_goes_over_all_epochs(dataset: Path) -> None:
+    packed = Packed(dataset / "images.h5")
+    epochs = Epochs(packed, packed.members("train"), 16, seed=3)
+    everything = [b.positions.tolist() for number in range(4) for b in epochs.epoch(number)]
+    assert [at.tolist() for at in epochs.stream(1, 1, 4)] == everything[len(epochs) + 1 :]
 
 
 def test_a_batch_is_sorted_and_its_targets_follow_its_tokens(dataset: Path) -> None:
     packed = Packed(dataset / "images.h5")
-    (batch,) = Loader(packed, [packed.members("train")[:9]], workers=0, pin=False)
+    (batch,) = Loader(packed, [packed.members("train")[:9]], 9, workers=0, pin=False)
     lengths = [len(packed.tokens_of(at)) for at in batch.positions]
     assert lengths == sorted(lengths, reverse=True)
     assert batch.steps == [sum(n + 1 > t for n in lengths) for t in range(max(lengths) + 1)]
@@ -248,32 +243,8 @@ def test_a_batch_is_sorted_and_its_targets_follow_its_tokens(dataset: Path) -> N
             assert next(targets) == text[t]
 
 
-def test_torchrun_with_two_processes_trains_one_model(dataset: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    options = {
-        "out": tmp_path / "weights.safetensors",
-        "metrics": tmp_path / "metrics.jsonl",
-        "description": tmp_path / "model.json",
-        "network": NETWORK.model_dump_json(),
-        "training": TRAINING.model_dump_json(),
-        "checkpoints": tmp_path / "checkpoints",
-        "threads": 2,
-    }
-    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    run = subprocess.run(
-        [*command, "ocsrflow.train", str(dataset / "images.h5"), *words],
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
-    assert run.returncode == 0, run.stderr
-    assert load_file(tmp_path / "weights.safetensors")
-    assert json.loads((tmp_path / "model.json").read_text())["training_pictures"] > 0
-
-
 def test_the_launcher_tells_one_line_and_no_traceback(dataset: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ocsrflow.launch", "0", "ocsrflow.train", str(dataset / "images.h5")]
+    command = [sys.executable, "-m", "ocsrflow.launch", "--gpus", "0", "ocsrflow.train", str(dataset / "images.h5")]
     names = {"out": "w", "metrics": "m", "description": "d", "checkpoints": "c"}
     words = [word for name, value in names.items() for word in (f"--{name}", str(tmp_path / value))]
     network = NETWORK.model_copy(update={"pretrained": "imagenet"}).model_dump_json()

@@ -1,8 +1,9 @@
 """Batches of a packed data set, in an order that depends on seed and epoch alone."""
 
 import itertools
+import signal
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,60 +107,145 @@ def _texts(
     return [int(positions[i]) for i in order], tokens[:, :-1].copy(), steps, targets
 
 
-class EpochBatches:
-    """Positions of every batch of one epoch, for one of several processes.
+@dataclass(frozen=True)
+class Share:
+    """What one process gets of a global batch."""
+
+    positions: NDArray[np.int64]  # its own pictures
+    everyones: NDArray[np.int64]  # the pictures of all processes
+    tokens: int  # of all processes, each text with its end
+
+    @property
+    def pictures(self) -> int:
+        """Pictures of all processes."""
+        return len(self.everyones)
+
+
+class Epochs:
+    """The batches of every epoch, for one of several processes.
 
     The order of the pictures depends on seed and epoch alone. A global batch is dealt out to the processes, so that
-    a step means the same however many there are; the last, smaller batch is kept where every process gets a picture.
+    a step means the same however many there are. The pictures left over at the end, fewer than a batch, wait for the
+    next epoch, which has another order.
     """
 
     def __init__(
-        self, members: NDArray[np.int64], batch: int, *, seed: int, epoch: int, rank: int = 0, world: int = 1
+        self,
+        packed: Packed,
+        members: NDArray[np.int64],
+        batch: int,
+        *,
+        seed: int,
+        pool: int = 1,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
-        order = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(members)
-        whole = [order[at : at + batch] for at in range(0, len(order), batch)]
-        self.batches = [positions[rank::world] for positions in whole if len(positions) >= world]
+        """Say how an epoch is cut.
+
+        Parameters
+        ----------
+        packed
+            The data set.
+        members
+            Positions of the training pictures.
+        batch
+            Pictures in a global batch.
+        seed
+            Of the order.
+        pool
+            So many batches are sorted by the length of their texts together before they are cut: texts in a batch are
+            then about as long as each other, so that it takes fewer steps of the decoder. 1 leaves them mixed.
+        rank, world
+            This process among all.
+        """
+        self.members, self.batch, self.seed, self.pool = members, batch, seed, pool
+        self.rank, self.world = rank, world
+        self.lengths = np.diff(packed.offsets) + 1
 
     def __len__(self) -> int:
-        return len(self.batches)
+        """Batches in an epoch."""
+        return len(self.members) // self.batch
 
-    def __iter__(self) -> Iterator[NDArray[np.int64]]:
-        return iter(self.batches)
+    def epoch(self, number: int) -> list[Share]:
+        """The batches of an epoch, from 0."""
+        random = np.random.Generator(np.random.PCG64([self.seed, number]))
+        order = random.permutation(self.members)[: len(self) * self.batch]
+        if self.pool > 1:
+            stretch = self.pool * self.batch
+            for at in range(0, len(order), stretch):
+                part = order[at : at + stretch]
+                order[at : at + stretch] = part[np.argsort(self.lengths[part], kind="stable")]
+        cut = [order[at : at + self.batch] for at in range(0, len(order), self.batch)]
+        if self.pool > 1:
+            cut = [cut[i] for i in random.permutation(len(cut))]
+        return [Share(part[self.rank :: self.world], part, int(self.lengths[part].sum())) for part in cut]
 
-    def after(self, step: int) -> list[NDArray[np.int64]]:
-        """The batches from number ``step`` on."""
-        return self.batches[step:]
+    def stream(self, epoch: int, step: int, epochs: int) -> Iterator[NDArray[np.int64]]:
+        """Positions of its own, batch for batch, from a step of an epoch to the end of the last one."""
+        for number in range(epoch, epochs):
+            for share in self.epoch(number)[step:]:
+                yield share.positions
+            step = 0
 
 
 class Loader:
     """Given batches, one after the other; to be gone through by one at a time, since its memory is used again."""
 
-    def __init__(self, packed: Packed, batches: list[NDArray[np.int64]], *, workers: int, pin: bool) -> None:
-        """``workers`` processes read ahead, 0 reads in this process; ``pin`` copies into memory a GPU can read."""
+    def __init__(
+        self,
+        packed: Packed,
+        batches: Iterable[NDArray[np.int64]],
+        largest: int,
+        *,
+        workers: int,
+        pin: bool,
+    ) -> None:
+        """Say what is read.
+
+        Parameters
+        ----------
+        packed
+            The data set.
+        batches
+            Positions of each batch; they may be worked out while it goes on.
+        largest
+            Pictures in the largest of them.
+        workers
+            Processes that read ahead; 0 reads in this process.
+        pin
+            Whether batches are copied into memory that a GPU reads by itself.
+        """
         # Batch n may use the place of batch n - slots: it is begun when batch n - workers · AHEAD is handed out.
-        largest, slots = max(map(len, batches), default=0), workers * AHEAD + 2
+        slots = workers * AHEAD + 2
         self._pictures = Pictures(packed, largest, slots, shared=workers > 0)
         self._loader: DataLoader[Sent | UserError] = DataLoader(
             self._pictures,
-            sampler=list(enumerate(batches)),  # type: ignore[arg-type]  # an "index": a number, a batch's positions
+            sampler=enumerate(batches),  # type: ignore[arg-type]  # an "index": a number, a batch's positions
             batch_size=None,
             # Else an iterator draws from the global random state, and a training that goes on would not be the same.
             generator=torch.Generator(),
             num_workers=workers,
             pin_memory=pin,
             collate_fn=_as_it_is,
+            worker_init_fn=_ignore_signals,
             multiprocessing_context="spawn" if workers else None,
             prefetch_factor=AHEAD if workers else None,
         )
 
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch]:
         for sent in self._loader:
             if isinstance(sent, UserError):
                 raise sent
             yield sent.batch() if isinstance(sent, Sent) else sent  # else pinned, and a batch already
+
+
+def _ignore_signals(_: int) -> None:
+    """What stops a job is sent to all its processes, but the one that trains must still be able to finish its step.
+
+    A reading process ends when the other says so, or has ended.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _as_it_is(sent: Any) -> Any:

@@ -24,7 +24,16 @@ class _Lines:
         self.stream.flush()
 
 
-def progress(items: Iterable[Any] | None = None, *, total: int | None = None, what: str, unit: str) -> Any:
+def progress(
+    items: Iterable[Any] | None = None,
+    *,
+    total: int | None = None,
+    initial: int = 0,
+    what: str,
+    unit: str,
+    shown: bool = True,
+    leave: bool = True,
+) -> Any:
     """A tqdm bar on a terminal; elsewhere one line at most every ten seconds.
 
     Parameters
@@ -33,16 +42,30 @@ def progress(items: Iterable[Any] | None = None, *, total: int | None = None, wh
         What to iterate over; None for a bar that is advanced with ``update``.
     total
         How many there are, where ``len(items)`` does not tell.
+    initial
+        How many of them are done already.
     what
         What is going on, at the start of the line.
     unit
         What is counted.
+    shown
+        False for a bar that shows nothing.
+    leave
+        Whether it stays on the terminal when it is done.
 
     Returns
     -------
     A ``tqdm`` bar.
     """
-    options: dict[str, Any] = {"total": total, "desc": what, "unit": f" {unit}", "unit_scale": unit == "B"}
+    options: dict[str, Any] = {
+        "total": total,
+        "initial": initial,
+        "desc": what,
+        "unit": f" {unit}",
+        "unit_scale": unit == "B",
+        "disable": not shown,
+        "leave": leave,
+    }
     if sys.stderr.isatty():
         return tqdm(items, dynamic_ncols=True, **options)
     return tqdm(

@@ -2,13 +2,14 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from .cli import run
 from .files import read_json, whole, write_json
-from .metrics import evaluate, is_valid
-from .tracking import Tracker
+from .metrics import Score, evaluate, is_valid
+from .tracking import Run, forgiving
 
 
 def score(
@@ -50,22 +51,28 @@ def score(
             "scores": scores,
         },
     )
-    tracker = Tracker(tracking, key=reader["key"], name=reader["name"], tags={"stage": reader["kind"]})
-    if reader["kind"] == "ensemble":
-        tracker.parameters({"members": ", ".join(reader["members"])})
-    final = {f"{test_set}.{name}": value["value"] for name, value in scores.items()}
-    final |= {f"{test_set}.{name}_{end}": value[end] for name, value in scores.items() for end in ("low", "high")}
-    final[f"{test_set}.seconds_per_image"] = reader["seconds_per_image"]
-    if "images_per_second" in reader:
-        final[f"{test_set}.images_per_second"] = reader["images_per_second"]
-    tracker.final(final)
-    tracker.file(predictions)
-    tracker.close()
+    if tracking is not None:
+        with forgiving():
+            _record(tracking, reader, test_set, found.scores, predictions)
     mean = found.scores["tanimoto"]
     print(
         f"{reader['name']} on {test_set}: Tanimoto {mean.value:.4f} ({mean.low:.4f}–{mean.high:.4f}), "
         f"exact {found.scores['exact'].value:.4f}, valid {found.scores['validity'].value:.4f}"
     )
+
+
+def _record(tracking: Path, reader: dict[str, Any], test_set: str, scores: dict[str, Score], predictions: Path) -> None:
+    """Send the scores to the reader's MLflow run."""
+    opened = Run(tracking, key=reader["key"], name=reader["name"], tags={"stage": reader["kind"]})
+    if reader["kind"] == "ensemble":
+        opened.parameters({"members": ", ".join(reader["members"])})
+    final: dict[str, float] = {}
+    for name, score in scores.items():
+        final |= {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
+    final |= {name: reader[name] for name in ("seconds_per_image", "images_per_second") if name in reader}
+    opened.final({f"{test_set}.{name}": value for name, value in final.items()})
+    opened.file(predictions)
+    opened.close()
 
 
 if __name__ == "__main__":

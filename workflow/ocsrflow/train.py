@@ -3,66 +3,57 @@
 import hashlib
 import json
 import math
-import os
+import statistics
+import sys
 import time
-from dataclasses import dataclass, field
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.distributed as dist
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
+from .checkpoints import Checkpoints
 from .cli import run
+from .engine import Engine
 from .errors import UserError
 from .files import sha256, whole, write_json, write_text
-from .loader import Batch, EpochBatches, Loader
-from .metrics import is_valid, tanimoto
-from .model import Reader, autocast
+from .flops import peak, training_flops
+from .loader import Epochs, Loader, Share
+from .mirror import Mirror
+from .model import Reader
 from .packed import Packed
+from .processes import Place, Stopped, join
 from .progress import progress
+from .recorder import Recorder
 from .settings.network import Network
 from .settings.training import Training
-from .tokenizer import decode
-from .tracking import Tracker
+from .validation import validate
 
-CHECKPOINT_SECONDS = 600.0
-KEPT = 2  # checkpoints
 LOG_STEPS = 20  # steps between two lines of metrics
 
 # What decides the weights besides the settings: an edit of one of these starts a training afresh, where an edit of
-# tracking or of the progress bar goes on from the checkpoint.
-DEFINING = ("train", "model", "encoders", "loader", "tokenizer", "packed")
-
-
-@dataclass
-class Place:
-    """One process among those of the training."""
-
-    rank: int
-    world: int
-    device: torch.device
-
-    @property
-    def first(self) -> bool:
-        """Whether this process speaks for all."""
-        return self.rank == 0
+# what is recorded goes on from the checkpoint.
+DEFINING = ("augment", "decoder", "encoders", "engine", "loader", "model", "packed", "tokenizer", "train", "validation")
 
 
 @dataclass
 class Course:
-    """How far the training is; with the weights, all that a checkpoint holds."""
+    """How far a training is; with the engine's state, all that a checkpoint holds."""
 
     epoch: int = 0
     step: int = 0  # within the epoch
     steps: int = 0  # in all
     seconds: float = 0.0
-    best: float = -1.0
+    losses: list[float] = field(default_factory=list)  # of the steps since the last line of metrics
+    best: float = -1.0  # validation Tanimoto similarity
     best_epoch: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
+    validated: int = 0  # epochs at the last validation
+    stale: int = 0  # validations since the best one
+    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 def train(
@@ -77,17 +68,21 @@ def train(
     dataset: str = "",
     weights: Path | None = None,
     checkpoints: Path = Path("checkpoints"),
+    checkpoint_minutes: float = 10.0,
     tracking: Path | None = None,
     threads: int = 1,
 ) -> None:
     """Train one model, going on from its last checkpoint where there is one.
+
+    Exit status 143 (130) means that SIGTERM (SIGINT) stopped it: a checkpoint was saved, and the same command goes
+    on from there.
 
     Parameters
     ----------
     data
         Packed data set.
     out
-        safetensors file for the weights of the epoch with the best validation Tanimoto similarity.
+        safetensors file for the weights with the best validation Tanimoto similarity.
     metrics
         JSON lines: one for every few steps and one for every validation.
     description
@@ -103,106 +98,292 @@ def train(
     weights
         ImageNet weights of the encoder, where ``network.pretrained`` asks for them.
     checkpoints
-        Folder for checkpoints; those of this very training are found by a hash of what defines it.
+        Folder for checkpoints; those of this very training are found by a hash of what defines it. There is a
+        ``metrics.jsonl`` beside them that grows while it goes on.
+    checkpoint_minutes
+        Minutes between two checkpoints; one is saved after each validation too.
     tracking
         JSON file of the stage ``tracking``; without it nothing is logged to MLflow.
     threads
-        Threads of this process on a CPU, or worker processes that read pictures for a GPU.
+        Threads of all processes together on a CPU, or worker processes of all that read pictures for GPUs.
 
     Raises
     ------
     UserError
-        When the data set is too small, the weights do not fit, or the loss is not a number.
+        When the data set is too small, the weights do not fit, the GPU's memory is too small, or the loss is not a
+        number.
     """
-    place = _place(threads)
-    packed = Packed(data)
-    state = _imagenet(network, weights)
-    members = packed.members("train")
-    if len(members) < place.world:
-        raise UserError(f"{data}: {len(members)} training pictures are too few for {place.world} processes")
-    if not len(packed.members("validation")):
-        raise UserError(f"{data}: its validation split is empty; draw more molecules or give it a larger share")
-    key = _key(packed, network, training, weights)
-    folder = checkpoints / f"{name}-{key}"
-    torch.manual_seed(training.seed)
-    try:
-        reader = Reader(network, len(packed.vocabulary), state).to(place.device)
-    except ValueError as error:
-        raise UserError(f"{name}: {error}") from None
-    if place.device.type == "cuda":
-        reader = reader.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    steps_an_epoch = len(EpochBatches(members, training.batch, seed=0, epoch=0, world=place.world))
-    optimiser, schedule = _optimiser(reader, training, steps_an_epoch * training.epochs)
-    course = _resume(folder, reader, optimiser, schedule, place)
-    # Dropout differs between processes, and is the same when a process goes on.
-    if course.steps == 0:
-        torch.manual_seed(training.seed + 1 + place.rank)
-    tracker = Tracker(tracking if place.first else None, key=f"model:{name}:{key}", name=name, tags={"stage": "train"})
-    tracker.parameters(_flat(network=network, training=training) | {"dataset": dataset, "data": packed.digest})
-    for line in course.history:  # what the run does not have yet: the store may be new, or have been away
-        tracker.point({k: v for k, v in line.items() if k not in ("step", "epoch")}, int(line["step"]))
-    try:
-        _fit(
+    place = join(threads)
+    with place.together():
+        packed = Packed(data)
+        members = packed.members("train")
+        if len(members) < training.batch:
+            raise UserError(
+                f"{data}: {len(members)} training pictures are less than one batch of {training.batch}; draw more "
+                "molecules or lower training.batch"
+            )
+        if not len(packed.members("validation")):
+            raise UserError(f"{data}: its validation split is empty; draw more molecules or give it a larger share")
+        if training.batch < place.world:
+            raise UserError(f"{name}: training.batch {training.batch} is too small for {place.world} processes")
+        key = _key(packed, network, training, weights)
+        about = {"network": network.model_dump(), "training": training.model_dump(), "vocabulary": packed.vocabulary}
+        saved = Checkpoints(checkpoints / f"{name}-{key}", key, about)
+        torch.manual_seed(training.seed)
+        try:
+            reader = Reader(network, len(packed.vocabulary), _imagenet(network, weights))
+        except ValueError as error:
+            raise UserError(f"{name}: {error}") from None
+        epochs = Epochs(
             packed,
             members,
-            reader,
-            optimiser,
-            schedule,
-            course,
-            training,
-            place,
-            folder,
-            tracker,
-            threads,
-            name,
+            training.batch,
+            seed=training.seed,
+            pool=training.length_pool,
+            rank=place.rank,
+            world=place.world,
         )
-    except UserError:
-        tracker.close("FAILED")
-        raise
-    if place.first:
-        with whole(out) as part:
-            part.write_bytes((folder / "best.safetensors").read_bytes())
-        write_text(metrics, "".join(json.dumps(line) + "\n" for line in course.history))
-        write_json(
-            description,
-            {
-                "name": name,
-                "key": key,
+        work = _Work(name, packed, network, training, place, epochs, reader, saved, threads, checkpoint_minutes)
+        course = work.resume()
+        mirror = Mirror(
+            tracking if place.first else None,
+            key=f"model:{name}:{key}",
+            name=name,
+            parameters={
+                **{f"network.{k}": v for k, v in network.model_dump().items()},
+                **{f"training.{k}": v for k, v in training.model_dump().items()},
                 "dataset": dataset,
-                "network": network.model_dump(),
-                "training": training.model_dump(),
-                "vocabulary": packed.vocabulary,
-                "parameters": sum(p.numel() for p in reader.parameters()),
-                "training_pictures": len(members),
-                "best_epoch": course.best_epoch,
-                "validation_tanimoto": course.best,
-                "seconds": round(course.seconds, 1),
+                "data": packed.digest,
             },
         )
-        tracker.close()
-        print(
-            f"{name}: best validation Tanimoto {course.best:.4f} after epoch {course.best_epoch} "
-            f"of {training.epochs}, {course.seconds:.0f} s"
-        )
-    if dist.is_initialized():
-        dist.destroy_process_group()
+        work.recorder = Recorder(saved.folder / "metrics.jsonl" if place.first else None, course.history, mirror)
+        try:
+            work.go_on(course)
+        except Stopped as stopped:
+            work.save(course)
+            work.recorder.close("KILLED", patience=5.0)
+            if place.first:
+                with suppress(BrokenPipeError):
+                    line = f"{name}: {stopped} at step {course.steps}; saved, the same command goes on from here"
+                    print(line, flush=True)
+            sys.exit(stopped.status)
+        except UserError:
+            work.recorder.close("FAILED")
+            raise
+        if place.first:
+            with whole(out) as part:
+                save_file({k: v.contiguous() for k, v in work.best.items()}, part)
+            write_text(metrics, "".join(json.dumps(line) + "\n" for line in course.history))
+            write_json(
+                description,
+                {
+                    "name": name,
+                    "key": key,
+                    "dataset": dataset,
+                    **about,
+                    "parameters": sum(p.numel() for p in reader.parameters()),
+                    "training_pictures": len(members),
+                    "epochs": course.epoch,
+                    "best_epoch": course.best_epoch,
+                    "validation_tanimoto": course.best,
+                    "seconds": round(course.seconds, 1),
+                    "processes": place.world,
+                    "device": torch.cuda.get_device_name() if place.cuda else f"CPU, {threads} threads",
+                    "speed": _medians(course.history),
+                },
+            )
+            work.recorder.close("FINISHED")
+            print(
+                f"{name}: best validation Tanimoto {course.best:.4f} after epoch {course.best_epoch} "
+                f"of {course.epoch}, {course.seconds:.0f} s"
+            )
 
 
-def _place(threads: int) -> Place:
-    """Join the other processes that torchrun started, if any, and take this one's device."""
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    cuda = torch.cuda.is_available()
-    if cuda:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark = True
-    else:
-        device = torch.device("cpu")
-        torch.set_num_threads(max(1, threads // world))
-    if world > 1:
-        dist.init_process_group("nccl" if cuda else "gloo")
-    return Place(rank, world, device)
+@dataclass
+class _Work:
+    """The training loop, and what it works with."""
+
+    name: str
+    packed: Packed
+    network: Network
+    training: Training
+    place: Place
+    epochs: Epochs
+    reader: Reader
+    saved: Checkpoints
+    threads: int
+    checkpoint_minutes: float
+
+    def __post_init__(self) -> None:
+        self.steps = len(self.epochs) * self.training.epochs
+        self.engine = Engine(self.reader, self.training, self.place, self.steps)
+        self.flops = training_flops(self.network, len(self.packed.vocabulary), self.packed.shape)
+        self.peak = peak(self.place.device)
+        self.best: dict[str, Tensor] = {}  # the weights to be kept, on the host
+        self.pending: list[tuple[Share, Tensor]] = []  # steps whose loss has not been looked at
+        self.recorder: Recorder
+        self.began = self.last_save = time.monotonic()
+
+    def go_on(self, course: Course) -> None:
+        """Epoch after epoch, to the end of the course.
+
+        Raises
+        ------
+        Stopped
+            At a step boundary, when a signal told a process to stop; the course is right for a checkpoint.
+        UserError
+            When the loss is not a number, or the GPU's memory is too small.
+        """
+        training, place = self.training, self.place
+        self.began, self.last_save = time.monotonic() - course.seconds, time.monotonic()
+        workers = max(1, self.threads // place.world) if place.cuda else 0
+        # One stream over all epochs: readers start once, and read on during a validation.
+        batches = self.epochs.stream(course.epoch, course.step, training.epochs)
+        largest = math.ceil(training.batch / place.world)
+        loader = Loader(self.packed, batches, largest, workers=workers, pin=place.cuda)
+        bar = progress(total=self.steps, initial=course.steps, what=self.name, unit="steps", shown=place.first)
+        with closing(iter(loader)) as stream, bar:
+            while course.epoch < training.epochs and course.stale < (training.patience or math.inf):
+                self.reader.train()
+                meter = _Meter(self)
+                for share in islice(self.epochs.epoch(course.epoch), course.step, None):
+                    batch = meter.wait(stream, share)
+                    self.pending.append((share, self.engine.step(batch, share, course.steps)))
+                    course.step, course.steps = course.step + 1, course.steps + 1
+                    if course.steps % LOG_STEPS == 0 or course.step == len(self.epochs):
+                        self.settle(course)
+                        values = {"loss": statistics.fmean(course.losses), **meter.read()}
+                        course.losses = []
+                        self.recorder.log(values, step=course.steps, epoch=course.epoch)
+                        shown = f"epoch {course.epoch + 1}/{training.epochs}, loss {values['loss']:.3f}"
+                        bar.set_postfix_str(f"{shown}, {values['images_per_second']:.0f} images/s", refresh=False)
+                    # Before anything is shown: who stops this process may have closed its terminal too.
+                    if place.heed(due=time.monotonic() - self.last_save > 60 * self.checkpoint_minutes):
+                        self.save(course)
+                        meter.restart()
+                    bar.update()
+                if self.validation_is_due(course.epoch + 1) and course.validated <= course.epoch:
+                    self.validate(course)
+                course.epoch, course.step = course.epoch + 1, 0
+                if course.validated == course.epoch:
+                    self.save(course)
+
+    def validation_is_due(self, epochs: int) -> bool:
+        """Whether there is a validation after so many epochs."""
+        return epochs % self.training.validate_every == 0 or epochs == self.training.epochs
+
+    def validate(self, course: Course) -> None:
+        """Score the weights on the validation split, and keep them where they are the best so far."""
+        self.place.align(self.engine.judged)
+        scores = validate(self.engine.judged, self.packed, self.training, self.place)
+        course.validated = course.epoch + 1
+        course.stale += 1
+        if scores["tanimoto"] > course.best:
+            course.best, course.best_epoch, course.stale = scores["tanimoto"], course.epoch + 1, 0
+            self.best = {k: v.detach().cpu().clone() for k, v in self.engine.judged.state_dict().items()}
+        values = {f"validation_{key}": value for key, value in scores.items()}
+        self.recorder.log(values, step=course.steps, epoch=course.epoch + 1)
+        if self.place.first:
+            shown = ", ".join(f"{key} {value:.4f}" for key, value in scores.items())
+            print(f"{self.name} epoch {course.epoch + 1}/{self.training.epochs}, validation: {shown}", flush=True)
+
+    def settle(self, course: Course) -> None:
+        """Look at the losses of the last steps, which waits for the device.
+
+        Raises
+        ------
+        UserError
+            When one is not a number.
+        """
+        if not self.pending:
+            return
+        losses = self.place.total(torch.stack([loss for _, loss in self.pending])).tolist()
+        for i, (loss, (share, _)) in enumerate(zip(losses, self.pending, strict=True)):
+            if not math.isfinite(loss):
+                step = course.steps - len(losses) + i + 1
+                ids = ", ".join(str(cid) for cid in self.packed.cid[share.everyones])
+                kept = self.saved.paths()
+                raise UserError(
+                    f"{self.name}: the loss is {loss} at step {step}; lower the learning rates or the gradient clip. "
+                    f"Last good checkpoint: {kept[-1] if kept else 'none yet'}. CIDs of the batch: {ids}"
+                )
+        course.losses += losses
+        self.pending = []
+
+    def save(self, course: Course) -> None:
+        """Write a checkpoint; to be called by all processes."""
+        self.settle(course)  # so that no checkpoint holds weights that are no numbers
+        course.seconds = time.monotonic() - self.began
+        own = {"cpu": torch.get_rng_state()}
+        if self.place.cuda:
+            own["cuda"] = torch.cuda.get_rng_state()
+        random = self.place.everybodys(own)
+        if self.place.first:
+            state = {"engine": self.engine.state(), "course": asdict(course), "best": self.best, "random": random}
+            self.saved.save(course.steps, state)
+        self.last_save = time.monotonic()
+
+    def resume(self) -> Course:
+        """Take up the newest checkpoint that can be read; a new course where there is none."""
+        place = self.place
+        found = self.saved.newest() if place.first else None
+        path = place.firsts(found[0] if found else None)
+        if path is None:
+            # Dropout differs between processes.
+            torch.manual_seed(self.training.seed + 1 + place.rank)
+            return Course()
+        state = found[1] if found else self.saved.load(path)
+        self.engine.load(state["engine"])
+        self.best = state["best"]
+        course = Course(**state["course"])
+        if len(state["random"]) == place.world:
+            torch.set_rng_state(state["random"][place.rank]["cpu"])
+            if place.cuda and "cuda" in state["random"][place.rank]:
+                torch.cuda.set_rng_state(state["random"][place.rank]["cuda"])
+        else:
+            torch.manual_seed(self.training.seed + 1 + place.rank + course.steps * place.world)
+        if place.first:
+            print(f"{self.name}: going on from {path}, epoch {course.epoch + 1}, step {course.steps}", flush=True)
+        return course
+
+
+class _Meter:
+    """What the training does with its time, between two lines of metrics."""
+
+    def __init__(self, work: _Work) -> None:
+        self.work = work
+        self.restart()
+
+    def restart(self) -> None:
+        self.since, self.waited = time.perf_counter(), 0.0
+        self.everyones = self.pictures = self.tokens = 0
+
+    def wait(self, stream: Any, share: Share) -> Any:
+        """The next batch."""
+        before = time.perf_counter()
+        batch = next(stream)
+        self.waited += time.perf_counter() - before
+        self.everyones += share.pictures
+        self.pictures += len(batch.positions)
+        self.tokens += len(batch.targets)
+        return batch
+
+    def read(self) -> dict[str, float]:
+        """Speed of all processes, and what this one's own device was used for; starts anew."""
+        seconds = time.perf_counter() - self.since
+        per_picture, per_token = self.work.flops
+        flops = (self.pictures * per_picture + self.tokens * per_token) / seconds
+        values = {
+            "images_per_second": self.everyones / seconds,
+            "data_wait": self.waited / seconds,
+            "teraflops": flops / 1e12,
+        }
+        if self.work.place.cuda:
+            values["gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        if self.work.peak:
+            values["mfu"] = flops / self.work.peak
+        self.restart()
+        return values
 
 
 def _imagenet(network: Network, weights: Path | None) -> dict[str, Tensor] | None:
@@ -229,262 +410,11 @@ def _key(packed: Packed, network: Network, training: Training, weights: Path | N
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _flat(**sections: Network | Training) -> dict[str, Any]:
-    return {f"{section}.{k}": v for section, values in sections.items() for k, v in values.model_dump().items()}
-
-
-Schedule = torch.optim.lr_scheduler.LambdaLR
-
-
-def _optimiser(reader: Reader, training: Training, steps: int) -> tuple[torch.optim.Optimizer, Schedule]:
-    """Adam with a learning rate for the encoder and one for the decoder."""
-    encoder = [p for p in reader.encoder.parameters() if p.requires_grad]
-    groups = [
-        {"params": encoder, "lr": training.encoder_lr},
-        {"params": list(reader.decoder.parameters()), "lr": training.decoder_lr},
-    ]
-    optimiser = torch.optim.Adam([g for g in groups if g["params"]], fused=True)
-
-    def factor(step: int) -> float:
-        warm = min(1.0, (step + 1) / (training.warmup_steps + 1))
-        if training.schedule == "constant":
-            return warm
-        after = max(0, step - training.warmup_steps) / max(1, steps - training.warmup_steps)
-        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, after)))
-
-    return optimiser, Schedule(optimiser, factor)
-
-
-def _fit(
-    packed: Packed,
-    members: np.ndarray,
-    reader: Reader,
-    optimiser: torch.optim.Optimizer,
-    schedule: Schedule,
-    course: Course,
-    training: Training,
-    place: Place,
-    folder: Path,
-    tracker: Tracker,
-    threads: int,
-    name: str,
-) -> None:
-    """Epoch after epoch, to the end of the course."""
-    network: nn.Module = reader
-    if place.world > 1:
-        devices = [place.device] if place.device.type == "cuda" else None
-        network = DistributedDataParallel(reader, device_ids=devices)
-    cuda = place.device.type == "cuda"
-    saved, began = time.monotonic(), time.monotonic() - course.seconds
-    while course.epoch < training.epochs:
-        batches = EpochBatches(
-            members,
-            training.batch,
-            seed=training.seed,
-            epoch=course.epoch,
-            rank=place.rank,
-            world=place.world,
-        )
-        loader = Loader(packed, batches.after(course.step), workers=threads if cuda else 0, pin=cuda)
-        reader.train()
-        label = f"{name} epoch {course.epoch + 1}/{training.epochs}"
-        bar = progress(total=len(batches), what=label, unit="steps") if place.first else None
-        if bar is not None:
-            bar.update(course.step)
-        window, pictures, since = [], 0, time.monotonic()
-        for batch in loader:
-            window.append(_step(network, batch, optimiser, schedule, training, place))
-            pictures += len(batch.positions) * place.world
-            course.step += 1
-            course.steps += 1
-            if bar is not None:
-                bar.update()
-            if course.steps % LOG_STEPS == 0 or course.step == len(batches):
-                loss = _mean_loss(window, course, batch, folder)
-                speed = pictures / (time.monotonic() - since)
-                _log(course, tracker, {"loss": loss, "images_per_second": speed})
-                window, pictures, since = [], 0, time.monotonic()
-                if bar is not None:
-                    bar.set_postfix_str(f"loss {loss:.3f}, {speed:.0f} images/s", refresh=False)
-            # Right after a look at the loss, so that no checkpoint holds weights that are no numbers.
-            if not window and _agree(time.monotonic() - saved > CHECKPOINT_SECONDS, place):
-                course.seconds = time.monotonic() - began
-                _save(folder, reader, optimiser, schedule, course, place)
-                saved = time.monotonic()
-        if bar is not None:
-            bar.close()
-        course.epoch, course.step = course.epoch + 1, 0
-        if course.epoch % training.validate_every == 0 or course.epoch == training.epochs:
-            scores = _validate(packed, reader, training, place)
-            _log(course, tracker, {f"validation_{key}": value for key, value in scores.items()})
-            if scores["tanimoto"] > course.best:
-                course.best, course.best_epoch = scores["tanimoto"], course.epoch
-                if place.first:
-                    with whole(folder / "best.safetensors") as part:
-                        save_file({k: v.contiguous() for k, v in reader.state_dict().items()}, part)
-            if place.first:
-                shown = ", ".join(f"{key} {value:.4f}" for key, value in scores.items())
-                print(f"{name} epoch {course.epoch}/{training.epochs}, validation: {shown}", flush=True)
-        course.seconds = time.monotonic() - began
-        _save(folder, reader, optimiser, schedule, course, place)
-        saved = time.monotonic()
-
-
-def _agree(due: bool, place: Place) -> bool:
-    """The first process's answer: saving needs all of them, and their clocks differ."""
-    if place.world == 1:
-        return due
-    answer = torch.tensor([int(due)], device=place.device)
-    dist.broadcast(answer, 0)
-    return bool(answer.item())
-
-
-def _step(
-    network: nn.Module,
-    batch: Batch,
-    optimiser: torch.optim.Optimizer,
-    schedule: Schedule,
-    training: Training,
-    place: Place,
-) -> Tensor:
-    """One optimiser step; returns the cross-entropy a token of the global batch, on the device."""
-    pictures = batch.pictures.to(place.device, non_blocking=True)
-    tokens = batch.tokens.to(place.device, non_blocking=True)
-    targets = batch.targets.to(place.device, non_blocking=True)
-    counts = torch.tensor([len(targets), len(pictures)], dtype=torch.float32, device=place.device)
-    if place.world > 1:
-        dist.all_reduce(counts)
-    with autocast(place.device):
-        entropy, penalty = network(pictures, tokens, batch.steps, targets)
-    # DistributedDataParallel averages gradients over processes: times the world it is the sum, so that a step is
-    # that of the global batch, however many processes share it.
-    loss = place.world * (entropy / counts[0] + training.attention_penalty * penalty / counts[1])
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_value_(network.parameters(), training.gradient_clip)
-    optimiser.step()
-    schedule.step()
-    total = entropy.detach()
-    if place.world > 1:
-        dist.all_reduce(total)
-    loss_a_token: Tensor = total / counts[0]
-    return loss_a_token
-
-
-def _mean_loss(window: list[Tensor], course: Course, batch: Batch, folder: Path) -> float:
-    """Mean loss of the last steps; a loss that is no number ends the training, the last checkpoint kept."""
-    loss = float(torch.stack(window).mean())
-    if not math.isfinite(loss):
-        raise UserError(
-            f"the loss is {loss} at step {course.steps} (last batch: pictures {batch.positions[:5]} …); "
-            f"lower the learning rates or the gradient clip. The last good checkpoint is kept in {folder}"
-        )
-    return loss
-
-
-def _log(course: Course, tracker: Tracker, values: dict[str, float]) -> None:
-    # Exact after a resume: the step is counted on, so no point comes twice.
-    line = {"step": course.steps, "epoch": course.epoch, **{k: round(v, 6) for k, v in values.items()}}
-    course.history.append(line)
-    tracker.point(values, course.steps)
-
-
-def _validate(packed: Packed, reader: Reader, training: Training, place: Place) -> dict[str, float]:
-    """Teacher-forced loss, and the scores of greedy reading, over the first pictures of the validation split."""
-    members = packed.members("validation")[: training.validation_size][place.rank :: place.world]
-    totals = np.zeros(5)  # entropy, tokens, similarity, valid, pictures
-    reader.eval()
-    parts = [members[at : at + training.batch] for at in range(0, len(members), training.batch)]
-    bar = progress(total=len(parts), what="validating", unit="batches") if place.first else None
-    with torch.inference_mode(), autocast(place.device):
-        for batch in Loader(packed, parts, workers=0, pin=False):
-            features = reader.encoder(batch.pictures.to(place.device))
-            scores, _ = reader.decoder(features, batch.tokens.to(place.device), batch.steps)
-            targets = batch.targets.to(place.device)
-            entropy = nn.functional.cross_entropy(scores.float(), targets, reduction="sum")
-            decoded = reader.decoder.greedy(features, training.decode_length)
-            texts = [decode(numbers) for numbers in decoded.tokens]
-            references = [decode(packed.tokens_of(at)) for at in batch.positions]
-            if bar is not None:
-                bar.update()
-            totals += [
-                float(entropy),
-                len(targets),
-                sum(map(tanimoto, texts, references)),
-                sum(map(is_valid, texts)),
-                len(texts),
-            ]
-    if bar is not None:
-        bar.close()
-    if place.world > 1:
-        summed = torch.tensor(totals, device=place.device)
-        dist.all_reduce(summed)
-        totals = summed.cpu().numpy()
-    loss, tokens, similarity, valid, pictures = totals.tolist()
-    return {"loss": loss / tokens, "tanimoto": similarity / pictures, "validity": valid / pictures}
-
-
-def _save(
-    folder: Path,
-    reader: Reader,
-    optimiser: torch.optim.Optimizer,
-    schedule: Schedule,
-    course: Course,
-    place: Place,
-) -> None:
-    """Write a checkpoint, whole or not at all, and keep the last two."""
-    rng: list[Any] = [None] * place.world
-    own = {"cpu": torch.get_rng_state()}
-    if place.device.type == "cuda":
-        own["cuda"] = torch.cuda.get_rng_state()
-    if place.world > 1:
-        dist.all_gather_object(rng, own)
-    else:
-        rng = [own]
-    if place.first:
-        path = folder / f"step-{course.steps:09d}.pt"
-        with whole(path) as part:
-            torch.save(
-                {
-                    "reader": reader.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "schedule": schedule.state_dict(),
-                    "course": vars(course),
-                    "rng": rng,
-                },
-                part,
-            )
-        for old in _checkpoints(folder)[:-KEPT]:
-            old.unlink()
-    if place.world > 1:
-        dist.barrier()
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*.pt"))
-
-
-def _resume(folder: Path, reader: Reader, optimiser: torch.optim.Optimizer, schedule: Schedule, place: Place) -> Course:
-    """Load the newest checkpoint that can be read; a new course where there is none."""
-    for path in reversed(_checkpoints(folder)):
-        try:
-            saved = torch.load(path, map_location="cpu", weights_only=True)
-            reader.load_state_dict(saved["reader"])
-        except Exception as error:  # noqa: BLE001  (a damaged file may raise anything)
-            reason = str(error).splitlines()[0]
-            print(f"{path} cannot be read ({reason}): going on from the one before", flush=True)
-            continue
-        optimiser.load_state_dict(saved["optimiser"])
-        schedule.load_state_dict(saved["schedule"])
-        if len(saved["rng"]) == place.world:
-            torch.set_rng_state(saved["rng"][place.rank]["cpu"])
-            if place.device.type == "cuda" and "cuda" in saved["rng"][place.rank]:
-                torch.cuda.set_rng_state(saved["rng"][place.rank]["cuda"])
-        course = Course(**saved["course"])
-        if place.first:
-            print(f"going on from {path}, epoch {course.epoch}, step {course.steps}", flush=True)
-        return course
-    return Course()
+def _medians(history: list[dict[str, Any]]) -> dict[str, float]:
+    """The usual speed: medians over the lines of metrics."""
+    names = ("images_per_second", "data_wait", "teraflops", "gpu_memory_gib", "mfu")
+    found = {name: [line[name] for line in history if name in line] for name in names}
+    return {name: round(statistics.median(values), 4) for name, values in found.items() if values}
 
 
 if __name__ == "__main__":

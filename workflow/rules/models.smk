@@ -70,14 +70,20 @@ rule train:
         weights=lambda wildcards, input: ["--weights", input.weights] if input.get("weights") else [],
         # Not an output: Snakemake removes outputs before a job starts, and checkpoints must survive that.
         checkpoints=f"{CONFIG.results}/checkpoints",
+        minutes=CONFIG.checkpoints.minutes,
+        # As configured; the resource is what --resources left of it, without a word.
+        gpus=lambda wildcards: MODELS[wildcards.model].gpus,
     message:
         "Train {wildcards.model} on {params.dataset} (gpu={resources.gpu}, {threads} threads)"
     shell:
-        "python -m ocsrflow.launch {resources.gpu} ocsrflow.train {input.data:q} --name {wildcards.model:q} "
+        "python -m ocsrflow.launch --gpus {params.gpus} --granted {resources.gpu} "
+        "ocsrflow.train {input.data:q} --name {wildcards.model:q} "
         "--dataset {params.dataset:q} --network {params.network:q} --training {params.training:q} "
-        "{params.weights:q} --checkpoints {params.checkpoints:q} --tracking {input.tracking:q} "
+        "{params.weights:q} --checkpoints {params.checkpoints:q} --checkpoint-minutes {params.minutes} "
+        "--tracking {input.tracking:q} "
         "--threads {threads} --out {output.weights:q} --metrics {output.metrics:q} "
-        "--description {output.description:q} 2>&1 | tee {log:q}"
+        # A signal that stops the job must not close the pipe before the last word is said.
+        "--description {output.description:q} 2>&1 | (trap '' INT TERM HUP USR1; exec tee {log:q})"
 
 
 rule predict:

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from .augmentation import Augmentation
 from .base import Settings
 
 
@@ -19,12 +20,39 @@ class Training(Settings):
     )
     warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up.")
     gradient_clip: float = Field(5.0, gt=0, description="Every gradient component is clamped to [-clip, clip].")
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Decay a step of the moving average of the weights; the averaged weights are validated and kept. "
+        "0 keeps the weights themselves.",
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Share of the target's probability that is spread over all tokens."
+    )
+    length_pool: int = Field(
+        1,
+        ge=1,
+        description="So many batches are sorted by text length together before they are cut: fewer decoder steps a "
+        "batch. 1 leaves lengths mixed.",
+    )
+    augmentation: Augmentation = Field(
+        default_factory=Augmentation, description="Random changes of the training pictures."
+    )
+    compile: bool = Field(
+        False, description="Compile the encoder with torch.compile: a slow first step and, on GPUs, faster others."
+    )
     attention_penalty: float = Field(
         1.0,
         ge=0,
         description="Weight of the doubly stochastic attention term (Xu et al. 2015, eq. 14).",
     )
     decode_length: int = Field(140, ge=2, description="Longest SMILES a prediction can have, in tokens.")
-    validation_size: int = Field(2000, ge=1, description="Pictures of the validation split decoded after an epoch.")
+    validation_size: int = Field(2000, ge=1, description="Pictures of the validation split that a validation reads.")
     validate_every: int = Field(1, ge=1, description="Epochs between two validations.")
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="The training ends after so many validations without a better Tanimoto similarity; null never.",
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of initial weights, batch order and dropout.")

@@ -1,0 +1,88 @@
+"""One step means the same, however many processes share it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ocsrflow.engine import learning_rate_factor
+from ocsrflow.flops import peak, training_flops
+from ocsrflow.settings.network import Network
+from test_train import TRAINING, lines
+
+# Without batch statistics, which each process takes of its own pictures, and without dropout.
+EXACT = Network(
+    encoder="vgg16", pretrained="none", frozen_children=0, image_size=64, stride=8, grid=2, dim=32, dropout=0
+)
+
+
+def run_processes(dataset: Path, folder: Path, processes: int) -> subprocess.CompletedProcess[str]:
+    training = TRAINING.model_copy(
+        update={"encoder_lr": 1e-5, "decoder_lr": 1e-4, "attention_penalty": 1.0, "epochs": 3}
+    )
+    options = {
+        "out": folder / "weights.safetensors",
+        "metrics": folder / "metrics.jsonl",
+        "description": folder / "model.json",
+        "network": EXACT.model_dump_json(),
+        "training": training.model_dump_json(),
+        "checkpoints": folder / "checkpoints",
+        "threads": 2,
+    }
+    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
+    return subprocess.run(
+        [*command, "ocsrflow.train", str(dataset / "images.h5"), *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
+
+
+def test_two_processes_have_the_losses_of_one(dataset: Path, tmp_path: Path) -> None:
+    for processes in (1, 2):
+        run = run_processes(dataset, tmp_path / str(processes), processes)
+        assert run.returncode == 0, run.stderr
+    one, two = (
+        [line.get("loss", line.get("validation_loss")) for line in lines(tmp_path / str(processes))]
+        for processes in (1, 2)
+    )
+    assert len(one) == 6
+    assert two == pytest.approx(one, abs=1e-5)
+    facts = json.loads((tmp_path / "2" / "model.json").read_text())
+    assert (facts["processes"], facts["training_pictures"]) == (2, 36)
+
+
+def test_the_mistake_of_two_processes_is_told_once(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "images.h5").write_bytes((dataset / "images.h5").read_bytes()[:2000])
+    run = run_processes(tmp_path, tmp_path / "out", 2)
+    assert run.returncode == 1
+    assert run.stderr.count("not a whole packed data set") == 1, run.stderr
+
+
+def test_the_learning_rate_warms_up_and_falls() -> None:
+    training = TRAINING.model_copy(update={"warmup_steps": 4, "schedule": "cosine"})
+    factors = [learning_rate_factor(step, 24, training) for step in range(25)]
+    assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert factors[14] == pytest.approx(0.5)
+    assert factors[24] == pytest.approx(0.0)
+    constant = training.model_copy(update={"schedule": "constant"})
+    assert {learning_rate_factor(step, 24, constant) for step in range(4, 24)} == {1.0}
+
+
+def test_operations_are_those_of_the_layers() -> None:
+    # ResNet-50 needs 4.09 billion multiply-adds a 224-pixel picture with its classifier (He et al. 2016, table 1: 3.8).
+    settings = {"encoder": "resnet50", "pretrained": "none", "frozen_children": 0, "image_size": 224, "grid": 7}
+    network = Network(**settings)  # type: ignore[arg-type]
+    state = torch.get_rng_state()
+    for_picture, for_token = training_flops(network, 256, (3, 300, 300))
+    assert torch.equal(state, torch.get_rng_state())
+    # Three times the forward pass, but for the first layer's gradient to the picture.
+    assert for_picture == pytest.approx(3 * 2 * 4.09e9, rel=0.05)
+    dim, channels = 512, 2048
+    recurrent = dim * (dim + channels + 4 * dim) + channels * 4 * dim + dim * 256
+    assert for_token == pytest.approx(3 * 2 * recurrent, rel=0.15)
+    assert peak(torch.device("cpu")) is None

@@ -1,0 +1,173 @@
+"""A training's curves in MLflow: every point once, whatever becomes of the server."""
+
+import http.server
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ocsrflow import mirror as module
+from ocsrflow.mirror import Mirror
+from ocsrflow.tracking import tracking
+from test_train import lines, run_train
+
+
+def test_mlflow_has_every_point_once_after_a_second_start(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.chdir(tmp_path)
+    where = tmp_path / "tracking.json"
+    tracking(out=where, experiment="tiny", store=Path("mlflow.db"))
+    run_train(dataset, tmp_path, tracking=where)
+    for checkpoint in sorted(tmp_path.glob("checkpoints/*/step-*.pt"))[1:]:
+        checkpoint.unlink()  # as if it had been killed before the last epoch was saved
+    run_train(dataset, tmp_path, tracking=where)
+    client = MlflowClient("sqlite:///mlflow.db")
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["training.encoder_lr"] == "0.002"
+    assert run.data.params["network.encoder"] == "shufflenet_v2_x0_5"
+    logged = [line for line in lines(tmp_path) if "validation_tanimoto" in line]
+    history = client.get_metric_history(run.info.run_id, "validation_tanimoto")
+    assert [point.step for point in history] == [line["step"] for line in logged]
+
+
+def test_a_new_store_gets_the_curves_of_a_finished_training(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.chdir(tmp_path)
+    run_train(dataset, tmp_path)
+    tracking(out=tmp_path / "new.json", experiment="tiny", store=Path("new.db"))
+    run_train(dataset, tmp_path, tracking=tmp_path / "new.json")
+    client = MlflowClient("sqlite:///new.db")
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    for curve in ("loss", "validation_tanimoto"):
+        steps = [point.step for point in client.get_metric_history(run.info.run_id, curve)]
+        assert steps == [line["step"] for line in lines(tmp_path) if curve in line]
+        assert len(steps) == 2
+
+
+def test_mlflow_away_does_not_stop_a_training(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = tmp_path / "tracking.json"
+    where.write_text('{"uri": "http://127.0.0.1:9", "experiment": "away"}')
+    run_train(dataset, tmp_path, tracking=where)
+    assert capsys.readouterr().err.count("MLflow does not take the run") == 1
+
+
+def test_a_mirror_without_a_place_sends_nothing() -> None:
+    mirror = Mirror(None, key="k", name="n", parameters={})
+    mirror.point({"loss": 1.0}, 1)
+    mirror.close("FINISHED")
+
+
+@pytest.fixture
+def hanging_server() -> Iterator[str]:
+    """A server that takes connections and never answers."""
+    release = threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def handle(self) -> None:
+            release.wait(60)
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    release.set()
+    server.shutdown()
+
+
+def test_a_server_that_never_answers_neither_slows_nor_stops(
+    tmp_path: Path, hanging_server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = tmp_path / "tracking.json"
+    where.write_text(json.dumps({"uri": hanging_server, "experiment": "slow"}))
+    mirror = Mirror(where, key="k", name="slow one", parameters={"a": 1})
+    began = time.monotonic()
+    for step in range(10_000):
+        mirror.point({"loss": 1.0}, step)
+    assert time.monotonic() - began < 5  # half a millisecond a point, in a process whose other thread imports MLflow
+    mirror.close("FINISHED", patience=0.5)
+    assert "MLflow does not take the run: no answer in time; 10000 points of slow one" in capsys.readouterr().err
+
+
+class MlflowServer:
+    """MLflow's own server, which can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder, self.uri = folder, f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        store = f"sqlite:///{self.folder / 'server.db'}"
+        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--port", str(self.port)]
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        self.process = subprocess.Popen(
+            [*command, "--workers", "1", "--artifacts-destination", str(self.folder / "artifacts")],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+        )
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"{self.uri}/health", timeout=1)
+                return
+            except OSError:
+                time.sleep(0.1)
+        raise AssertionError("the MLflow server does not start")
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def test_what_a_server_missed_is_sent_when_it_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.setattr(module, "RETRY", 0.2)
+    monkeypatch.setattr(module, "GATHER", 0.05)
+    server = MlflowServer(tmp_path)
+    server.start()
+    tracking(out=tmp_path / "tracking.json", experiment="away", store=Path("none"), uri=server.uri)
+    client = MlflowClient(server.uri)
+
+    def steps() -> list[int]:
+        experiment = client.get_experiment_by_name("away")
+        assert experiment is not None
+        runs = client.search_runs([experiment.experiment_id])
+        return [p.step for run in runs for p in client.get_metric_history(run.info.run_id, "loss")]
+
+    mirror = Mirror(tmp_path / "tracking.json", key="k", name="n", parameters={"a": 1})
+    mirror.point({"loss": 3.0}, 1)
+    for _ in range(300):
+        if steps() == [1]:
+            break
+        time.sleep(0.1)
+    server.kill()
+    for step in range(2, 50):
+        mirror.point({"loss": 3.0 / step}, step)
+    time.sleep(1.0)
+    server.start()
+    mirror.close("FINISHED", patience=60)
+    assert steps() == list(range(1, 50))
+    server.kill()

@@ -1,0 +1,86 @@
+"""Checkpoints of one training: written whole or not at all, the last two kept, damaged ones passed over."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import UserError
+from .files import whole
+
+KEPT = 2
+
+
+class Checkpoints:
+    """The folder of one training's checkpoints, called by its key.
+
+    The key stands for everything that decides the weights: a training with another learning rate has another folder
+    and starts afresh, one whose report has changed goes on.
+    """
+
+    def __init__(self, folder: Path, key: str, about: dict[str, Any]) -> None:
+        """Name the folder.
+
+        Parameters
+        ----------
+        folder
+            Where the checkpoints are.
+        key
+            What the training is known by.
+        about
+            Plain values that a person would tell it by: network, training, vocabulary.
+        """
+        self.folder, self.key, self.about = folder, key, about
+
+    def paths(self) -> list[Path]:
+        """The checkpoints, from the oldest to the newest."""
+        return sorted(self.folder.glob("step-*.pt"))
+
+    def save(self, steps: int, state: dict[str, Any]) -> Path:
+        """Write the checkpoint of step ``steps`` and remove the oldest."""
+        path = self.folder / f"step-{steps:09d}.pt"
+        with whole(path) as part:
+            torch.save({"key": self.key, "about": self.about, **state}, part)
+        for old in self.paths()[:-KEPT]:
+            old.unlink()
+        return path
+
+    def newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest checkpoint that can be read, and its state; a damaged one is told and passed over.
+
+        Raises
+        ------
+        UserError
+            Where it is the checkpoint of another training, copied here.
+        """
+        for path in reversed(self.paths()):
+            try:
+                return path, self.load(path)
+            except UserError:
+                raise
+            except Exception as error:  # noqa: BLE001  (a damaged file may raise anything)
+                reason = (str(error) or type(error).__name__).splitlines()[0]
+                print(f"warning: {path} is damaged ({reason}): going on from the one before", flush=True)
+        return None
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """A checkpoint's state, on the CPU.
+
+        Raises
+        ------
+        UserError
+            Where it is the checkpoint of another training.
+        """
+        with zipfile.ZipFile(path) as file:  # PyTorch's own reader does not look at the checksums
+            if (damaged := file.testzip()) is not None:
+                raise zipfile.BadZipFile(f"the checksum of {damaged} does not fit")
+        # Nothing in the file is ever executed.
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if state["key"] != self.key:
+            differs = [name for name, value in self.about.items() if state["about"].get(name) != value]
+            raise UserError(
+                f"{path}: the checkpoint of another training ({', '.join(differs) or 'data or code'} "
+                f"{'differ' if len(differs) > 1 else 'differs'}); remove it from {self.folder}"
+            )
+        return state

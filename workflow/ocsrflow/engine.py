@@ -1,0 +1,150 @@
+"""One training step, the same for one process and for several, on GPUs and on the CPU."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from .augment import augment
+from .errors import UserError
+from .loader import Batch, Share
+from .model import Reader, autocast
+from .processes import Place
+from .settings.training import Training
+
+
+class Engine:
+    """Network, optimiser and schedule of a training, and what a step does with them."""
+
+    def __init__(self, reader: Reader, training: Training, place: Place, steps: int) -> None:
+        """Put a network on this process's device.
+
+        Parameters
+        ----------
+        reader
+            The network, the same in all processes.
+        training
+            How it is trained.
+        place
+            This process among the others.
+        steps
+            Length of the training in steps, for the schedule.
+        """
+        self.training, self.place = training, place
+        self.reader = reader.to(place.device)
+        if place.cuda:
+            self.reader = self.reader.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if training.compile:
+            self.reader.encoder.trunk.compile()
+        self.network: nn.Module = self.reader
+        if place.world > 1:
+            devices = [place.device] if place.cuda else None
+            self.network = DistributedDataParallel(self.reader, device_ids=devices, gradient_as_bucket_view=True)
+        self.optimiser = _optimiser(reader, training)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimiser, lambda step: learning_rate_factor(step, steps, training)
+        )
+        self.averaged: AveragedModel | None = None
+        if training.ema:
+            average = get_ema_multi_avg_fn(training.ema)  # type: ignore[no-untyped-call]
+            self.averaged = AveragedModel(self.reader, multi_avg_fn=average, use_buffers=True)
+
+    @property
+    def judged(self) -> Reader:
+        """The network that is validated and kept: that of the averaged weights, where they are averaged."""
+        if self.averaged is None:
+            return self.reader
+        averaged: Reader = self.averaged.module  # type: ignore[assignment]
+        return averaged
+
+    def step(self, batch: Batch, share: Share, number: int) -> Tensor:
+        """One optimiser step.
+
+        Parameters
+        ----------
+        batch
+            This process's pictures and texts.
+        share
+            What they are the share of.
+        number
+            Of the step, from 0, for the random numbers of the augmentation.
+
+        Returns
+        -------
+        This process's part of the cross-entropy a token of the global batch, in nats; on the device, not waited for.
+        The parts of all processes add up.
+
+        Raises
+        ------
+        UserError
+            When the GPU's memory is too small.
+        """
+        try:
+            return self._step(batch, share, number)
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"out of GPU memory with {len(batch.pictures)} pictures on a GPU ({share.pictures} a step over "
+                f"{self.place.world}); lower training.batch or network.image_size, or give the model more gpus"
+            ) from None
+
+    def _step(self, batch: Batch, share: Share, number: int) -> Tensor:
+        training, place = self.training, self.place
+        pictures, tokens, targets = (
+            part.to(place.device, non_blocking=True) for part in (batch.pictures, batch.tokens, batch.targets)
+        )
+        if training.augmentation.on:
+            seed = np.random.SeedSequence([training.seed, number, place.rank]).generate_state(1)[0]
+            pictures = augment(pictures, training.augmentation, torch.Generator().manual_seed(int(seed)))
+        with autocast(place.device):
+            entropy, penalty = self.network(pictures, tokens, batch.steps, targets, training.label_smoothing)
+        loss = entropy / share.tokens + training.attention_penalty * penalty / share.pictures
+        self.optimiser.zero_grad(set_to_none=True)
+        # DistributedDataParallel averages gradients over processes: times their number it is the sum, so that a step
+        # is that of the global batch, however many share it.
+        (place.world * loss).backward()
+        torch.nn.utils.clip_grad_value_(self.reader.parameters(), training.gradient_clip)
+        self.optimiser.step()
+        self.schedule.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.reader)
+        part: Tensor = entropy.detach() / share.tokens
+        return part
+
+    def state(self) -> dict[str, Any]:
+        """Everything a later training needs to go on from here."""
+        return {
+            "reader": self.reader.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "averaged": self.averaged.state_dict() if self.averaged is not None else None,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up a state that :meth:`state` gave."""
+        self.reader.load_state_dict(state["reader"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
+
+
+def _optimiser(reader: Reader, training: Training) -> torch.optim.Optimizer:
+    """Adam with a learning rate for the encoder and one for the decoder."""
+    groups = [
+        {"params": [p for p in reader.encoder.parameters() if p.requires_grad], "lr": training.encoder_lr},
+        {"params": list(reader.decoder.parameters()), "lr": training.decoder_lr},
+    ]
+    return torch.optim.Adam([group for group in groups if group["params"]], fused=True)
+
+
+def learning_rate_factor(step: int, steps: int, training: Training) -> float:
+    """What both learning rates are multiplied with at a step of ``steps``: linear warm-up, then the schedule."""
+    warm = min(1.0, (step + 1) / (training.warmup_steps + 1))
+    if training.schedule == "constant":
+        return warm
+    after = max(0, step - training.warmup_steps) / max(1, steps - training.warmup_steps)
+    return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, after)))

@@ -1,0 +1,83 @@
+"""Floating-point operations: how many a training needs, and how many a device could do."""
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from .decoder import Decoder
+from .model import Encoder
+from .settings.network import Network
+from .tokenizer import START
+
+# Dense bfloat16 operations a second with float32 accumulation, as NVIDIA's data sheets give them (half of what they
+# print "with sparsity"): H100/H200, A100, L40S, L4 product briefs; GeForce from the Ada and Ampere whitepapers.
+PEAKS = {
+    "H200": 989e12,
+    "GH200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "A40": 149.7e12,
+    "A10": 125e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+    "RTX 4090": 165.2e12,
+    "RTX 3090": 71e12,
+}
+
+
+def peak(device: torch.device) -> float | None:
+    """Floating-point operations a second that a device could do in bfloat16; None where its data sheet is not here."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    # The longest name first, so that an L40S is not taken for an L4.
+    return next((PEAKS[known] for known in sorted(PEAKS, key=len, reverse=True) if known in name), None)
+
+
+def training_flops(network: Network, vocabulary: int, shape: tuple[int, int, int]) -> tuple[float, float]:
+    """Operations of a training step, forward and backward, by PyTorch's own counter (convolutions, matrix products).
+
+    Parameters
+    ----------
+    network
+        Shape of the network.
+    vocabulary
+        Number of tokens.
+    shape
+        Channels, height and width of a picture.
+
+    Returns
+    -------
+    Operations for each picture, and for each token on top.
+    """
+    with torch.random.fork_rng(devices=[]):  # no random number of the training is used up
+        with torch.device("meta"):  # shapes alone
+            encoder = Encoder(network)
+            with FlopCounterMode(display=False) as counter:
+                features = encoder(torch.zeros(1, *shape, dtype=torch.uint8))
+                features.sum().backward()
+        decoder = Decoder(encoder.channels, network.dim, vocabulary, network.dropout, network.grid)
+        one, two, longer = (
+            _of_decoding(decoder, torch.zeros(pictures, *features.shape[1:]), tokens)
+            for pictures, tokens in ((1, 2), (2, 2), (1, 12))
+        )
+    for_token = (longer - one) / 10
+    # What a batch costs whatever is in it, the tokens' products, is no picture's.
+    return counter.get_total_flops() + two - one - 2 * for_token, for_token
+
+
+def _of_decoding(decoder: Decoder, features: Tensor, tokens: int) -> int:
+    texts = torch.full((len(features), tokens), START)
+    # The counter does not know the products that add to what is there already.
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: _adding_product}) as counter:
+        scores, penalty = decoder(features.requires_grad_(), texts, [len(features)] * tokens)
+        (scores.sum() + penalty).backward()
+    return int(counter.get_total_flops())
+
+
+def _adding_product(_: list[int], first: list[int], second: list[int], **__: object) -> int:
+    """Operations of ``addmm_``, from the shapes of its arguments."""
+    return 2 * first[0] * first[1] * second[1]

@@ -1,0 +1,108 @@
+"""A training's curves on their way to MLflow, beside its own work.
+
+Points are handed to a thread of their own, so that a server that is slow or away neither slows nor stops the training.
+What could not be sent is kept and tried again, at the latest at the end.
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .tracking import Run
+
+RETRY = 30.0  # seconds between two tries where MLflow does not answer
+GATHER = 2.0  # seconds in which points are gathered for one request
+LAST_TRY = 20.0  # seconds that the end waits for what is still to be sent
+
+
+class Mirror:
+    """The MLflow run of one training, written to by a thread."""
+
+    def __init__(self, where: Path | None, *, key: str, name: str, parameters: Mapping[str, Any]) -> None:
+        """Begin; the run is opened by the thread.
+
+        Parameters
+        ----------
+        where
+            The JSON file that the stage ``tracking`` wrote; None sends nothing.
+        key
+            What the run is known by.
+        name
+            Its name, as MLflow shows it.
+        parameters
+            Logged once.
+        """
+        self._where, self._key, self._name, self._parameters = where, key, name, dict(parameters)
+        self._waiting: list[tuple[Mapping[str, float], int, int]] = []
+        self._change = threading.Condition()
+        self._status: str | None = None  # at the end
+        self._trouble = ""
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        if where is not None:
+            self._thread.start()
+
+    def point(self, values: Mapping[str, float], step: int, milliseconds: int | None = None) -> None:
+        """Hand over one point of some curves; returns at once.
+
+        A step that the run's curves have already is not sent again.
+        """
+        if self._where is not None:
+            with self._change:
+                self._waiting.append((dict(values), step, milliseconds or int(time.time() * 1000)))
+                self._change.notify()
+
+    def close(self, status: str, patience: float = LAST_TRY) -> None:
+        """Send what is left and end the run; what cannot be sent within ``patience`` seconds is told in one line."""
+        if self._where is None:
+            return
+        with self._change:
+            self._status = status
+            self._change.notify()
+        self._thread.join(patience)
+        if self._thread.is_alive() or self._trouble:
+            reason = self._trouble or "no answer in time"
+            print(
+                f"MLflow does not take the run: {reason}; {len(self._waiting)} points of {self._name} were not sent, "
+                "its metrics.jsonl has them all, and they are sent when the training is started again",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _work(self) -> None:
+        from .tracking import Point  # in this thread, since MLflow takes some seconds to import
+
+        run: Run | None = None
+        while True:
+            with self._change:
+                if not self._trouble and self._status is None:
+                    self._change.wait_for(lambda: self._waiting or self._status is not None)
+                elif self._status is None:
+                    self._change.wait_for(lambda: self._status is not None, RETRY)
+            if self._status is None:
+                time.sleep(GATHER)
+            last = self._status is not None
+            part = self._waiting[:]
+            try:
+                run = run or self._open()
+                run.points([Point(*point) for point in part])
+                del self._waiting[: len(part)]  # only this thread takes away, and it counts from the front
+                self._trouble = ""
+                if last and not self._waiting:
+                    run.close(str(self._status))
+                    return
+            except Exception as error:  # noqa: BLE001  (whatever a server, its database or the network may raise)
+                self._trouble = (str(error) or type(error).__name__).splitlines()[0]
+                if last:
+                    return
+
+    def _open(self) -> "Run":
+        from .tracking import Run
+
+        assert self._where is not None
+        run = Run(self._where, key=self._key, name=self._name, tags={"stage": "train"})
+        run.parameters(self._parameters)
+        return run
