@@ -16,6 +16,7 @@ include: "workflow/rules/corpus.smk"
 include: "workflow/rules/images.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/ensemble.smk"
+include: "workflow/rules/speed.smk"
 include: "workflow/rules/report.smk"
 
 

@@ -51,6 +51,17 @@ def test_the_demonstration_is_valid_over_the_experiment() -> None:
     assert {m.network.pretrained for m in cfg.models} == {"none"}
 
 
+def test_the_h200_profile_is_valid_and_its_toy_has_the_same_models() -> None:
+    raw = shipped()
+    update_config(raw, yaml.safe_load((REPOSITORY / "workflow/profiles/h200/experiment.yaml").read_text()))
+    full = config.load(raw)
+    update_config(raw, yaml.safe_load((REPOSITORY / "tests/workflow/h200-toy.yaml").read_text()))
+    toy = config.load(raw)
+    assert [m.name for m in toy.models] == [m.name for m in full.models]
+    assert {m.gpus for m in full.models} == {1}  # the machine has one
+    assert {m.training.compile for m in full.models} == {True}
+
+
 def test_the_schema_in_the_repository_is_the_generated_one() -> None:
     kept = (REPOSITORY / "workflow/schemas/config.schema.json").read_text()
     assert kept == config.schema(), "run: python -m ocsrflow.config --schema > workflow/schemas/config.schema.json"

@@ -68,3 +68,13 @@ def test_browse(dataset: Path, small: Path) -> None:
     (small / "there").write_bytes(bytes(200_000))
     run("browse", dataset / "images.h5", "--out", small / "page.html")
     assert [path.name for path in small.iterdir()] == ["there"]
+
+
+def test_train(dataset: Path, small: Path) -> None:
+    network = (
+        '{"encoder": "shufflenet_v2_x0_5", "pretrained": "none", "frozen_children": 0, "image_size": 64, "dim": 32}'
+    )
+    training = '{"batch": 16, "epochs": 1, "validation_size": 8, "decode_length": 20}'
+    settings = ["--network", network, "--training", training, "--checkpoints", small]
+    run("train", dataset / "images.h5", *settings, *outputs(small, "out", "metrics", "description"))
+    assert [path.name for path in small.rglob("*") if path.is_file()] == ["metrics.jsonl"]  # what was seen so far

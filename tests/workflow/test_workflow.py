@@ -23,31 +23,41 @@ CONFIG = "tests/workflow/toy.yaml"
 
 # Which rules run a module, directly or through others, written down by hand: the workflow works it out itself.
 STAGES = ["download", "filter", "sample", "render", "pack", "weights", "train", "predict", "ensemble"]
-EVERY = {*STAGES, "browse", "baseline", "score", "tracking", "report"}
-PICTURES = {"render", "pack", "browse", "train", "predict", "baseline", "report"}
+SPEED = {"speed_training", "speed_prediction"}
+EVERY = {*STAGES, *SPEED, "browse", "baseline", "score", "tracking", "report"}
+PICTURES = {*SPEED, "render", "pack", "browse", "train", "predict", "baseline", "report"}
+STEP = {"train", "speed_training"}
+NETWORK = {"train", "predict", *SPEED}
 USED_BY = {
+    "augment": STEP,
     "baseline": {"baseline"},
     "bottom_k": {"sample", "render"},
     "browse": {"browse"},
+    "checkpoints": {"train"},
     "chemistry": {*PICTURES, "sample", "ensemble", "score"},
     "cli": EVERY,
+    "clocked_training": {"speed_training"},
     "config": set(),
+    "decoder": NETWORK,
     "download": {"download"},
-    "encoders": {"weights", "train", "predict"},
+    "encoders": {"weights", *NETWORK},
+    "engine": STEP,
     "ensemble": {"ensemble"},
     "errors": EVERY,
     "fetch": {"download", "weights"},
     "figures": {"browse", "report"},
     "files": EVERY,
     "filter": {"filter"},
-    "gpus": {"train", "predict"},
+    "flops": STEP,
+    "gpus": NETWORK,
     "guarded": {"render"},
     "images": PICTURES,
-    "launch": {"train"},
+    "launch": STEP,
     "lines": {"filter"},
-    "loader": {"train", "predict"},
-    "metrics": {"train", "ensemble", "baseline", "score"},
-    "model": {"train", "predict"},
+    "loader": {*STEP, "predict"},
+    "metrics": {"train", "ensemble", "baseline", "score", "speed_prediction"},
+    "mirror": {"train"},
+    "model": NETWORK,
     "pack": {"pack"},
     "packed": PICTURES,
     "pages": {"browse", "report"},
@@ -55,20 +65,29 @@ USED_BY = {
     "picture_store": {"render"},
     "predict": {"predict"},
     "predictions": {"ensemble"},
+    "processes": STEP,
     "progress": {*STAGES, "browse", "baseline"},
+    "reading": {"predict", "speed_prediction"},
+    "recorder": {"train"},
     "render": {"render"},
     "report": {"report"},
     "sample": {"sample"},
     "score": {"score"},
+    "settings/augmentation": STEP,
     "settings/base": PICTURES,
     "settings/depiction": PICTURES,
-    "settings/network": {"train", "predict"},
-    "settings/training": {"train"},
+    "settings/network": NETWORK,
+    "settings/training": STEP,
+    "side_by_side": {"speed_prediction"},
+    "speed_prediction": {"speed_prediction"},
+    "speed_training": {"speed_training"},
     "tables": {"filter", "sample", "render", "pack"},
     "talk": {"report"},
-    "tokenizer": {"pack", "train", "predict"},
-    "tracking": {"tracking", "train", "score"},
+    "tokenizer": {"pack", *NETWORK},
+    "tracking": {"tracking", "train", "score", *SPEED},
     "train": {"train"},
+    "validation": {"train"},
+    "voting": {"ensemble", "speed_prediction"},
     "weights": {"weights"},
 }
 AFTER = {
@@ -76,15 +95,17 @@ AFTER = {
     "filter": {"sample", "browse", "report"},
     "sample": {"render", "pack", "browse", "report"},
     "render": {"pack"},
-    "pack": {"browse", "train", "predict", "baseline", "report"},
+    "pack": {"browse", "train", "predict", "baseline", "report", *SPEED},
     "browse": set(),
     "weights": set(),  # the toy has no ImageNet weights
-    "train": {"predict", "report"},
+    "train": {"predict", "speed_prediction", "report"},
     "predict": {"ensemble", "score", "report"},
     "ensemble": {"score", "report"},
     "baseline": {"score", "report"},
     "score": {"report"},
-    "tracking": {"train", "score"},
+    "speed_training": {"report"},
+    "speed_prediction": {"report"},
+    "tracking": {"train", "score", *SPEED},
     "report": set(),
 }
 
@@ -194,14 +215,30 @@ def of_one_model(name: str, dataset: str) -> set[str]:
     }
 
 
-OF_THE_ENSEMBLE = {"The models of ensemble both vote in pairs on held-out", "Score both on held-out"}
+OF_THE_ENSEMBLE = {
+    "The models of ensemble both vote in pairs on held-out",
+    "Score both on held-out",
+    "Measure how fast the models of ensemble both read side by side",
+}
+TRAINING_SPEED = "Measure the training speed of shuffle (gpu=0, 2 threads)"
 
 
-def test_a_models_learning_rate_runs_that_model_and_its_ensembles(changed: Path) -> None:
+@pytest.mark.parametrize(("at", "name", "dataset"), [(0, "shuffle", "short"), (1, "mobile", "longer")])
+def test_a_models_learning_rate_runs_that_model_and_its_ensembles(
+    changed: Path, at: int, name: str, dataset: str
+) -> None:
     config = yaml.safe_load((changed / CONFIG).read_text())
-    config["models"][1]["training"] = {"encoder_lr": 5e-4}
+    config["models"][at]["training"] = {"encoder_lr": 5e-4}
     edit(changed, models=config["models"])
-    assert planned(changed)[0] == of_one_model("mobile", "longer") | OF_THE_ENSEMBLE
+    # The first one's training speed has been measured, which does not depend on the learning rate.
+    assert planned(changed)[0] == of_one_model(name, dataset) | OF_THE_ENSEMBLE
+
+
+def test_another_number_of_processes_measures_the_speed_of_the_training(changed: Path) -> None:
+    edit(changed, speed={"training": ["shuffle"], "processes": [2], "steps": 2})
+    assert planned(changed)[0] == {TRAINING_SPEED, "Write the report"}
+    edit(changed, speed={"training": [], "ensembles": []})
+    assert planned(changed)[0] == {"Write the report"}
 
 
 def test_a_new_model_runs_that_model_alone(changed: Path) -> None:
@@ -274,6 +311,9 @@ def test_the_results_are_all_there(toy: Path) -> None:
             "validity",
             "perfect",
         }
+    speed = json.loads((results / "speed/training/shuffle.json").read_text())
+    assert [row.get("not_measured") for row in speed["rows"]] == [None, None, "a step has only 32 pictures"]
+    assert json.loads((results / "speed/prediction/both.json").read_text())["same_texts"]
     constant = json.loads((results / "scores/held-out/constant.json").read_text())
     assert constant["scores"]["tanimoto"]["value"] > 0
     votes = pd.read_parquet(results / "predictions/held-out/both.parquet")
@@ -289,7 +329,8 @@ def test_mlflow_has_a_run_for_every_model_and_the_ensemble(toy: Path) -> None:
     experiment = client.get_experiment_by_name("toy")
     assert experiment is not None
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    assert set(runs) == {"shuffle", "mobile", "both", "constant"}
+    speeds = {"training speed of shuffle", "prediction speed of both"}
+    assert set(runs) == {"shuffle", "mobile", "both", "constant", *speeds}
     default = client.get_experiment_by_name("Default")
     assert default is None or not client.search_runs([default.experiment_id])
     for name in ("shuffle", "mobile"):
@@ -334,7 +375,10 @@ def test_the_report_is_one_file_with_every_section_and_escaped_text(toy: Path) -
     assert "Toy <script>alert(1)</script>" in page.text
     for heading in ("What came out", "Models", "Single against ensemble", "Training", "Gallery", "Rejects"):
         assert f"<h2>{heading}</h2>" in html
-    assert html.count("<svg") >= 6
+    assert "<h2>Speed: one after the other and side by side</h2>" in html
+    assert "not measured: a step has only 32 pictures" in page.text
+    assert "All 2, side by side" in page.text
+    assert html.count("<svg") >= 7
     assert html.count('<article class="card') == 4
     assert "Best constant answer" in page.text
     scores = json.loads((toy / "results/scores/held-out/constant.json").read_text())
@@ -349,6 +393,8 @@ def test_the_full_experiment_is_planned(tmp_path: Path) -> None:
     assert all(int(gpus) >= 1 for _, _, gpus in trainings)
     counts = dict(re.findall(r"^(\w+) +(\d+)$", text, flags=re.MULTILINE))
     assert (counts["render"], counts["pack"], counts["weights"], counts["predict"]) == ("178", "3", "4", "12")
+    assert (counts["speed_training"], counts["speed_prediction"]) == ("2", "1")
+    assert "Measure the training speed of resnet152-512-contest (gpu=4, " in text
 
 
 def test_the_demonstration_is_planned_by_its_profile(tmp_path: Path) -> None:

@@ -40,8 +40,9 @@ class Checkpoints:
     def save(self, steps: int, state: dict[str, Any]) -> Path:
         """Write the checkpoint of step ``steps`` and remove the oldest."""
         path = self.folder / f"step-{steps:09d}.pt"
-        with whole(path) as part:
-            torch.save({"key": self.key, "about": self.about, **state}, part)
+        # Through Python's file, which tells a full disk from other errors.
+        with whole(path) as part, open(part, "wb") as file:
+            torch.save({"key": self.key, "about": self.about, **state}, file)
         for old in self.paths()[:-KEPT]:
             old.unlink()
         return path

@@ -167,6 +167,51 @@ class Rendering(Settings):
     )
 
 
+class Checkpoints(Settings):
+    """How a training is saved; it does not change what comes out."""
+
+    minutes: float = Field(
+        10.0, ge=0, description="Minutes between two checkpoints of a training; one is saved after each validation too."
+    )
+
+
+class Speed(Settings):
+    """What is measured of the speed: trainings on one process and on several, ensembles in turn and side by side."""
+
+    training: list[str] = Field(
+        default=[], description="Names of the models whose training speed is measured, for a short time each."
+    )
+    processes: list[Annotated[int, Field(ge=1, le=1024)]] = Field(
+        default=[1, 2, 4],
+        min_length=1,
+        description="Numbers of processes that share such a training, ascending; on GPUs, one GPU each. "
+        "What a machine is too small for is left out.",
+    )
+    steps: int = Field(
+        30,
+        ge=1,
+        description="Training steps that are timed for each number of processes; a machine that needs more than a "
+        "minute for them does fewer.",
+    )
+    ensembles: list[str] | None = Field(
+        None,
+        description="Names of the ensembles whose members read one after the other and side by side; null for all.",
+    )
+    prediction_gpus: int = Field(
+        1,
+        ge=0,
+        description="GPUs that the members of an ensemble share when they read side by side, as many of them as there "
+        "are; 0 for the CPU, where ensembles of models with gpus 0 always read.",
+    )
+
+    @field_validator("processes")
+    @classmethod
+    def _ascending(cls, value: list[int]) -> list[int]:
+        if sorted(set(value)) != value:
+            raise ValueError("ascending numbers are expected, each once")
+        return value
+
+
 class Tracking(Settings):
     """Where MLflow records the runs."""
 
@@ -205,6 +250,7 @@ class Config(Settings):
         default_factory=dict, description="Training settings of every model that does not set its own."
     )
     models: list[Model] = Field(min_length=1, description="What is trained.")
+    checkpoints: Checkpoints = Field(default_factory=Checkpoints, description="How trainings are saved.")
     prediction: Prediction = Field(default_factory=Prediction, description="How trained models read pictures.")
     test_sets: list[TestSet] = Field(min_length=1, description="What every model is tested on.")
     ensembles: list[Ensemble] = Field(default_factory=list, description="Which models vote together.")
@@ -213,6 +259,7 @@ class Config(Settings):
         description="Answers to compare with. constant: the training molecule with the highest mean "
         "Tanimoto similarity to the test set, for every picture.",
     )
+    speed: Speed = Field(default_factory=Speed, description="What is measured of the speed.")
     tracking: Tracking = Field(default_factory=Tracking, description="MLflow.")
     report: Report = Field(default_factory=Report, description="The report.")
 
@@ -270,6 +317,15 @@ class Config(Settings):
                 _known(f"ensembles.{i}.models.{j}", member, models)
             if len(set(ensemble.models)) < len(ensemble.models):
                 raise ValueError(f"ensembles.{i}.models: a model is named twice")
+        measured: list[tuple[str, list[str], dict[str, Any]]] = [
+            ("training", self.speed.training, models),
+            ("ensembles", self.speed.ensembles or [], readers),
+        ]
+        for key, names, known in measured:
+            for i, name in enumerate(names):
+                _known(f"speed.{key}.{i}", name, known)
+            if len(set(names)) < len(names):
+                raise ValueError(f"speed.{key}: a name is given twice")
         return self
 
 

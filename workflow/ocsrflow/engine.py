@@ -100,7 +100,7 @@ class Engine:
             seed = np.random.SeedSequence([training.seed, number, place.rank]).generate_state(1)[0]
             pictures = augment(pictures, training.augmentation, torch.Generator().manual_seed(int(seed)))
         with autocast(place.device):
-            entropy, penalty = self.network(pictures, tokens, batch.steps, targets, training.label_smoothing)
+            entropy, penalty = self.network(pictures, tokens, batch.steps, targets)
         loss = entropy / share.tokens + training.attention_penalty * penalty / share.pictures
         self.optimiser.zero_grad(set_to_none=True)
         # DistributedDataParallel averages gradients over processes: times their number it is the sum, so that a step

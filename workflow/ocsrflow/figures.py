@@ -1,6 +1,7 @@
 """The figures of the pages of report and browse, as SVG text that stands in the page."""
 
 import io
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,6 +88,27 @@ def curves(metrics: dict[str, pd.DataFrame], column: str, label: str, title: str
         marker = "o" if len(rows) < 60 * len(metrics) else None
         sns.lineplot(rows, x="step", y=column, hue="name", marker=marker, markersize=4, ax=axes, estimator=None)
         axes.set(xlabel="optimiser step", ylabel=label)
+        axes.legend(title=None, frameon=False, fontsize="small")
+
+    return _figure(title, caption, paint)
+
+
+def scaling(rows: pd.DataFrame, title: str, caption: str) -> Drawing:
+    """Images per second against processes (columns: name, processes, images_per_second), and what would be ideal.
+
+    Ideal is as many times the speed of one process as there are processes; drawn where one process was measured.
+    """
+
+    def paint(axes: Axes) -> None:
+        shown = {"hue": "name", "style": "name", "markers": True, "dashes": False, "estimator": None}
+        sns.lineplot(rows, x="processes", y="images_per_second", ax=axes, markersize=7, **shown)
+        for colour, (_, own) in zip(itertools.cycle(sns.color_palette(PALETTE)), rows.groupby("name", sort=False)):
+            most, alone = own["processes"].max(), own.loc[own["processes"] == 1, "images_per_second"].sum()
+            if alone:
+                axes.plot([1, most], [alone, most * alone], "--", color=colour, linewidth=1)
+        axes.plot([], [], "--", color="0.4", linewidth=1, label="ideal")
+        axes.set(xlabel="processes", ylabel="images per second", ylim=(0, None))
+        axes.set_xticks(sorted(rows["processes"].unique()))
         axes.legend(title=None, frameon=False, fontsize="small")
 
     return _figure(title, caption, paint)

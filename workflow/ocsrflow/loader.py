@@ -136,7 +136,6 @@ class Epochs:
         batch: int,
         *,
         seed: int,
-        pool: int = 1,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -152,13 +151,10 @@ class Epochs:
             Pictures in a global batch.
         seed
             Of the order.
-        pool
-            So many batches are sorted by the length of their texts together before they are cut: texts in a batch are
-            then about as long as each other, so that it takes fewer steps of the decoder. 1 leaves them mixed.
         rank, world
             This process among all.
         """
-        self.members, self.batch, self.seed, self.pool = members, batch, seed, pool
+        self.members, self.batch, self.seed = members, batch, seed
         self.rank, self.world = rank, world
         self.lengths = np.diff(packed.offsets) + 1
 
@@ -170,14 +166,7 @@ class Epochs:
         """The batches of an epoch, from 0."""
         random = np.random.Generator(np.random.PCG64([self.seed, number]))
         order = random.permutation(self.members)[: len(self) * self.batch]
-        if self.pool > 1:
-            stretch = self.pool * self.batch
-            for at in range(0, len(order), stretch):
-                part = order[at : at + stretch]
-                order[at : at + stretch] = part[np.argsort(self.lengths[part], kind="stable")]
         cut = [order[at : at + self.batch] for at in range(0, len(order), self.batch)]
-        if self.pool > 1:
-            cut = [cut[i] for i in random.permutation(len(cut))]
         return [Share(part[self.rank :: self.world], part, int(self.lengths[part].sum())) for part in cut]
 
     def stream(self, epoch: int, step: int, epochs: int) -> Iterator[NDArray[np.int64]]:

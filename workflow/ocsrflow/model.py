@@ -106,9 +106,7 @@ class Reader(nn.Module):
         self.encoder = Encoder(network, state)
         self.decoder = Decoder(self.encoder.channels, network.dim, vocabulary, network.dropout, network.grid)
 
-    def forward(
-        self, pictures: Tensor, tokens: Tensor, steps: list[int], targets: Tensor, smoothing: float = 0.0
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, pictures: Tensor, tokens: Tensor, steps: list[int], targets: Tensor) -> tuple[Tensor, Tensor]:
         """Teacher-forced losses of a batch, as sums, so that several processes can add theirs up.
 
         Parameters
@@ -119,16 +117,13 @@ class Reader(nn.Module):
             As in :meth:`Decoder.forward`.
         targets
             (sum of steps,) int64, the token that follows, in the order of a ``PackedSequence``.
-        smoothing
-            Share of each target spread evenly over the vocabulary (label smoothing).
 
         Returns
         -------
         Cross-entropy in nats summed over tokens, and the doubly stochastic term summed over pictures.
         """
         scores, penalty = self.decoder(self.encoder(pictures), tokens, steps)
-        entropy = F.cross_entropy(scores.float(), targets, reduction="sum", label_smoothing=smoothing)
-        return entropy, penalty
+        return F.cross_entropy(scores.float(), targets, reduction="sum"), penalty
 
     @torch.inference_mode()
     def read(self, pictures: Tensor, longest: int) -> Decoded:

@@ -2,9 +2,9 @@
 
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -16,9 +16,8 @@ from .loader import Batch, Loader
 from .model import Reader, autocast, load_reader
 from .packed import Packed
 from .progress import progress
+from .reading import read_one, timed
 from .tokenizer import decode
-
-WARM_UP = 5  # pictures read before the clock counts
 
 
 def predict(
@@ -81,7 +80,7 @@ def predict(
     began = 0.0
     parts = [members[at : at + batch] for at in range(0, len(members), batch)]
     workers = threads if device.type == "cuda" else 0
-    loader = Loader(packed, parts, workers=workers, pin=device.type == "cuda")
+    loader = Loader(packed, parts, batch, workers=workers, pin=device.type == "cuda")
     for pictures in progress(loader, total=len(parts), what=f"{model['name']} reads", unit="batches"):
         began = began or time.perf_counter()  # not before the workers that read pictures run
         found.update(_read(reader, pictures, longest, device))
@@ -97,7 +96,8 @@ def predict(
     )
     with whole(out) as part:
         rows.to_parquet(part, index=False)
-    times = seconds_per_image(reader, packed, members[:timed_images], longest, device)
+    read = partial(read_one, reader=reader, longest=longest, device=device)
+    times, _ = timed(read, packed, members[:timed_images])
     write_json(
         facts,
         {
@@ -116,22 +116,6 @@ def _read(reader: Reader, batch: Batch, longest: int, device: torch.device) -> d
         decoded = reader.read(batch.pictures.to(device, non_blocking=True), longest)
     texts = [decode(numbers) for numbers in decoded.tokens]
     return dict(zip(batch.positions, zip(texts, decoded.log_probability, strict=True), strict=True))
-
-
-def seconds_per_image(
-    reader: Reader, packed: Packed, members: np.ndarray, longest: int, device: torch.device
-) -> list[float]:
-    """Seconds of each picture, read one at a time, from the decoded picture in memory to the SMILES, warm."""
-    times = []
-    for number, at in enumerate([*members[:1].repeat(WARM_UP), *members]):
-        picture = torch.from_numpy(packed.pictures([int(at)]))
-        began = time.perf_counter()
-        with autocast(device):
-            decoded = reader.read(picture.to(device), longest)
-        decode(decoded.tokens[0])
-        if number >= WARM_UP:
-            times.append(time.perf_counter() - began)
-    return times
 
 
 if __name__ == "__main__":

@@ -50,6 +50,8 @@ def report(
     samples: list[Path],
     data: list[Path],
     rejects: list[Path],
+    speed_training: list[Path] | None = None,
+    speed_prediction: list[Path] | None = None,
 ) -> None:
     """Write the report.
 
@@ -77,6 +79,8 @@ def report(
         Packed data sets that the test sets are taken from.
     rejects
         Tables of rejects of sources and data sets.
+    speed_training, speed_prediction
+        What the stages of these names wrote.
     """
     scored = [read_json(path) for path in scores]
     described = {facts["name"]: facts for facts in map(read_json, models)}
@@ -93,6 +97,7 @@ def report(
     best = _best(tables[0]["rows"])
     at = next(i for i, s in enumerate(scored) if s["test_set"] == main and s["name"] == best["name"])
     packed = {path.parent.name: path for path in data}
+    trained = [read_json(path) for path in speed_training or []]
     html = template("report.html").render(
         title=title,
         note=note,
@@ -136,6 +141,9 @@ def report(
             Packed(packed[tables[0]["dataset"]]),
         ),
         rejects=_rejects(rejects),
+        speed_training=trained,
+        speed_prediction=[read_json(path) for path in speed_prediction or []],
+        scaling=_scaling(trained),
         models=list(described.values()),
         versions={name: version(name) for name in VERSIONS},
         machine=f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
@@ -192,6 +200,24 @@ def _by_length(scored: list[dict[str, Any]], images: list[Path], predictions: li
         pd.concat(parts, ignore_index=True),
         "Score by length",
         f"Mean Tanimoto similarity on {main}, by length of the reference.",
+    )
+
+
+def _scaling(trained: list[dict[str, Any]]) -> figures.Drawing | None:
+    """The training speeds, where there is more than one of a model."""
+    measured = [
+        {"name": facts["name"], "processes": row["processes"], "images_per_second": row["images_per_second"]}
+        for facts in trained
+        for row in facts["rows"]
+        if "device" in row
+    ]
+    rows = pd.DataFrame(measured)
+    if not measured or rows["name"].value_counts().max() < 2:
+        return None
+    return figures.scaling(
+        rows,
+        "Training with one process and with several",
+        "Images per second of all processes together. Dashed: as many times those of one process.",
     )
 
 

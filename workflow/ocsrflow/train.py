@@ -115,84 +115,37 @@ def train(
     """
     place = join(threads)
     with place.together():
-        packed = Packed(data)
-        members = packed.members("train")
-        if len(members) < training.batch:
-            raise UserError(
-                f"{data}: {len(members)} training pictures are less than one batch of {training.batch}; draw more "
-                "molecules or lower training.batch"
-            )
-        if not len(packed.members("validation")):
-            raise UserError(f"{data}: its validation split is empty; draw more molecules or give it a larger share")
-        if training.batch < place.world:
-            raise UserError(f"{name}: training.batch {training.batch} is too small for {place.world} processes")
+        packed = _checked(Packed(data), name, training, place)
+        about: dict[str, Any] = {
+            "network": network.model_dump(),
+            "training": training.model_dump(),
+            "vocabulary": packed.vocabulary,
+        }
         key = _key(packed, network, training, weights)
-        about = {"network": network.model_dump(), "training": training.model_dump(), "vocabulary": packed.vocabulary}
         saved = Checkpoints(checkpoints / f"{name}-{key}", key, about)
         torch.manual_seed(training.seed)
         try:
             reader = Reader(network, len(packed.vocabulary), _imagenet(network, weights))
         except ValueError as error:
             raise UserError(f"{name}: {error}") from None
-        epochs = Epochs(
-            packed,
-            members,
-            training.batch,
-            seed=training.seed,
-            pool=training.length_pool,
-            rank=place.rank,
-            world=place.world,
-        )
-        work = _Work(name, packed, network, training, place, epochs, reader, saved, threads, checkpoint_minutes)
-        course = work.resume()
+        loop = Loop(name, packed, network, training, place, reader, saved, threads, checkpoint_minutes)
+        course = loop.resume()
+        parameters = {f"{part}.{k}": v for part in ("network", "training") for k, v in about[part].items()}
         mirror = Mirror(
             tracking if place.first else None,
             key=f"model:{name}:{key}",
             name=name,
-            parameters={
-                **{f"network.{k}": v for k, v in network.model_dump().items()},
-                **{f"training.{k}": v for k, v in training.model_dump().items()},
-                "dataset": dataset,
-                "data": packed.digest,
-            },
+            parameters=parameters | {"dataset": dataset, "data": packed.digest},
         )
-        work.recorder = Recorder(saved.folder / "metrics.jsonl" if place.first else None, course.history, mirror)
-        try:
-            work.go_on(course)
-        except Stopped as stopped:
-            work.save(course)
-            work.recorder.close("KILLED", patience=5.0)
-            if place.first:
-                with suppress(BrokenPipeError):
-                    line = f"{name}: {stopped} at step {course.steps}; saved, the same command goes on from here"
-                    print(line, flush=True)
-            sys.exit(stopped.status)
-        except UserError:
-            work.recorder.close("FAILED")
-            raise
+        loop.recorder = Recorder(saved.folder / "metrics.jsonl" if place.first else None, course.history, mirror)
+        loop.run(course)
         if place.first:
             with whole(out) as part:
-                save_file({k: v.contiguous() for k, v in work.best.items()}, part)
+                save_file({k: v.contiguous() for k, v in loop.best.items()}, part)
             write_text(metrics, "".join(json.dumps(line) + "\n" for line in course.history))
-            write_json(
-                description,
-                {
-                    "name": name,
-                    "key": key,
-                    "dataset": dataset,
-                    **about,
-                    "parameters": sum(p.numel() for p in reader.parameters()),
-                    "training_pictures": len(members),
-                    "epochs": course.epoch,
-                    "best_epoch": course.best_epoch,
-                    "validation_tanimoto": course.best,
-                    "seconds": round(course.seconds, 1),
-                    "processes": place.world,
-                    "device": torch.cuda.get_device_name() if place.cuda else f"CPU, {threads} threads",
-                    "speed": _medians(course.history),
-                },
-            )
-            work.recorder.close("FINISHED")
+            facts = {"name": name, "key": key, "dataset": dataset, **about}
+            write_json(description, facts | loop.facts(course))
+            loop.recorder.close("FINISHED")
             print(
                 f"{name}: best validation Tanimoto {course.best:.4f} after epoch {course.best_epoch} "
                 f"of {course.epoch}, {course.seconds:.0f} s"
@@ -200,7 +153,7 @@ def train(
 
 
 @dataclass
-class _Work:
+class Loop:
     """The training loop, and what it works with."""
 
     name: str
@@ -208,21 +161,52 @@ class _Work:
     network: Network
     training: Training
     place: Place
-    epochs: Epochs
     reader: Reader
     saved: Checkpoints
     threads: int
     checkpoint_minutes: float
 
     def __post_init__(self) -> None:
-        self.steps = len(self.epochs) * self.training.epochs
-        self.engine = Engine(self.reader, self.training, self.place, self.steps)
+        training, place = self.training, self.place
+        self.members = self.packed.members("train")
+        self.epochs = Epochs(
+            self.packed,
+            self.members,
+            training.batch,
+            seed=training.seed,
+            rank=place.rank,
+            world=place.world,
+        )
+        self.steps = len(self.epochs) * training.epochs
+        self.engine = Engine(self.reader, training, place, self.steps)
         self.flops = training_flops(self.network, len(self.packed.vocabulary), self.packed.shape)
-        self.peak = peak(self.place.device)
+        self.peak = peak(place.device)
         self.best: dict[str, Tensor] = {}  # the weights to be kept, on the host
         self.pending: list[tuple[Share, Tensor]] = []  # steps whose loss has not been looked at
         self.recorder: Recorder
         self.began = self.last_save = time.monotonic()
+
+    def run(self, course: Course) -> None:
+        """Go on to the end of the course, or save and leave the process when it is told to stop.
+
+        Raises
+        ------
+        UserError
+            When the loss is not a number, or the GPU's memory is too small.
+        """
+        try:
+            self.go_on(course)
+        except Stopped as stopped:
+            self.save(course)
+            self.recorder.close("KILLED", patience=5.0)
+            if self.place.first:
+                with suppress(BrokenPipeError):
+                    line = f"{self.name}: {stopped} at step {course.steps}; saved, the same command goes on from here"
+                    print(line, flush=True)
+            sys.exit(stopped.status)
+        except UserError:
+            self.recorder.close("FAILED")
+            raise
 
     def go_on(self, course: Course) -> None:
         """Epoch after epoch, to the end of the course.
@@ -231,8 +215,6 @@ class _Work:
         ------
         Stopped
             At a step boundary, when a signal told a process to stop; the course is right for a checkpoint.
-        UserError
-            When the loss is not a number, or the GPU's memory is too small.
         """
         training, place = self.training, self.place
         self.began, self.last_save = time.monotonic() - course.seconds, time.monotonic()
@@ -346,12 +328,26 @@ class _Work:
             print(f"{self.name}: going on from {path}, epoch {course.epoch + 1}, step {course.steps}", flush=True)
         return course
 
+    def facts(self, course: Course) -> dict[str, Any]:
+        """What there is to say of a finished training."""
+        return {
+            "parameters": sum(p.numel() for p in self.reader.parameters()),
+            "training_pictures": len(self.members),
+            "epochs": course.epoch,
+            "best_epoch": course.best_epoch,
+            "validation_tanimoto": course.best,
+            "seconds": round(course.seconds, 1),
+            "processes": self.place.world,
+            "device": torch.cuda.get_device_name() if self.place.cuda else f"CPU, {self.threads} threads",
+            "speed": _medians(course.history),
+        }
+
 
 class _Meter:
     """What the training does with its time, between two lines of metrics."""
 
-    def __init__(self, work: _Work) -> None:
-        self.work = work
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
         self.restart()
 
     def restart(self) -> None:
@@ -371,19 +367,34 @@ class _Meter:
     def read(self) -> dict[str, float]:
         """Speed of all processes, and what this one's own device was used for; starts anew."""
         seconds = time.perf_counter() - self.since
-        per_picture, per_token = self.work.flops
+        per_picture, per_token = self.loop.flops
         flops = (self.pictures * per_picture + self.tokens * per_token) / seconds
         values = {
             "images_per_second": self.everyones / seconds,
             "data_wait": self.waited / seconds,
             "teraflops": flops / 1e12,
         }
-        if self.work.place.cuda:
+        if self.loop.place.cuda:
             values["gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
-        if self.work.peak:
-            values["mfu"] = flops / self.work.peak
+        if self.loop.peak:
+            values["mfu"] = flops / self.loop.peak
         self.restart()
         return values
+
+
+def _checked(packed: Packed, name: str, training: Training, place: Place) -> Packed:
+    """The data set, large enough for a step and for a validation."""
+    pictures = len(packed.members("train"))
+    if pictures < training.batch:
+        raise UserError(
+            f"{packed.path}: {pictures} training pictures are less than one batch of {training.batch}; draw more "
+            "molecules or lower training.batch"
+        )
+    if not len(packed.members("validation")):
+        raise UserError(f"{packed.path}: its validation split is empty; draw more molecules or give it a larger share")
+    if training.batch < place.world:
+        raise UserError(f"{name}: training.batch {training.batch} is too small for {place.world} processes")
+    return packed
 
 
 def _imagenet(network: Network, weights: Path | None) -> dict[str, Tensor] | None:

@@ -28,6 +28,8 @@ MODELS = {model.name: model for model in CONFIG.models}
 TEST_SETS = {test_set.name: test_set for test_set in CONFIG.test_sets}
 ENSEMBLES = {ensemble.name: ensemble for ensemble in CONFIG.ensembles}
 READERS = [*MODELS, *ENSEMBLES, *CONFIG.baselines]
+CLOCKED_MODELS = CONFIG.speed.training
+CLOCKED_ENSEMBLES = [*ENSEMBLES] if CONFIG.speed.ensembles is None else CONFIG.speed.ensembles
 
 
 pathvars:
@@ -165,9 +167,46 @@ def test_pictures(wildcards):
 
 
 def which_pictures(wildcards):
-    test_set = TEST_SETS[wildcards.test_set]
+    return pictures_of(TEST_SETS[wildcards.test_set])
+
+
+def pictures_of(test_set):
     return ["--split", test_set.split, *(["--size", str(test_set.size)] if test_set.size else [])]
 
 
 def of_each(pattern, **names):
     return expand(f"{CONFIG.results}/{pattern}", **names)
+
+
+def members_files(pattern):
+    """A file of each member of an ensemble, in their order."""
+    return lambda wildcards: [
+        f"{CONFIG.results}/{pattern.format(model=model)}" for model in ENSEMBLES[wildcards.ensemble].models
+    ]
+
+
+def of_a_step(training):
+    """The training settings that a step's speed may depend on: the others measure nothing again."""
+    course = {"epochs", "encoder_lr", "decoder_lr", "schedule", "warmup_steps", "gradient_clip"}
+    validation = {"decode_length", "validation_size", "validate_every", "patience"}
+    return training.model_dump_json(exclude=course | validation)
+
+
+def training_gpus(wildcards):
+    """GPUs for the largest number of processes; 0 for a model of the CPU."""
+    return max(CONFIG.speed.processes) if MODELS[wildcards.model].gpus else 0
+
+
+def ensemble_gpus(wildcards):
+    members = ENSEMBLES[wildcards.ensemble].models
+    return CONFIG.speed.prediction_gpus if any(MODELS[model].gpus for model in members) else 0
+
+
+def speed_options(files):
+    """What was measured of the speed, where anything was."""
+    options = []
+    if files.get("speed_training"):
+        options += ["--speed-training", *files.speed_training]
+    if files.get("speed_prediction"):
+        options += ["--speed-prediction", *files.speed_prediction]
+    return options

@@ -14,6 +14,8 @@ rule report:
         rejects=of_each("corpus/{source}/rejects.csv", source=SOURCES)
         + of_each("datasets/{dataset}/rejects/sample.csv", dataset=DATASETS)
         + of_each("datasets/{dataset}/rejects/pack.csv", dataset=DATASETS),
+        speed_training=of_each("speed/training/{model}.json", model=CLOCKED_MODELS),
+        speed_prediction=of_each("speed/prediction/{ensemble}.json", ensemble=CLOCKED_ENSEMBLES),
         code=modules("report"),
         templates=templates("report.html"),
     output:
@@ -38,6 +40,7 @@ rule report:
         order=READERS,  # of the rows, which the set of inputs does not tell
         # With the data set each is taken from; the members of an ensemble are in its file.
         test_sets=[f"{name}={test_set.dataset}" for name, test_set in TEST_SETS.items()],
+        speed=lambda wildcards, input: speed_options(input),
     message:
         "Write the report"
     shell:
@@ -45,4 +48,4 @@ rule report:
         "--test-sets {params.test_sets:q} --scores {input.scores:q} --images {input.images:q} "
         "--predictions {input.predictions:q} --models {input.models:q} --metrics {input.metrics:q} "
         "--corpora {input.corpora:q} --samples {input.samples:q} --data {input.data:q} "
-        "--rejects {input.rejects:q} --out {output:q} 2>&1 | tee {log:q}"
+        "--rejects {input.rejects:q} {params.speed:q} --out {output:q} 2>&1 | tee {log:q}"

@@ -27,15 +27,6 @@ class Training(Settings):
         description="Decay a step of the moving average of the weights; the averaged weights are validated and kept. "
         "0 keeps the weights themselves.",
     )
-    label_smoothing: float = Field(
-        0.0, ge=0, lt=1, description="Share of the target's probability that is spread over all tokens."
-    )
-    length_pool: int = Field(
-        1,
-        ge=1,
-        description="So many batches are sorted by text length together before they are cut: fewer decoder steps a "
-        "batch. 1 leaves lengths mixed.",
-    )
     augmentation: Augmentation = Field(
         default_factory=Augmentation, description="Random changes of the training pictures."
     )

@@ -1,0 +1,261 @@
+"""The stages speed_training and speed_prediction, with real processes on the CPU."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ocsrflow import clocked_training, config, speed_training
+from ocsrflow import speed_prediction as prediction_stage
+from ocsrflow.errors import UserError
+from ocsrflow.model import Reader
+from ocsrflow.packed import Packed
+from ocsrflow.settings.network import Network
+from ocsrflow.settings.training import Training
+from ocsrflow.side_by_side import SideBySide
+from ocsrflow.tracking import tracking
+from safetensors.torch import save_file
+
+# Few layers: each makes the threads wait for one another, which takes long where others compute as well.
+NETWORK = Network(encoder="resnet18", pretrained="none", frozen_children=0, image_size=32, stride=8, grid=4, dim=16)
+TRAINING = Training(batch=16, decode_length=10)
+
+
+def measure(dataset: Path, out: Path, **changed: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = {"name": "tiny", "network": NETWORK, "training": TRAINING, "processes": [1, 2]} | changed
+    speed_training.speed_training(dataset / "images.h5", out=out, **settings)
+    found: dict[str, Any] = json.loads(out.read_text())
+    return found
+
+
+@pytest.fixture
+def where(tmp_path: Path) -> Path:
+    """An MLflow store."""
+    tracking(out=tmp_path / "tracking.json", experiment="speed", store=tmp_path / "mlflow.db")
+    return tmp_path / "tracking.json"
+
+
+def runs(where: Path) -> list[Any]:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{where.parent}/mlflow.db")
+    experiment = client.get_experiment_by_name("speed")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+def test_one_process_and_two_train_on_the_cpu(
+    dataset: Path, tmp_path: Path, where: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found = measure(dataset, tmp_path / "s.json", processes=[1, 2, 3, 32], steps=5, threads=2, tracking=where)
+    one, two, three, many = found["rows"]
+    assert [row["processes"] for row in found["rows"]] == [1, 2, 3, 32]
+    for row in (one, two):
+        assert row["device"] == found["device"] == "CPU, 2 threads"
+        assert (row["steps"], len(row["windows"])) == (5, 1)
+        assert row["images_per_second"] == pytest.approx(row["windows"][0], rel=1e-2)
+        assert row["images_per_second"] * row["step_seconds"] == pytest.approx(16, rel=1e-2)
+        assert 0 <= row["data_wait"] < 1
+        assert row["teraflops"] > 0
+        assert "gpu_memory_gib" not in row
+    assert one["speed_up"] == one["efficiency"] == 1
+    assert two["efficiency"] == pytest.approx(two["speed_up"] / 2, abs=1e-3)
+    assert three == {"processes": 3, "not_measured": "only 2 threads here"}
+    assert many == {"processes": 32, "not_measured": "a step has only 16 pictures"}
+    said = capfd.readouterr().out
+    assert "tiny with 2 processes: " in said
+    assert "tiny with 3 processes: not measured: only 2 threads here" in said
+
+    speed_training._record(where, found, "digest")  # as a second measurement of the same would
+    (run,) = runs(where)
+    assert run.info.run_name == "training speed of tiny"
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["2_processes.images_per_second"] == two["images_per_second"]
+    assert run.data.params["training.batch"] == "16"
+
+
+@pytest.fixture
+def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine whose nvidia-smi, made up, lists two GPUs; what it says can be changed."""
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nprintf 'GPU 0: Made-up (UUID: GPU-a)\\nGPU 1: Made-up (UUID: GPU-b)\\n'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return program
+
+
+def test_too_few_gpus_are_told_and_no_error(
+    dataset: Path, tmp_path: Path, where: Path, two_gpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[Any]] = []
+
+    def measured(words: list[Any]) -> dict[str, Any]:  # GPUs cannot be had here
+        asked.append(words[:5])
+        values = {"images_per_second": 100.0 * words[1], "data_wait": 0.0}
+        return {"processes": words[1], "device": "Made-up", **values}
+
+    monkeypatch.setattr(speed_training, "_measured", measured)
+    out = tmp_path / "s.json"
+    found = measure(dataset, out, processes=[2, 4], gpus=4, granted=4, tracking=where)
+    assert asked == [["--gpus", 2, "--granted", 4, "ocsrflow.clocked_training"]]
+    assert found["rows"][1] == {"processes": 4, "not_measured": "only 2 GPUs here"}
+    assert "speed_up" not in found["rows"][0]  # against nothing
+    found = measure(dataset, out, gpus=2, granted=1, tracking=where)
+    assert found["rows"][0]["speed_up"] == 1
+    assert found["rows"][1]["not_measured"].startswith("only 1 of 2 GPUs granted by Snakemake: --resources gpu=2")
+    two_gpus.write_text("#!/bin/sh\nexit 6\n")
+    found = measure(dataset, out, gpus=2, granted=2, tracking=where)
+    assert found["rows"] == [{"processes": n, "not_measured": "no GPU here"} for n in (1, 2)]
+    assert found["device"] is None
+    assert len(runs(where)) == 2  # nothing measured, no run
+
+
+def test_too_little_memory_is_a_result(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(*_: object) -> None:  # as the engine does; memory of a GPU cannot be had here
+        raise UserError("out of GPU memory with 16 pictures on a GPU")
+
+    monkeypatch.setattr(clocked_training.Engine, "step", step)
+    settings: dict[str, Any] = {"name": "tiny", "network": NETWORK, "training": TRAINING}
+    with pytest.raises(UserError, match="out of GPU memory"):
+        clocked_training.clocked_training(dataset / "images.h5", out=tmp_path / "speed.json", **settings)
+    assert not (tmp_path / "speed.json").exists()
+    assert json.loads((tmp_path / "speed-0.json").read_text()) == {
+        "processes": 1,
+        "not_measured": "out of GPU memory with 16 pictures on a GPU",
+    }
+    # The launcher's status says that the processes failed, and the stage takes their word.
+    worker = "import sys; open(sys.argv[2].replace('.json', '-1.json'), 'w').write('{\"not_measured\": \"memory\"}')"
+    (tmp_path / "failing.py").write_text(f"{worker}; sys.exit(1)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert speed_training._measured(["--gpus", 0, "failing"]) == {"not_measured": "memory"}
+
+
+def test_a_slow_machine_does_fewer_steps(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clocked_training, "PATIENCE", 0.0)
+    out = tmp_path / "speed.json"
+    settings: dict[str, Any] = {"name": "tiny", "network": NETWORK, "training": TRAINING, "steps": 500}
+    clocked_training.clocked_training(dataset / "images.h5", out=out, **settings)
+    found = json.loads(out.read_text())
+    assert (found["steps"], len(found["windows"])) == (5, 1)
+
+
+def test_a_failure_has_one_line_and_its_status(
+    dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        measure(dataset, tmp_path / "s.json", training=TRAINING.model_copy(update={"batch": 4000}), processes=[1])
+    assert left.value.code == 1
+    (line,) = capfd.readouterr().err.strip().splitlines()
+    assert "training pictures are less than one batch of 4000" in line
+    assert not (tmp_path / "s.json").exists()
+
+
+@pytest.fixture(scope="module")
+def members(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
+    """Two models of random weights, as the stage ``train`` writes them."""
+    vocabulary = Packed(dataset / "images.h5").vocabulary
+    found: dict[str, list[Path]] = {"descriptions": [], "weights": []}
+    for seed, name in enumerate(("first", "second")):
+        folder = tmp_path_factory.mktemp("models") / name
+        folder.mkdir()
+        torch.manual_seed(seed)
+        save_file(Reader(NETWORK, len(vocabulary)).state_dict(), folder / "weights.safetensors")
+        facts = {"network": NETWORK.model_dump(), "training": TRAINING.model_dump(), "vocabulary": vocabulary}
+        (folder / "model.json").write_text(json.dumps({"name": name, "key": name, **facts}))
+        found["weights"].append(folder / "weights.safetensors")
+        found["descriptions"].append(folder / "model.json")
+    return found
+
+
+def predict(dataset: Path, out: Path, members: dict[str, list[Path]], **changed: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = {"name": "both", "timed_images": 2, "threads": 2} | members | changed
+    prediction_stage.speed_prediction(dataset / "images.h5", out=out, **settings)
+    found: dict[str, Any] = json.loads(out.read_text())
+    return found
+
+
+def test_members_read_the_same_side_by_side(
+    dataset: Path, tmp_path: Path, where: Path, members: dict[str, list[Path]]
+) -> None:
+    # More GPUs than there are: none here, so the CPU reads.
+    found = predict(dataset, tmp_path / "p.json", members, gpus=4, tracking=where)
+    assert [member["name"] for member in found["members"]] == ["first", "second"]
+    assert all(member["seconds_per_image"] > 0 for member in found["members"])
+    assert (found["images"], found["gpus"], found["threads"], found["threads_each"]) == (2, 0, 2, 1)
+    for way in ("one_after_the_other", "side_by_side"):
+        assert 0 < found[way]["low"] <= found[way]["seconds_per_image"] <= found[way]["high"]
+    assert found["same_texts"]
+    assert found["device"] == "CPU, 2 threads"
+    prediction_stage._record(where, found)
+    (run,) = runs(where)
+    assert run.info.run_name == "prediction speed of both"
+    assert run.data.params["members"] == "first, second"
+    assert run.data.metrics["side_by_side.seconds_per_image"] == found["side_by_side"]["seconds_per_image"]
+    assert set(run.data.metrics) >= {"first.seconds_per_image", "one_after_the_other.seconds_per_image", "speed_up"}
+
+
+def test_other_texts_side_by_side_are_an_error_of_ours(
+    dataset: Path, tmp_path: Path, members: dict[str, list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Wrong(SideBySide):
+        def __init__(self, *_: object) -> None:
+            self._connections, self._processes = [], []
+
+        def ready(self) -> list[str]:
+            return ["CPU"]
+
+        def read(self, picture: object) -> list[str]:
+            return ["CCO", "CCN"]
+
+    monkeypatch.setattr(prediction_stage, "SideBySide", Wrong)
+    with pytest.raises(RuntimeError, match=r"other texts side by side than one after the other, of CIDs \[\d+"):
+        predict(dataset, tmp_path / "p.json", members)
+    assert not (tmp_path / "p.json").exists()
+
+
+def test_damaged_weights_are_told_in_one_line(dataset: Path, tmp_path: Path, members: dict[str, list[Path]]) -> None:
+    damaged = tmp_path / "weights.safetensors"
+    damaged.write_bytes(members["weights"][0].read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"weights.safetensors: damaged, or not the weights of .*model.json") as told:
+        predict(dataset, tmp_path / "p.json", members | {"weights": [members["weights"][0], damaged]})
+    assert "\n" not in str(told.value)
+
+
+def test_a_member_that_ends_is_told(dataset: Path, members: dict[str, list[Path]]) -> None:
+    picture = Packed(dataset / "images.h5").pictures([0])
+    files = list(zip(members["descriptions"], members["weights"], strict=True))
+    with SideBySide([files[1]], ["cpu"], 1) as alone:
+        assert alone.ready() == ["CPU"]
+        assert len(alone.read(picture)) == 1
+        alone._processes[0].kill()
+        alone._processes[0].join()
+        with pytest.raises(UserError, match=r"the process of second ended \(status -9\)"):
+            alone.read(picture)
+
+
+@pytest.mark.parametrize(
+    ("speed", "told"),
+    [
+        ({"training": ["tiny", "nobody"]}, "speed.training.1: 'nobody' is not one of tiny"),
+        ({"ensembles": ["all"]}, "speed.ensembles.0: 'all' is not one of "),
+        ({"training": ["tiny", "tiny"]}, "speed.training: a name is given twice"),
+        ({"processes": [2, 1]}, "speed.processes: ascending numbers are expected, each once"),
+        ({"processes": [0]}, "speed.processes.0: Input should be greater than or equal to 1"),
+        ({"step": 3}, "speed.step: unknown key"),
+    ],
+)
+def test_a_wrong_section_is_told_by_its_key(speed: dict[str, Any], told: str) -> None:
+    experiment = {
+        "sources": [{"name": "nci", "kind": "nci"}],
+        "datasets": [{"name": "short", "source": "nci"}],
+        "models": [{"name": "tiny", "dataset": "short", "network": {"encoder": "resnet18"}, "training": {}}],
+        "test_sets": [{"name": "held-out", "dataset": "short"}],
+    }
+    assert config.load(experiment).speed.training == []  # without the section
+    with pytest.raises(UserError) as error:
+        config.load({**experiment, "speed": speed})
+    assert told in str(error.value)

@@ -1,0 +1,213 @@
+"""Stage ``speed_prediction``: an ensemble reads one picture at a time, its members in turn and side by side."""
+
+import hashlib
+import json
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .cli import run
+from .errors import UserError
+from .files import write_json
+from .gpus import present, take
+from .metrics import fingerprint
+from .model import load_reader
+from .packed import Packed
+from .reading import read_one, timed
+from .side_by_side import SideBySide
+from .voting import vote
+
+Picture = NDArray[np.uint8]  # (1, channels, size, size)
+
+
+def speed_prediction(
+    data: Path,
+    *,
+    name: str,
+    weights: list[Path],
+    descriptions: list[Path],
+    out: Path,
+    test_set: str = "test",
+    split: str = "test",
+    size: int | None = None,
+    timed_images: int = 100,
+    gpus: int = 0,
+    threads: int = 1,
+    tracking: Path | None = None,
+) -> None:
+    """Measure the seconds per image of an ensemble, and of each member alone.
+
+    One picture at a time, warm, from the decoded picture in the memory of the process that asks to the SMILES.
+
+    Parameters
+    ----------
+    data
+        Packed data set.
+    name
+        Name of the ensemble.
+    weights, descriptions
+        What the stage ``train`` wrote of each member, in the order of the members.
+    out
+        JSON file: the median seconds per image of each of ``members``; of them ``one_after_the_other`` in one process,
+        and ``side_by_side``, each in a process of its own, both with the vote and with the quartiles (``low``,
+        ``high``); how many times as fast the latter is (``speed_up``); and whether both gave the ``same_texts``.
+    test_set
+        Name of the test set, for the record.
+    split, size
+        Split of the data set, and at most so many pictures of it.
+    timed_images
+        Pictures that are read.
+    gpus
+        GPUs that the members share, side by side; as many of them as there are. 0 reads on the CPU.
+    threads
+        Threads on the CPU; side by side they are divided.
+    tracking
+        JSON file of the stage ``tracking``; the speeds become an MLflow run.
+
+    Raises
+    ------
+    UserError
+        When a member's weights are damaged, it was trained with another vocabulary, or the split is empty.
+    RuntimeError
+        When a member reads another text side by side than in turn.
+    """
+    lease = take(min(gpus, len(present())) if gpus else 0)
+    devices = [f"cuda:{i}" for i in range(len(lease.ids))] if lease else ["cpu"]
+    packed = Packed(data)
+    members = packed.members(split)[:size][:timed_images]
+    if not len(members):
+        raise UserError(f"{data}: its {split} split is empty")
+    files = list(zip(descriptions, weights, strict=True))
+    each = 1 if lease else max(1, threads // len(files))
+    in_turn = _in_turn(packed, members, files, torch.device(devices[0]), threads, each)
+    with SideBySide(files, devices, each) as together:
+        kinds = set(together.ready())
+        times, answers = timed(lambda picture: _voted(together.read(picture)), packed, members)
+    same = answers == in_turn.expected
+    # GPUs of several kinds may round in several ways; all else is an error of ours.
+    if len(kinds) == 1 and not same:
+        different = [int(packed.cid[at]) for at, a, b in zip(members, answers, in_turn.expected, strict=True) if a != b]
+        raise RuntimeError(f"{name} reads other texts side by side than one after the other, of CIDs {different}")
+    digest = hashlib.sha256(
+        json.dumps([packed.digest, in_turn.keys, members.tolist(), gpus, threads, sorted(kinds)]).encode()
+    ).hexdigest()
+    facts = {
+        "name": name,
+        "key": f"speed-prediction:{name}:{digest[:12]}",
+        "test_set": test_set,
+        "images": len(members),
+        "device": ", ".join(sorted(kinds)) if lease else f"CPU, {threads} threads",
+        "gpus": len(lease.ids) if lease else 0,
+        "threads": threads,
+        "threads_each": each,
+        "members": in_turn.alone,
+        "one_after_the_other": _quartiles(in_turn.times),
+        "side_by_side": _quartiles(times),
+        "same_texts": same,
+        "speed_up": round(statistics.median(in_turn.times) / statistics.median(times), 4),
+    }
+    write_json(out, facts)
+    if tracking is not None:
+        _record(tracking, facts)
+    print(
+        f"{name} on {facts['device']}: {statistics.median(in_turn.times):.4f} s an image one after the other, "
+        f"{statistics.median(times):.4f} s side by side"
+    )
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """What one process measured and read."""
+
+    keys: list[str]  # of the members
+    alone: list[dict[str, Any]]  # name and seconds_per_image of each member
+    times: list[float]  # seconds of each picture, all members and the vote
+    expected: list[tuple[list[str], str]]  # the texts of the members and the one voted for, with the threads of each
+
+
+def _in_turn(
+    packed: Packed,
+    pictures: NDArray[np.int64],
+    files: list[tuple[Path, Path]],
+    device: torch.device,
+    threads: int,
+    each: int,
+) -> InTurn:
+    """Read pictures with every member alone, and with all of them one after the other.
+
+    Parameters
+    ----------
+    packed, pictures
+        The data set, and positions in it.
+    files
+        Description and weights of each member.
+    device
+        Where all of them compute.
+    threads
+        Threads on the CPU.
+    each
+        Threads that each member has there when they read side by side.
+    """
+    if device.type == "cpu":
+        torch.set_num_threads(threads)
+    reads: list[Callable[[Picture], str]] = []
+    keys, alone = [], []
+    for description, weights in files:
+        reader, model = load_reader(description, weights, device)
+        if model["vocabulary"] != packed.vocabulary:
+            raise UserError(f"{weights}: trained with another vocabulary than {packed.path} has; train it again")
+        longest = int(model["training"]["decode_length"])
+        reads.append(partial(read_one, reader=reader, longest=longest, device=device))
+        seconds = statistics.median(timed(reads[-1], packed, pictures)[0])
+        keys.append(str(model["key"]))
+        alone.append({"name": model["name"], "seconds_per_image": round(seconds, 6)})
+
+    def all_of_them(picture: Picture) -> tuple[list[str], str]:
+        return _voted([read(picture) for read in reads])
+
+    times, answers = timed(all_of_them, packed, pictures)
+    if device.type == "cpu" and each != threads:
+        # Sums of another number of threads are rounded in another way, which may decide between two tokens.
+        torch.set_num_threads(each)
+        answers = timed(all_of_them, packed, pictures)[1]
+    return InTurn(keys, alone, times, answers)
+
+
+def _voted(texts: list[str]) -> tuple[list[str], str]:
+    """The texts of the members, and the one they vote for."""
+    fingerprint.cache_clear()  # else a vote on a picture that was voted on before would cost nothing
+    return texts, texts[vote(texts).winner]
+
+
+def _quartiles(times: list[float]) -> dict[str, float]:
+    low, middle, high = np.quantile(times, (0.25, 0.5, 0.75)).tolist()
+    return {"seconds_per_image": round(middle, 6), "low": round(low, 6), "high": round(high, 6)}
+
+
+def _record(tracking: Path, facts: dict[str, Any]) -> None:
+    """Send the speeds to an MLflow run of their own."""
+    # Here, since MLflow takes some seconds to import, and each member's process imports this module.
+    from .tracking import Run, forgiving
+
+    with forgiving():
+        opened = Run(
+            tracking, key=facts["key"], name=f"prediction speed of {facts['name']}", tags={"stage": "speed_prediction"}
+        )
+        shown = ("name", "test_set", "images", "device", "gpus", "threads")
+        opened.parameters({k: facts[k] for k in shown} | {"members": ", ".join(m["name"] for m in facts["members"])})
+        values = {f"{m['name']}.seconds_per_image": m["seconds_per_image"] for m in facts["members"]}
+        for way in ("one_after_the_other", "side_by_side"):
+            values[f"{way}.seconds_per_image"] = facts[way]["seconds_per_image"]
+        opened.final(values | {"speed_up": facts["speed_up"]})
+        opened.close()
+
+
+if __name__ == "__main__":
+    run(speed_prediction)
