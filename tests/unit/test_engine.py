@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch
 from ocsrflow.engine import learning_rate_factor
 from ocsrflow.flops import peak, training_flops
 from ocsrflow.settings.network import Network
-from test_train import TRAINING, lines
+from safetensors.torch import load_file
+from test_train import TRAINING, lines, run_train
 
 # Without batch statistics, which each process takes of its own pictures, and without dropout.
 EXACT = Network(
@@ -86,3 +88,15 @@ def test_operations_are_those_of_the_layers() -> None:
     recurrent = dim * (dim + channels + 4 * dim) + channels * 4 * dim + dim * 256
     assert for_token == pytest.approx(3 * 2 * recurrent, rel=0.15)
     assert peak(torch.device("cpu")) is None
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_a_compiled_encoder_trains_as_the_plain_one(dataset: Path, tmp_path: Path) -> None:
+    for name, compiled in (("plain", False), ("compiled", True)):
+        training = TRAINING.model_copy(update={"compile": compiled, "encoder_lr": 1e-4, "decoder_lr": 1e-4})
+        run_train(dataset, tmp_path / name, network=EXACT, training=training)
+    plain, compiled = ([line["loss"] for line in lines(tmp_path / n) if "loss" in line] for n in ("plain", "compiled"))
+    assert compiled == pytest.approx(plain, abs=1e-4)
+    assert torch._dynamo.utils.counters["frames"]["ok"] > 0
+    first, second = (load_file(tmp_path / name / "weights.safetensors") for name in ("plain", "compiled"))
+    assert first.keys() == second.keys()

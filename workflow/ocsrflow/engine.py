@@ -39,7 +39,8 @@ class Engine:
         if place.cuda:
             self.reader = self.reader.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if training.compile:
-            self.reader.encoder.trunk.compile()
+            torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
+            self.reader.encoder.compile(dynamic=False)  # all batches have one size
         self.network: nn.Module = self.reader
         if place.world > 1:
             devices = [place.device] if place.cuda else None

@@ -257,7 +257,8 @@ class Loop:
     def validate(self, course: Course) -> None:
         """Score the weights on the validation split, and keep them where they are the best so far."""
         self.place.align(self.engine.judged)
-        scores = validate(self.engine.judged, self.packed, self.training, self.place)
+        with torch.compiler.set_stance("force_eager"):  # its batches have other sizes, not worth a compilation
+            scores = validate(self.engine.judged, self.packed, self.training, self.place)
         course.validated = course.epoch + 1
         course.stale += 1
         if scores["tanimoto"] > course.best:

@@ -31,7 +31,8 @@ class Training(Settings):
         default_factory=Augmentation, description="Random changes of the training pictures."
     )
     compile: bool = Field(
-        False, description="Compile the encoder with torch.compile: a slow first step and, on GPUs, faster others."
+        False,
+        description="Compile the encoder with torch.compile, which takes a minute or more at the first step.",
     )
     attention_penalty: float = Field(
         1.0,
