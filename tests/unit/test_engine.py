@@ -75,19 +75,34 @@ def test_the_learning_rate_warms_up_and_falls() -> None:
     assert {learning_rate_factor(step, 24, constant) for step in range(4, 24)} == {1.0}
 
 
-def test_operations_are_those_of_the_layers() -> None:
-    # ResNet-50 needs 4.09 billion multiply-adds a 224-pixel picture with its classifier (He et al. 2016, table 1: 3.8).
-    settings = {"encoder": "resnet50", "pretrained": "none", "frozen_children": 0, "image_size": 224, "grid": 7}
+# Multiply-adds of a 224-pixel picture with the classifier, as torchvision gives them with its weights ("GFLOPS").
+@pytest.mark.parametrize(
+    ("encoder", "adds"), [("resnet50", 4.089e9), ("resnext101_32x8d", 16.414e9), ("efficientnet_b0", 0.386e9)]
+)
+def test_operations_are_those_of_the_layers(encoder: str, adds: float) -> None:
+    settings = {"encoder": encoder, "pretrained": "none", "frozen_children": 0, "image_size": 224, "grid": 7}
     network = Network(**settings)  # type: ignore[arg-type]
     state = torch.get_rng_state()
     for_picture, for_token = training_flops(network, 256, (3, 300, 300))
     assert torch.equal(state, torch.get_rng_state())
+    channels, dim = {"efficientnet_b0": 1280}.get(encoder, 2048), 512
     # Three times the forward pass, but for the first layer's gradient to the picture.
-    assert for_picture == pytest.approx(3 * 2 * 4.09e9, rel=0.05)
-    dim, channels = 512, 2048
+    projection = 49 * channels * dim + channels * 2 * dim
+    assert for_picture == pytest.approx(3 * 2 * (adds + projection), rel=0.05)
     recurrent = dim * (dim + channels + 4 * dim) + channels * 4 * dim + dim * 256
     assert for_token == pytest.approx(3 * 2 * recurrent, rel=0.15)
     assert peak(torch.device("cpu")) is None
+
+
+def test_the_smallest_pictures_are_counted_too() -> None:
+    network = Network(encoder="resnet18", pretrained="none", frozen_children=0, image_size=32, grid=1, dim=8)
+    assert all(value > 0 for value in training_flops(network, 256, (1, 32, 32)))
+
+
+def test_the_longest_name_of_a_gpu_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, expected in (("NVIDIA L40S", 362e12), ("NVIDIA H100 PCIe", 756e12), ("Unknown 1", None)):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _, name=name: name)
+        assert peak(torch.device("cuda")) == expected
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")

@@ -11,11 +11,13 @@ import pandas as pd
 import pytest
 import torch
 from ocsrflow import train as stage
-from ocsrflow.engine import Engine
+from ocsrflow.engine import Engine, average
 from ocsrflow.errors import UserError
 from ocsrflow.loader import Batch, Epochs, Loader, Share
+from ocsrflow.model import Reader
 from ocsrflow.packed import Packed
 from ocsrflow.predict import predict
+from ocsrflow.processes import Place
 from ocsrflow.settings.augmentation import Augmentation
 from ocsrflow.settings.network import Network
 from ocsrflow.settings.training import Training
@@ -111,15 +113,37 @@ def test_a_loss_that_is_no_number_stops_with_step_and_pictures(
     assert not (tmp_path / "weights.safetensors").exists()
 
 
+@pytest.mark.parametrize("where", ["step", "validate", "Engine"])
 def test_too_little_gpu_memory_says_what_to_lower(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Engine, "_step", full)
+    monkeypatch.setattr(Engine if where == "step" else stage, where, full)
     with pytest.raises(UserError, match=r"out of GPU memory with 16 pictures on a GPU.*lower training.batch"):
         run_train(dataset, tmp_path)
+
+
+def test_weights_that_are_no_numbers_are_neither_saved_nor_kept(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Engine.step
+
+    def spoils(self: Engine, batch: Batch, share: Share, number: int) -> torch.Tensor:
+        loss = real(self, batch, share, number)
+        if number == 3:  # the very last step, whose loss is right
+            with torch.no_grad():
+                self.reader.decoder.output.bias[0] = float("inf")
+        return loss
+
+    monkeypatch.setattr(Engine, "step", spoils)
+    with pytest.raises(UserError, match=r"the weights are no numbers after step 4.*checkpoint: .*step-000000002.pt"):
+        run_train(dataset, tmp_path)
+    assert not (tmp_path / "weights.safetensors").exists()
+    (newest,) = tmp_path.glob("checkpoints/*/step-*.pt")
+    state = torch.load(newest, weights_only=True)
+    assert all(bool(value.isfinite().all()) for value in state["engine"]["reader"].values())
 
 
 def test_fewer_pictures_than_a_batch_are_told(dataset: Path, tmp_path: Path) -> None:
@@ -155,6 +179,20 @@ def test_the_average_of_the_weights_is_what_is_kept(dataset: Path, tmp_path: Pat
     assert [line["loss"] for line in lines(plain) if "loss" in line] == [
         line["loss"] for line in lines(averaged) if "loss" in line
     ]
+
+
+def test_the_average_is_that_of_the_weights_after_every_step() -> None:
+    reader = Reader(NETWORK, 30)
+    engine = Engine(reader, TRAINING.model_copy(update={"ema": 0.75}), Place(0, 1, torch.device("cpu")), 100)
+    assert engine.averaged is not None
+    expected = None
+    for number, value in enumerate((1.0, 5.0, 2.0)):
+        with torch.no_grad():
+            reader.decoder.output.bias.fill_(value)
+        average(engine.averaged, reader, 0.75 if number else 0.0)
+        expected = value if expected is None else 0.75 * expected + 0.25 * value
+        torch.testing.assert_close(engine.averaged.decoder.output.bias, torch.full((30,), expected))
+    assert engine.judged is engine.averaged
 
 
 def test_a_training_that_gets_no_better_ends_early(

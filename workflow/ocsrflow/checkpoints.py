@@ -1,6 +1,9 @@
 """Checkpoints of one training: written whole or not at all, the last two kept, damaged ones passed over."""
 
+import fcntl
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,26 @@ class Checkpoints:
         """
         self.folder, self.key, self.about = folder, key, about
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other trainings of this key away; the kernel lets them in when this process ends, however it ends.
+
+        Raises
+        ------
+        UserError
+            Where one is at it already.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / "lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{self.folder}: another process is at this training already; wait for it, or stop it "
+                    "(it may have outlived a killed Snakemake)"
+                ) from None
+            yield
+
     def paths(self) -> list[Path]:
         """The checkpoints, from the oldest to the newest."""
         return sorted(self.folder.glob("step-*.pt"))
@@ -58,11 +81,12 @@ class Checkpoints:
         for path in reversed(self.paths()):
             try:
                 return path, self.load(path)
-            except UserError:
+            except (UserError, OSError, MemoryError):
                 raise
             except Exception as error:  # noqa: BLE001  (a damaged file may raise anything)
                 reason = (str(error) or type(error).__name__).splitlines()[0]
-                print(f"warning: {path} is damaged ({reason}): going on from the one before", flush=True)
+                path.rename(path.with_suffix(".damaged"))  # else it would count among those that are kept
+                print(f"warning: {path} is damaged ({reason}): going on from the one before, if any", flush=True)
         return None
 
     def load(self, path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .cli import run
-from .engine import Engine
+from .engine import Engine, enough_memory
 from .errors import UserError
 from .files import write_json
 from .flops import peak, training_flops
@@ -162,7 +162,8 @@ def _window(
         waited += time.perf_counter() - before
         pictures, tokens = pictures + len(batch.positions), tokens + len(batch.targets)
         try:
-            engine.step(batch, share, number)
+            with enough_memory(engine.training, place):
+                engine.step(batch, share, number)
         except UserError as error:  # too little memory, for one process or for several: a result, too
             failed = out.with_name(f"{out.stem}-{place.rank}{out.suffix}")
             write_json(failed, {"processes": place.world, "not_measured": str(error)})

@@ -435,6 +435,7 @@ class Decoder(nn.Module):
         """
         batch, device = len(features), features.device
         projected, h, c = self.start(features)
+        c = c.float()  # as in training, whatever the products are computed in
         running = torch.arange(batch, device=device)
         last = torch.full((batch,), START, device=device)
         written: list[list[int]] = [[] for _ in range(batch)]

@@ -1,13 +1,16 @@
 """One training step, the same for one process and for several, on GPUs and on the CPU."""
 
+import copy
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .augment import augment
 from .errors import UserError
@@ -43,24 +46,20 @@ class Engine:
             self.reader.encoder.compile(dynamic=False)  # all batches have one size
         self.network: nn.Module = self.reader
         if place.world > 1:
+            # Said of depthwise weights at every start; it concerns a few kilobytes.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             devices = [place.device] if place.cuda else None
             self.network = DistributedDataParallel(self.reader, device_ids=devices, gradient_as_bucket_view=True)
         self.optimiser = _optimiser(reader, training)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimiser, lambda step: learning_rate_factor(step, steps, training)
         )
-        self.averaged: AveragedModel | None = None
-        if training.ema:
-            average = get_ema_multi_avg_fn(training.ema)  # type: ignore[no-untyped-call]
-            self.averaged = AveragedModel(self.reader, multi_avg_fn=average, use_buffers=True)
+        self.averaged = copy.deepcopy(self.reader).requires_grad_(False) if training.ema else None
 
     @property
     def judged(self) -> Reader:
         """The network that is validated and kept: that of the averaged weights, where they are averaged."""
-        if self.averaged is None:
-            return self.reader
-        averaged: Reader = self.averaged.module  # type: ignore[assignment]
-        return averaged
+        return self.reader if self.averaged is None else self.averaged
 
     def step(self, batch: Batch, share: Share, number: int) -> Tensor:
         """One optimiser step.
@@ -78,21 +77,7 @@ class Engine:
         -------
         This process's part of the cross-entropy a token of the global batch, in nats; on the device, not waited for.
         The parts of all processes add up.
-
-        Raises
-        ------
-        UserError
-            When the GPU's memory is too small.
         """
-        try:
-            return self._step(batch, share, number)
-        except torch.OutOfMemoryError:
-            raise UserError(
-                f"out of GPU memory with {len(batch.pictures)} pictures on a GPU ({share.pictures} a step over "
-                f"{self.place.world}); lower training.batch or network.image_size, or give the model more gpus"
-            ) from None
-
-    def _step(self, batch: Batch, share: Share, number: int) -> Tensor:
         training, place = self.training, self.place
         pictures, tokens, targets = (
             part.to(place.device, non_blocking=True) for part in (batch.pictures, batch.tokens, batch.targets)
@@ -111,7 +96,7 @@ class Engine:
         self.optimiser.step()
         self.schedule.step()
         if self.averaged is not None:
-            self.averaged.update_parameters(self.reader)
+            average(self.averaged, self.reader, training.ema if number else 0.0)
         part: Tensor = entropy.detach() / share.tokens
         return part
 
@@ -131,6 +116,42 @@ class Engine:
         self.schedule.load_state_dict(state["schedule"])
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
+
+
+@contextmanager
+def enough_memory(training: Training, place: Place) -> Iterator[None]:
+    """Say what can be done where the GPU's memory is too small for what is in this block.
+
+    Raises
+    ------
+    UserError
+        In place of PyTorch's ``OutOfMemoryError``.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"out of GPU memory with {math.ceil(training.batch / place.world)} pictures on a GPU ({training.batch} a "
+            f"step over {place.world}); lower training.batch or network.image_size, or give the model more gpus"
+        ) from None
+
+
+@torch.no_grad()
+def average(averaged: Reader, reader: Reader, decay: float) -> None:
+    """Move the averages towards the weights and statistics of now.
+
+    PyTorch's AveragedModel does the same, but waits for the GPU twice a step.
+    """
+    pairs = list(zip(_values(averaged), _values(reader), strict=True))
+    floats = [pair for pair in pairs if pair[0].is_floating_point()]
+    torch._foreach_lerp_([kept for kept, _ in floats], [now for _, now in floats], 1 - decay)
+    for kept, now in pairs:
+        if not kept.is_floating_point():  # numbers of batches
+            kept.copy_(now)
+
+
+def _values(reader: Reader) -> list[Tensor]:
+    return [*reader.parameters(), *reader.buffers()]
 
 
 def _optimiser(reader: Reader, training: Training) -> torch.optim.Optimizer:

@@ -1,5 +1,8 @@
 """Floating-point operations: how many a training needs, and how many a device could do."""
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,6 +28,27 @@ PEAKS = {
     "L4": 121e12,
     "RTX 4090": 165.2e12,
     "RTX 3090": 71e12,
+}
+
+
+def _adding_product(_: list[int], first: list[int], second: list[int], **__: object) -> int:
+    """Operations of ``addmm_``, from the shapes of its arguments."""
+    return 2 * first[0] * first[1] * second[1]
+
+
+def _backward_convolution(d_out: list[int], _: list[int], weights: list[int], *others: Any, **__: object) -> int:
+    """Operations of a convolution's backward pass, from shapes: to the input and to the weights as many each.
+
+    What the counter has of its own takes a grouped convolution's weights for as large as without groups.
+    """
+    to_input, to_weights, _to_bias = others[-1]
+    return 2 * math.prod(d_out) * math.prod(weights[1:]) * int(to_input + to_weights)
+
+
+# What PyTorch's counter does not know (products that add to what is there already), or counts wrong.
+MENDED = {
+    torch.ops.aten.addmm_: _adding_product,
+    torch.ops.aten.convolution_backward: _backward_convolution,
 }
 
 
@@ -56,8 +80,8 @@ def training_flops(network: Network, vocabulary: int, shape: tuple[int, int, int
     with torch.random.fork_rng(devices=[]):  # no random number of the training is used up
         with torch.device("meta"):  # shapes alone
             encoder = Encoder(network)
-            with FlopCounterMode(display=False) as counter:
-                features = encoder(torch.zeros(1, *shape, dtype=torch.uint8))
+            with FlopCounterMode(display=False, custom_mapping=MENDED) as counter:
+                features = encoder(torch.zeros(2, *shape, dtype=torch.uint8))  # one picture has no batch statistics
                 features.sum().backward()
         decoder = Decoder(encoder.channels, network.dim, vocabulary, network.dropout, network.grid)
         one, two, longer = (
@@ -66,18 +90,12 @@ def training_flops(network: Network, vocabulary: int, shape: tuple[int, int, int
         )
     for_token = (longer - one) / 10
     # What a batch costs whatever is in it, the tokens' products, is no picture's.
-    return counter.get_total_flops() + two - one - 2 * for_token, for_token
+    return counter.get_total_flops() / 2 + two - one - 2 * for_token, for_token
 
 
 def _of_decoding(decoder: Decoder, features: Tensor, tokens: int) -> int:
     texts = torch.full((len(features), tokens), START)
-    # The counter does not know the products that add to what is there already.
-    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: _adding_product}) as counter:
+    with FlopCounterMode(display=False, custom_mapping=MENDED) as counter:
         scores, penalty = decoder(features.requires_grad_(), texts, [len(features)] * tokens)
         (scores.sum() + penalty).backward()
     return int(counter.get_total_flops())
-
-
-def _adding_product(_: list[int], first: list[int], second: list[int], **__: object) -> int:
-    """Operations of ``addmm_``, from the shapes of its arguments."""
-    return 2 * first[0] * first[1] * second[1]

@@ -19,7 +19,13 @@ from .errors import UserError
 from .gpus import die_with_parent
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)  # the last is SLURM's early warning
-LONGEST_STEP = 60.0  # seconds after which a process that was told to stop and cannot ends without a word
+LONGEST_STEP = 240.0  # seconds after which a process that was told to stop and cannot ends without a word
+OTHERS = 40.0  # seconds that the other processes leave to the one that tells what went wrong
+
+
+def status(number: int) -> int:
+    """Exit status of a process that was stopped by a signal; SLURM's early warning is taken for SIGTERM."""
+    return 128 + (signal.SIGTERM if number == signal.SIGUSR1 else number)
 
 
 class Stopped(Exception):
@@ -27,7 +33,7 @@ class Stopped(Exception):
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.status = 128 + (signal.SIGTERM if number == signal.SIGUSR1 else number)
+        self.status = status(number)
 
 
 @dataclass
@@ -40,6 +46,7 @@ class Place:
     # Small messages between the processes go by the hosts: one sent by the GPUs would make each step wait for them.
     messages: dist.ProcessGroup | None = None
     told: int = 0  # the signal that this process got
+    _told: threading.Event = field(default_factory=threading.Event)
     _before: dict[int, Any] = field(default_factory=dict)  # signal handlers
 
     @property
@@ -53,15 +60,15 @@ class Place:
         return self.device.type == "cuda"
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if not self.told:
-            # Another process may be gone, and this one wait for its answer for ever.
-            threading.Thread(target=self._give_up, daemon=True).start()
         self.told = number
+        self._told.set()
 
     def _give_up(self) -> None:
+        # Another process may be gone, and this one wait for its answer for ever.
+        self._told.wait()
         time.sleep(LONGEST_STEP)
         if self.told:
-            os._exit(128 + self.told)
+            os._exit(status(self.told))
 
     def heed(self, due: bool = False) -> bool:
         """To be called by all processes at the same point: whether the first one finds something due.
@@ -91,18 +98,19 @@ class Place:
         knows what it was: all of them find the same mistake, or one finds it and the others lose their connection;
         torchrun stops the others when the first one has ended.
         """
+        threading.Thread(target=self._give_up, daemon=True).start()
         for stop in STOPS:
             self._before[stop] = signal.signal(stop, self._note)
         try:
             yield
         except UserError:
-            if not self.first and self._told_soon():
+            if not self.first and self._told_within(OTHERS):
                 sys.exit(1)
             raise
         except RuntimeError:
             # Without the others, or the processes that read pictures, it cannot go on to the next step and save.
-            if self.told or (self.world > 1 and self._told_soon()):
-                sys.exit(128 + self.told)
+            if self.told or (self.world > 1 and self._told_within(3.0)):
+                sys.exit(status(self.told))
             raise
         finally:
             for number, handler in self._before.items():
@@ -110,8 +118,8 @@ class Place:
         if dist.is_initialized():  # after an error the others may not answer any more
             dist.destroy_process_group()
 
-    def _told_soon(self) -> bool:
-        until = time.monotonic() + 3.0
+    def _told_within(self, seconds: float) -> bool:
+        until = time.monotonic() + seconds
         while not self.told and time.monotonic() < until:
             time.sleep(0.05)
         return bool(self.told)
@@ -137,7 +145,7 @@ class Place:
         return found[0]
 
     def align(self, module: nn.Module) -> None:
-        """Give all processes the first one's buffers: each has averaged the statistics of its own pictures."""
+        """Give all processes the first one's buffers: each has averaged the statistics of the pictures it saw last."""
         if self.world > 1:
             for buffer in module.buffers():
                 dist.broadcast(buffer, 0)

@@ -28,6 +28,7 @@ class Recorder:
         """
         self.history, self._mirror = history, mirror
         self._file: IO[str] | None = None
+        self._closed = False
         if live is not None:
             live.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(live, "w", encoding="utf-8")  # noqa: SIM115  (open as long as the training goes on)
@@ -53,7 +54,9 @@ class Recorder:
         self._mirror.point(values, int(line["step"]), int(line["time"] * 1000))
 
     def close(self, status: str, **patience: float) -> None:
-        """End the file and the MLflow run."""
-        if self._file is not None:
-            self._file.close()
-        self._mirror.close(status, **patience)
+        """End the file and the MLflow run, once."""
+        if not self._closed:
+            self._closed = True
+            if self._file is not None:
+                self._file.close()
+            self._mirror.close(status, **patience)

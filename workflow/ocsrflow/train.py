@@ -6,11 +6,11 @@ import math
 import statistics
 import sys
 import time
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from safetensors.torch import save_file
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .checkpoints import Checkpoints
 from .cli import run
-from .engine import Engine
+from .engine import Engine, enough_memory
 from .errors import UserError
 from .files import sha256, whole, write_json, write_text
 from .flops import peak, training_flops
@@ -37,7 +37,9 @@ LOG_STEPS = 20  # steps between two lines of metrics
 
 # What decides the weights besides the settings: an edit of one of these starts a training afresh, where an edit of
 # what is recorded goes on from the checkpoint.
-DEFINING = ("augment", "decoder", "encoders", "engine", "loader", "model", "packed", "tokenizer", "train", "validation")
+DEFINING = (
+    "augment chemistry decoder encoders engine loader metrics model packed processes tokenizer train validation".split()
+)
 
 
 @dataclass
@@ -114,7 +116,7 @@ def train(
         number.
     """
     place = join(threads)
-    with place.together():
+    with place.together(), ExitStack() as stack:
         packed = _checked(Packed(data), name, training, place)
         about: dict[str, Any] = {
             "network": network.model_dump(),
@@ -128,6 +130,9 @@ def train(
             reader = Reader(network, len(packed.vocabulary), _imagenet(network, weights))
         except ValueError as error:
             raise UserError(f"{name}: {error}") from None
+        stack.enter_context(enough_memory(training, place))
+        if place.first:
+            stack.enter_context(saved.alone())
         loop = Loop(name, packed, network, training, place, reader, saved, threads, checkpoint_minutes)
         course = loop.resume()
         parameters = {f"{part}.{k}": v for part in ("network", "training") for k, v in about[part].items()}
@@ -183,6 +188,7 @@ class Loop:
         self.peak = peak(place.device)
         self.best: dict[str, Tensor] = {}  # the weights to be kept, on the host
         self.pending: list[tuple[Share, Tensor]] = []  # steps whose loss has not been looked at
+        self.last: Share  # the last one that was
         self.recorder: Recorder
         self.began = self.last_save = time.monotonic()
 
@@ -195,18 +201,23 @@ class Loop:
             When the loss is not a number, or the GPU's memory is too small.
         """
         try:
+            self._run(course)
+        except Exception:
+            self.recorder.close("FAILED", patience=5.0)
+            raise
+
+    def _run(self, course: Course) -> None:
+        try:
             self.go_on(course)
         except Stopped as stopped:
             self.save(course)
+            self.place.firsts(None)  # torchrun ends the others when one has left: not before the first one has saved
             self.recorder.close("KILLED", patience=5.0)
             if self.place.first:
                 with suppress(BrokenPipeError):
                     line = f"{self.name}: {stopped} at step {course.steps}; saved, the same command goes on from here"
                     print(line, flush=True)
             sys.exit(stopped.status)
-        except UserError:
-            self.recorder.close("FAILED")
-            raise
 
     def go_on(self, course: Course) -> None:
         """Epoch after epoch, to the end of the course.
@@ -236,7 +247,7 @@ class Loop:
                         self.settle(course)
                         values = {"loss": statistics.fmean(course.losses), **meter.read()}
                         course.losses = []
-                        self.recorder.log(values, step=course.steps, epoch=course.epoch)
+                        self.recorder.log(values, step=course.steps, epoch=course.epoch + 1)
                         shown = f"epoch {course.epoch + 1}/{training.epochs}, loss {values['loss']:.3f}"
                         bar.set_postfix_str(f"{shown}, {values['images_per_second']:.0f} images/s", refresh=False)
                     # Before anything is shown: who stops this process may have closed its terminal too.
@@ -259,6 +270,7 @@ class Loop:
         self.place.align(self.engine.judged)
         with torch.compiler.set_stance("force_eager"):  # its batches have other sizes, not worth a compilation
             scores = validate(self.engine.judged, self.packed, self.training, self.place)
+        self.look_at_weights(course)
         course.validated = course.epoch + 1
         course.stale += 1
         if scores["tanimoto"] > course.best:
@@ -283,19 +295,35 @@ class Loop:
         losses = self.place.total(torch.stack([loss for _, loss in self.pending])).tolist()
         for i, (loss, (share, _)) in enumerate(zip(losses, self.pending, strict=True)):
             if not math.isfinite(loss):
-                step = course.steps - len(losses) + i + 1
-                ids = ", ".join(str(cid) for cid in self.packed.cid[share.everyones])
-                kept = self.saved.paths()
-                raise UserError(
-                    f"{self.name}: the loss is {loss} at step {step}; lower the learning rates or the gradient clip. "
-                    f"Last good checkpoint: {kept[-1] if kept else 'none yet'}. CIDs of the batch: {ids}"
-                )
+                self.refuse(f"the loss is {loss} at step {course.steps - len(losses) + i + 1}", share)
         course.losses += losses
-        self.pending = []
+        self.last, self.pending = self.pending[-1][0], []
+
+    def look_at_weights(self, course: Course) -> None:
+        """Refuse weights that are no numbers: a step may spoil them after its loss was right.
+
+        Raises
+        ------
+        UserError
+            When one is not a number.
+        """
+        whole = torch.stack([value.isfinite().all() for value in self.reader.parameters()]).all()
+        if not bool(whole):
+            self.refuse(f"the weights are no numbers after step {course.steps}", self.last)
+
+    def refuse(self, what: str, share: Share) -> NoReturn:
+        """End the training for numbers that are none, found in or after a batch."""
+        ids = ", ".join(str(cid) for cid in self.packed.cid[share.everyones])
+        kept = self.saved.paths()
+        raise UserError(
+            f"{self.name}: {what}; lower the learning rates or the gradient clip. "
+            f"Last good checkpoint: {kept[-1] if kept else 'none yet'}. CIDs of the batch: {ids}"
+        )
 
     def save(self, course: Course) -> None:
         """Write a checkpoint; to be called by all processes."""
-        self.settle(course)  # so that no checkpoint holds weights that are no numbers
+        self.settle(course)
+        self.look_at_weights(course)
         course.seconds = time.monotonic() - self.began
         own = {"cpu": torch.get_rng_state()}
         if self.place.cuda:

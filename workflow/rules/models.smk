@@ -76,13 +76,14 @@ rule train:
     message:
         "Train {wildcards.model} on {params.dataset} (gpu={resources.gpu}, {threads} threads)"
     shell:
+        # A signal to the whole group leaves this shell to wait for the training, which saves, and tee to hear it out.
+        "trap : INT TERM HUP USR1; "
         "python -m ocsrflow.launch --gpus {params.gpus} --granted {resources.gpu} "
         "ocsrflow.train {input.data:q} --name {wildcards.model:q} "
         "--dataset {params.dataset:q} --network {params.network:q} --training {params.training:q} "
         "{params.weights:q} --checkpoints {params.checkpoints:q} --checkpoint-minutes {params.minutes} "
         "--tracking {input.tracking:q} "
         "--threads {threads} --out {output.weights:q} --metrics {output.metrics:q} "
-        # A signal that stops the job must not close the pipe before the last word is said.
         "--description {output.description:q} 2>&1 | (trap '' INT TERM HUP USR1; exec tee {log:q})"
 
 
