@@ -55,6 +55,7 @@ USED_BY = {
     "launch": STEP,
     "lines": {"filter"},
     "loader": {*STEP, "predict"},
+    "meter": {"train"},
     "metrics": {"train", "ensemble", "baseline", "score", "speed_prediction"},
     "mirror": {"train"},
     "model": NETWORK,

@@ -131,6 +131,28 @@ class Reader(nn.Module):
         return self.decoder.greedy(self.encoder(pictures), longest)
 
 
+def imagenet(network: Network, weights: Path | None) -> dict[str, Tensor] | None:
+    """The published weights that a network starts from; None where it starts from random ones.
+
+    Raises
+    ------
+    UserError
+        Where there is no such file, or it is not one of weights.
+    """
+    if network.pretrained == "none":
+        return None
+    if weights is None:
+        raise UserError("network.pretrained is imagenet: give the file of ImageNet weights with --weights")
+    try:
+        state: dict[str, Tensor] = torch.load(weights, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # noqa: BLE001  (the reader raises many kinds)
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{weights}: no PyTorch weights file ({reason}); remove it and run again") from None
+    return state
+
+
 def load_reader(description: Path, weights: Path, device: torch.device) -> tuple[Reader, dict[str, Any]]:
     """A trained model and its description, ready to read.
 

@@ -23,8 +23,9 @@ from .errors import UserError
 from .files import sha256, whole, write_json, write_text
 from .flops import peak, training_flops
 from .loader import Epochs, Loader, Share
+from .meter import Meter, medians
 from .mirror import Mirror
-from .model import Reader
+from .model import Reader, imagenet
 from .packed import Packed
 from .processes import Place, Stopped, join
 from .progress import progress
@@ -127,7 +128,7 @@ def train(
         saved = Checkpoints(checkpoints / f"{name}-{key}", key, about)
         torch.manual_seed(training.seed)
         try:
-            reader = Reader(network, len(packed.vocabulary), _imagenet(network, weights))
+            reader = Reader(network, len(packed.vocabulary), imagenet(network, weights))
         except ValueError as error:
             raise UserError(f"{name}: {error}") from None
         stack.enter_context(enough_memory(training, place))
@@ -238,7 +239,7 @@ class Loop:
         with closing(iter(loader)) as stream, bar:
             while course.epoch < training.epochs and course.stale < (training.patience or math.inf):
                 self.reader.train()
-                meter = _Meter(self)
+                meter = Meter(self.flops, self.peak, place)
                 for share in islice(self.epochs.epoch(course.epoch), course.step, None):
                     batch = meter.wait(stream, share)
                     self.pending.append((share, self.engine.step(batch, share, course.steps)))
@@ -267,10 +268,10 @@ class Loop:
 
     def validate(self, course: Course) -> None:
         """Score the weights on the validation split, and keep them where they are the best so far."""
+        self.look_at_weights(course)
         self.place.align(self.engine.judged)
         with torch.compiler.set_stance("force_eager"):  # its batches have other sizes, not worth a compilation
             scores = validate(self.engine.judged, self.packed, self.training, self.place)
-        self.look_at_weights(course)
         course.validated = course.epoch + 1
         course.stale += 1
         if scores["tanimoto"] > course.best:
@@ -307,8 +308,8 @@ class Loop:
         UserError
             When one is not a number.
         """
-        whole = torch.stack([value.isfinite().all() for value in self.reader.parameters()]).all()
-        if not bool(whole):
+        sound = torch.stack([value.isfinite().all() for value in self.reader.parameters()]).all()
+        if not bool(sound):
             self.refuse(f"the weights are no numbers after step {course.steps}", self.last)
 
     def refuse(self, what: str, share: Share) -> NoReturn:
@@ -368,47 +369,8 @@ class Loop:
             "seconds": round(course.seconds, 1),
             "processes": self.place.world,
             "device": torch.cuda.get_device_name() if self.place.cuda else f"CPU, {self.threads} threads",
-            "speed": _medians(course.history),
+            "speed": medians(course.history),
         }
-
-
-class _Meter:
-    """What the training does with its time, between two lines of metrics."""
-
-    def __init__(self, loop: Loop) -> None:
-        self.loop = loop
-        self.restart()
-
-    def restart(self) -> None:
-        self.since, self.waited = time.perf_counter(), 0.0
-        self.everyones = self.pictures = self.tokens = 0
-
-    def wait(self, stream: Any, share: Share) -> Any:
-        """The next batch."""
-        before = time.perf_counter()
-        batch = next(stream)
-        self.waited += time.perf_counter() - before
-        self.everyones += share.pictures
-        self.pictures += len(batch.positions)
-        self.tokens += len(batch.targets)
-        return batch
-
-    def read(self) -> dict[str, float]:
-        """Speed of all processes, and what this one's own device was used for; starts anew."""
-        seconds = time.perf_counter() - self.since
-        per_picture, per_token = self.loop.flops
-        flops = (self.pictures * per_picture + self.tokens * per_token) / seconds
-        values = {
-            "images_per_second": self.everyones / seconds,
-            "data_wait": self.waited / seconds,
-            "teraflops": flops / 1e12,
-        }
-        if self.loop.place.cuda:
-            values["gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
-        if self.loop.peak:
-            values["mfu"] = flops / self.loop.peak
-        self.restart()
-        return values
 
 
 def _checked(packed: Packed, name: str, training: Training, place: Place) -> Packed:
@@ -426,21 +388,6 @@ def _checked(packed: Packed, name: str, training: Training, place: Place) -> Pac
     return packed
 
 
-def _imagenet(network: Network, weights: Path | None) -> dict[str, Tensor] | None:
-    if network.pretrained == "none":
-        return None
-    if weights is None:
-        raise UserError("network.pretrained is imagenet: give the file of ImageNet weights with --weights")
-    try:
-        state: dict[str, Tensor] = torch.load(weights, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # noqa: BLE001  (the reader raises many kinds)
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{weights}: no PyTorch weights file ({reason}); remove it and run again") from None
-    return state
-
-
 def _key(packed: Packed, network: Network, training: Training, weights: Path | None) -> str:
     """Twelve hexadecimal digits of everything that decides the weights."""
     here = Path(__file__).parent
@@ -448,13 +395,6 @@ def _key(packed: Packed, network: Network, training: Training, weights: Path | N
     parts += [sha256(here / f"{module}.py") for module in DEFINING]
     parts.append(sha256(weights) if weights and network.pretrained != "none" else None)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _medians(history: list[dict[str, Any]]) -> dict[str, float]:
-    """The usual speed: medians over the lines of metrics."""
-    names = ("images_per_second", "data_wait", "teraflops", "gpu_memory_gib", "mfu")
-    found = {name: [line[name] for line in history if name in line] for name in names}
-    return {name: round(statistics.median(values), 4) for name, values in found.items() if values}
 
 
 if __name__ == "__main__":
