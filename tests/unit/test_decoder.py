@@ -3,7 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from ocsrflow.decoder import Decoder, Recurrence, Scratch, expansion
+from ocsrflow.decoder import Decoder, expansion
+from ocsrflow.recurrence import Recurrence, Scratch
 from ocsrflow.tokenizer import END, START, VOCABULARY
 from torch import Tensor
 
@@ -68,7 +69,7 @@ def test_the_teacher_forced_pass_is_the_plain_one(own: int) -> None:
 @pytest.mark.parametrize("own", [3, 2])
 def test_the_gradients_are_the_plain_ones(own: int, penalised: float, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(1)
-    monkeypatch.setattr("ocsrflow.decoder.BLOCK", 2 * 9 * 8)  # blocks of two rows
+    monkeypatch.setattr("ocsrflow.recurrence.BLOCK", 2 * 9 * 8)  # blocks of two rows
     decoder = Decoder(channels=12, dim=8, vocabulary=20, dropout=0.0, grid=3).double()
     features = torch.randn(3, own * own, 12, dtype=torch.float64)
     ours = gradients(decoder, features, penalised, plain=False)
@@ -83,7 +84,7 @@ def test_the_gradients_are_the_plain_ones(own: int, penalised: float, monkeypatc
 @pytest.mark.parametrize("spread", [True, False])
 def test_the_recurrence_differentiates_what_it_computes(spread: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(2)
-    monkeypatch.setattr("ocsrflow.decoder.BLOCK", 1)  # row by row
+    monkeypatch.setattr("ocsrflow.recurrence.BLOCK", 1)  # row by row
     batch, own, cells, channels, dim = 3, 4, 9 if spread else 4, 5, 3
     shapes = [
         (batch, own, channels),

@@ -70,6 +70,7 @@ USED_BY = {
     "progress": {*STAGES, "browse", "baseline"},
     "reading": {"predict", "speed_prediction"},
     "recorder": {"train"},
+    "recurrence": NETWORK,
     "render": {"render"},
     "report": {"report"},
     "sample": {"sample"},

@@ -39,8 +39,9 @@ LOG_STEPS = 20  # steps between two lines of metrics
 # What decides the weights besides the settings: an edit of one of these starts a training afresh, where an edit of
 # what is recorded goes on from the checkpoint.
 DEFINING = (
-    "augment chemistry decoder encoders engine loader metrics model packed processes tokenizer train validation".split()
-)
+    "augment", "chemistry", "decoder", "encoders", "engine", "loader", "metrics", "model",
+    "packed", "processes", "recurrence", "tokenizer", "train", "validation",
+)  # fmt: skip
 
 
 @dataclass
