@@ -113,12 +113,6 @@ def _windows(
     out: Path,
 ) -> list[Window]:
     """Train for some steps; what this process did in each window after the warm-up."""
-    members = packed.members("train")
-    if len(members) < training.batch:
-        raise UserError(
-            f"{packed.path}: {len(members)} training pictures are less than one batch of {training.batch}; draw more "
-            "molecules or lower training.batch"
-        )
     torch.manual_seed(training.seed)
     try:
         reader = Reader(network, len(packed.vocabulary))
@@ -126,7 +120,7 @@ def _windows(
         raise UserError(f"{name}: {error}") from None
     epochs = Epochs(
         packed,
-        members,
+        packed.members("train"),
         training.batch,
         seed=training.seed,
         rank=place.rank,

@@ -153,7 +153,17 @@ class Epochs:
             Of the order.
         rank, world
             This process among all.
+
+        Raises
+        ------
+        UserError
+            When there are fewer pictures than one batch takes.
         """
+        if len(members) < batch:
+            raise UserError(
+                f"{packed.path}: {len(members)} training pictures are less than one batch of {batch}; draw more "
+                "molecules or lower training.batch"
+            )
         self.members, self.batch, self.seed = members, batch, seed
         self.rank, self.world = rank, world
         self.lengths = np.diff(packed.offsets) + 1

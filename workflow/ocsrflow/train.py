@@ -375,13 +375,7 @@ class Loop:
 
 
 def _checked(packed: Packed, name: str, training: Training, place: Place) -> Packed:
-    """The data set, large enough for a step and for a validation."""
-    pictures = len(packed.members("train"))
-    if pictures < training.batch:
-        raise UserError(
-            f"{packed.path}: {pictures} training pictures are less than one batch of {training.batch}; draw more "
-            "molecules or lower training.batch"
-        )
+    """The data set, large enough for a validation, and batches for every process."""
     if not len(packed.members("validation")):
         raise UserError(f"{packed.path}: its validation split is empty; draw more molecules or give it a larger share")
     if training.batch < place.world:
