@@ -9,9 +9,9 @@ PICTURES = ["rdkit", "h5py", "hdf5plugin", "zstandard", "pillow", "pyspng"]
 NETWORK = ["torch", "torchvision", "timm", "safetensors"]
 # What the rules of each environment import; ocsrflow itself is found in the checkout.
 ENVIRONMENTS = {
-    "chem": [*BASE, *PICTURES, "isal", "pebble", "requests", "tenacity"],
-    "train": [*BASE, *PICTURES, *NETWORK, "mlflow", "requests", "tenacity"],
-    "report": [*BASE, *PICTURES, *NETWORK, "mlflow", "seaborn", "jinja2", "snakemake"],
+    "chem": [*BASE, *PICTURES, "isal", "pebble", "requests", "scikit-learn", "tenacity"],
+    "train": [*BASE, *PICTURES, *NETWORK, "mlflow", "pebble", "requests", "tenacity"],
+    "report": [*BASE, *PICTURES, *NETWORK, "mlflow", "pebble", "scikit-learn", "seaborn", "jinja2", "snakemake"],
 }
 
 

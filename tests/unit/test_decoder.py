@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from ocsrflow.decoder import Decoder, expansion
 from ocsrflow.recurrence import Recurrence, Scratch
-from ocsrflow.tokenizer import END, START, VOCABULARY
+from ocsrflow.search import attend, search
+from ocsrflow.tokenizer import START, VOCABULARY
 from torch import Tensor
 
 STEPS = [3, 2, 2, 1]
@@ -182,55 +183,21 @@ def test_the_weights_do_not_depend_on_the_grid() -> None:
 
 
 @pytest.mark.parametrize("own", [3, 2])
-def test_greedy_reading_is_the_likeliest_token_at_every_step(own: int) -> None:
-    torch.manual_seed(1)
-    decoder = Decoder(channels=12, dim=8, vocabulary=20, dropout=0.0, grid=3).eval()
-    features = torch.randn(4, own * own, 12) * 3
-    decoded = decoder.greedy(features, 12)
-    for row in range(4):
-        written = [START]
-        total = 0.0
-        for _ in range(12):
-            log_probability = plain_decoder(decoder, features[row], written)[0][-1].log_softmax(0)
-            token = int(log_probability.argmax())
-            total += float(log_probability.detach().max())
-            if token == END:
-                break
-            written.append(token)
-        assert decoded.tokens[row] == written[1:]
-        assert decoded.log_probability[row] == pytest.approx(total, abs=1e-4)
-
-
-def test_finished_pictures_do_not_change_the_others() -> None:
-    torch.manual_seed(2)
-    decoder = Decoder(channels=12, dim=8, vocabulary=6, dropout=0.0, grid=2).eval()
-    features = torch.randn(16, 4, 12) * 4
-    together = decoder.greedy(features, 10)
-    alone = [decoder.greedy(features[i : i + 1], 10).tokens[0] for i in range(16)]
-    assert len({len(row) for row in alone}) > 1
-    assert together.tokens == alone
-
-
-@pytest.mark.parametrize("own", [3, 2])
 def test_the_attention_penalty_is_that_of_the_paper(own: int) -> None:
     torch.manual_seed(0)
     decoder = Decoder(channels=12, dim=8, vocabulary=20, dropout=0.0, grid=3)
     features = torch.randn(2, own * own, 12)
     tokens, steps = torch.tensor([[START, 5, 6], [START, 7, 0]]), [2, 2, 1]
     _, penalty = decoder(features, tokens, steps)
-    projected, h, c = decoder.start(features)
-    total = torch.zeros(2, 9)
-    for t, n in enumerate(steps):
-        part = decoder.from_token(decoder.embedding(tokens[:n, t]))
-        new_h, new_c, attention = decoder.step(features[:n], projected[:n], part, h[:n], c[:n])
-        h, c = torch.cat([new_h, h[n:]]), torch.cat([new_c, c[n:]])
-        total[:n] += attention
-    torch.testing.assert_close(penalty, (1 - total).square().mean(dim=1).sum())
+    texts = [[5, 6], [7]]
+    # Of each text, what its cells received in all steps of the pass; its last token is the last that is given.
+    received = [attend(decoder, features[i : i + 1], text).sum(dim=0) for i, text in enumerate(texts)]
+    torch.testing.assert_close(penalty, sum((1 - total).square().mean() for total in received))
 
 
 def test_training_after_reading_with_the_same_grid() -> None:
     decoder = Decoder(channels=12, dim=8, vocabulary=6, dropout=0.0, grid=6)
     features = torch.randn(3, 16, 12)  # a matrix that no other test has made
-    decoder.greedy(features, 3)
+    search(decoder, features, 3)
     scores, penalty = decoder(features, TOKENS.clamp(max=5), STEPS)
     (scores.sum() + penalty).backward()

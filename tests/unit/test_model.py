@@ -36,10 +36,12 @@ def test_every_encoder_builds_learns_a_step_and_reads(encoder: str) -> None:
     before = first.detach().clone()
     torch.optim.Adam(reader.parameters(), lr=1e-2).step()
     assert not torch.equal(first, before)
-    decoded = reader.eval().read(pictures, 6)
-    assert len(decoded.tokens) == 2
-    assert all(len(row) <= 6 for row in decoded.tokens)
-    assert all(value < 0 for value in decoded.log_probability)
+    found = reader.eval().read(pictures, 6, beams=2)
+    assert len(found) == 2
+    for candidates in found:
+        assert len(candidates) == 2
+        assert all(len(candidate.tokens) <= 6 for candidate in candidates)
+        assert candidates[1].log_probability <= candidates[0].log_probability < 0
 
 
 def test_the_frozen_children_are_the_slides_and_stay_as_they_are() -> None:

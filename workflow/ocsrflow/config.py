@@ -10,223 +10,32 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from .errors import UserError
 from .settings.base import Settings
 from .settings.depiction import Depiction
-from .settings.network import Network
-from .settings.training import Training
+from .settings.sections import (
+    Benchmark,
+    Checkpoints,
+    Dataset,
+    Ensemble,
+    Method,
+    Model,
+    Prediction,
+    Rendering,
+    Report,
+    Selection,
+    Source,
+    Speed,
+    Split,
+    TestSet,
+    Tracking,
+)
 
-Name = Annotated[
-    str,
-    Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*(-[A-Za-z0-9_]+)*$",
-        description="A name for files and wildcards: letters, digits, '_' and '-'.",
-    ),
-]
-
-
-class _Source(Settings):
-    name: Name
-    max_length: int = Field(
-        100, ge=1, le=2000, description="Longest SMILES kept, in characters; longer ones are rejected."
-    )
-
-
-class PubChemSource(_Source):
-    """PubChem's CID-SMILES file, downloaded."""
-
-    kind: Literal["pubchem"]
-    url: str = Field(description="Address of the gzip-compressed CID<TAB>SMILES file.")
-    md5_url: str | None = Field(None, description="Address of its published md5; null to go without.")
-
-    @field_validator("url", "md5_url")
-    @classmethod
-    def _secure(cls, value: str | None) -> str | None:
-        if value is not None:
-            parts = urlsplit(value)
-            if parts.scheme != "https" and parts.hostname not in ("localhost", "127.0.0.1"):
-                raise ValueError("an https:// address (http:// is for localhost only)")
-        return value
-
-
-class FileSource(_Source):
-    """A local file of CID<TAB>SMILES lines."""
-
-    kind: Literal["file"]
-    path: str = Field(description="Path of the file, plain or gzip-compressed (.gz).")
-
-
-class EmbeddedSource(_Source):
-    """The 4,999 NCI molecules that come with RDKit: no download, no file."""
-
-    kind: Literal["nci"]
-
-
-class PicturesSource(_Source):
-    """Supplied pictures: a CSV of file names and SMILES, and a folder or zip of PNGs (the contest's form)."""
-
-    kind: Literal["pictures"]
-    csv: str = Field(description="CSV with a header line.")
-    pictures: str = Field(description="Folder or zip archive that holds the pictures.")
-    file_column: str = Field("file_name", description="Column of the CSV with the picture's file name.")
-    smiles_column: str = Field("SMILES", description="Column of the CSV with the SMILES.")
-
-
-Source = Annotated[PubChemSource | FileSource | EmbeddedSource | PicturesSource, Field(discriminator="kind")]
-
-
-class Dataset(Settings):
-    """Molecules drawn from a source, their pictures and their tokens."""
-
-    name: Name
-    source: str = Field(description="Name of the source it is drawn from.")
-    max_length: int | None = Field(
-        None, ge=1, description="Longest SMILES, in characters; null for the source's own limit."
-    )
-    per_length: int | None = Field(
-        None,
-        ge=1,
-        description="So many molecules of each SMILES length (a uniform distribution); "
-        "null keeps the source's own distribution.",
-    )
-    size: int | None = Field(
-        None,
-        ge=1,
-        description="Molecules in the data set, all splits together, drawn from those; null for all.",
-    )
-    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the draw.")
-    shards: int | None = Field(
-        None,
-        ge=1,
-        description="Jobs that its drawing is divided into; null for as many as rendering.shard_size gives.",
-    )
-
-
-class Split(Settings):
-    """Shares of the splits, decided by a hash of the canonical SMILES: the same in every data set."""
-
-    validation: float = Field(0.01, gt=0, lt=1, description="Share of the molecules for validation.")
-    test: float = Field(0.01, gt=0, lt=1, description="Share of the molecules for testing.")
-    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the hash.")
-
-    @model_validator(mode="after")
-    def _some_left(self) -> "Split":
-        if self.validation + self.test >= 1:
-            raise ValueError("validation and test must leave a share for training: their sum is 1 or more")
-        return self
-
-
-class Model(Settings):
-    """One trained model: network and training start from the top-level sections of the same names."""
-
-    name: Name
-    dataset: str = Field(description="Name of the data set it learns from.")
-    network: Network
-    training: Training
-    gpus: int = Field(1, ge=0, description="GPUs for the training, one process each; 0 trains on the CPU.")
-
-
-class TestSet(Settings):
-    """Molecules that every model reads; the first test set is the report's main one."""
-
-    __test__ = False  # not a test class, whatever pytest thinks of the name
-
-    name: Name
-    dataset: str = Field(description="Name of the data set whose split is read.")
-    split: Literal["validation", "test"] = Field("test", description="Which split of it.")
-    size: int | None = Field(None, ge=1, description="At most so many pictures; null for all.")
-
-
-class Ensemble(Settings):
-    """Models that vote in pairs."""
-
-    name: Name
-    models: list[str] = Field(min_length=2, description="Names of its members; ties go to the earlier one.")
-
-
-class Prediction(Settings):
-    """How trained models read pictures."""
-
-    batch: int = Field(256, ge=1, description="Pictures decoded together.")
-    timed_images: int = Field(
-        100, ge=1, description="Pictures read one at a time, after a warm-up, for the seconds per image."
-    )
-
-
-class Rendering(Settings):
-    """How the drawing is divided."""
-
-    shard_size: int = Field(20000, ge=1, description="Molecules drawn by one job, about.")
-    time_limit: float = Field(
-        10.0, gt=0, description="Seconds after which the drawing of one molecule is given up; a spare one replaces it."
-    )
-
-
-class Checkpoints(Settings):
-    """How a training is saved; it does not change what comes out."""
-
-    minutes: float = Field(
-        10.0, ge=0, description="Minutes between two checkpoints of a training; one is saved after each validation too."
-    )
-
-
-class Speed(Settings):
-    """What is measured of the speed: trainings on one process and on several, ensembles in turn and side by side."""
-
-    training: list[str] = Field(
-        default=[], description="Names of the models whose training speed is measured, for a short time each."
-    )
-    processes: list[Annotated[int, Field(ge=1, le=1024)]] = Field(
-        default=[1, 2, 4],
-        min_length=1,
-        description="Numbers of processes that share such a training, ascending; on GPUs, one GPU each. "
-        "What a machine is too small for is left out.",
-    )
-    steps: int = Field(
-        30,
-        ge=1,
-        description="Training steps that are timed for each number of processes; a machine that needs more than a "
-        "minute for them does fewer.",
-    )
-    ensembles: list[str] | None = Field(
-        None,
-        description="Names of the ensembles whose members read one after the other and side by side; null for all.",
-    )
-    prediction_gpus: int = Field(
-        1,
-        ge=0,
-        description="GPUs that the members of an ensemble share when they read side by side, as many of them as there "
-        "are; 0 for the CPU, where ensembles of models with gpus 0 always read.",
-    )
-
-    @field_validator("processes")
-    @classmethod
-    def _ascending(cls, value: list[int]) -> list[int]:
-        if sorted(set(value)) != value:
-            raise ValueError("ascending numbers are expected, each once")
-        return value
-
-
-class Tracking(Settings):
-    """Where MLflow records the runs."""
-
-    experiment: str = Field("ocsrflow", min_length=1, description="Name of the MLflow experiment.")
-    uri: str | None = Field(
-        None, description="MLflow tracking server; null for an SQLite file under the results folder."
-    )
-
-
-class Report(Settings):
-    """What the report says and shows."""
-
-    title: str = Field("ocsrflow", min_length=1, description="Title of the report.")
-    note: str = Field("", description="A remark under the title.")
-    gallery: int = Field(24, ge=0, description="Predictions shown in the gallery.")
+SELECTION = "selection"  # the name of the selection's pictures, among those of the test sets
 
 
 class Config(Settings):
@@ -253,11 +62,25 @@ class Config(Settings):
     checkpoints: Checkpoints = Field(default_factory=Checkpoints, description="How trainings are saved.")
     prediction: Prediction = Field(default_factory=Prediction, description="How trained models read pictures.")
     test_sets: list[TestSet] = Field(min_length=1, description="What every model is tested on.")
-    ensembles: list[Ensemble] = Field(default_factory=list, description="Which models vote together.")
-    baselines: list[Literal["constant"]] = Field(
+    benchmarks: list[Benchmark] = Field(
+        default_factory=list, description="Pictures from elsewhere, which become test sets after the others."
+    )
+    selection: Selection = Field(
+        default_factory=Selection, description="What members and confidences are chosen on: validation pictures."
+    )
+    ensembles: list[Ensemble] = Field(default_factory=list, description="Which models answer together.")
+    methods: list[Method] = Field(
+        default=["pairs", "medoid", "votes", "rescored", "redrawn"],
+        description="Ways in which every ensemble finds its answer. pairs: the slides' rule, always there; medoid: "
+        "largest sum of similarities; votes: equal answers add up, weighted by their probability; rescored: all "
+        "candidates, by their mean log-probability under all members; redrawn: the candidate whose drawing fits the "
+        "picture best.",
+    )
+    baselines: list[Literal["constant", "osra"]] = Field(
         default=["constant"],
         description="Answers to compare with. constant: the training molecule with the highest mean "
-        "Tanimoto similarity to the test set, for every picture.",
+        "Tanimoto similarity to the test set, for every picture. osra: the rule-based program of that name, where it "
+        "is installed.",
     )
     speed: Speed = Field(default_factory=Speed, description="What is measured of the speed.")
     tracking: Tracking = Field(default_factory=Tracking, description="MLflow.")
@@ -286,7 +109,8 @@ class Config(Settings):
         sources = _unique("sources", self.sources)
         datasets = _unique("datasets", self.datasets)
         models = _unique("models", self.models)
-        _unique("test_sets", self.test_sets)
+        test_sets = _unique("test_sets", self.test_sets)
+        self._benchmarks_fit(datasets, test_sets)
         readers = _unique("ensembles", self.ensembles)
         for name in readers:
             if name in models or name in self.baselines:
@@ -317,6 +141,12 @@ class Config(Settings):
                 _known(f"ensembles.{i}.models.{j}", member, models)
             if len(set(ensemble.models)) < len(ensemble.models):
                 raise ValueError(f"ensembles.{i}.models: a model is named twice")
+            if ensemble.largest is not None and ensemble.selection == "listed":
+                raise ValueError(f"ensembles.{i}.largest: it goes with selection: best")
+        if self.selection.dataset is not None:
+            _known("selection.dataset", self.selection.dataset, datasets)
+        if "pairs" not in self.methods or len(set(self.methods)) < len(self.methods):
+            raise ValueError("methods: 'pairs' must be among them, and each once")
         measured: list[tuple[str, list[str], dict[str, Any]]] = [
             ("training", self.speed.training, models),
             ("ensembles", self.speed.ensembles or [], readers),
@@ -327,6 +157,14 @@ class Config(Settings):
             if len(set(names)) < len(names):
                 raise ValueError(f"speed.{key}: a name is given twice")
         return self
+
+    def _benchmarks_fit(self, datasets: Mapping[str, Dataset], test_sets: Mapping[str, TestSet]) -> None:
+        for i, name in enumerate(_unique("benchmarks", self.benchmarks)):
+            if name in datasets or name in test_sets:
+                raise ValueError(f"benchmarks.{i}.name: {name!r} is the name of a data set or a test set too")
+        for key, names in (("test_sets", test_sets), ("benchmarks", {b.name: b for b in self.benchmarks})):
+            if SELECTION in names:
+                raise ValueError(f"{key}: the name {SELECTION!r} is taken by the selection's pictures")
 
 
 Named = TypeVar("Named", bound=Any)
@@ -355,6 +193,18 @@ def shards(config: Config, dataset: Dataset) -> int:
     most = dataset.per_length * longest if dataset.per_length else None
     bounds = [bound for bound in (dataset.size, most) if bound is not None]
     return math.ceil(min(bounds) / config.rendering.shard_size) if bounds else 1
+
+
+def test_sets(config: Config) -> dict[str, TestSet]:
+    """All sets of pictures that are scored, by name: the test sets and, after them, the benchmarks."""
+    benchmarks = [TestSet(name=b.name, dataset=b.name, split="test") for b in config.benchmarks]
+    return {test_set.name: test_set for test_set in [*config.test_sets, *benchmarks]}
+
+
+def selection(config: Config) -> TestSet:
+    """The validation pictures that members are selected and confidences calibrated on."""
+    dataset = config.selection.dataset or config.test_sets[0].dataset
+    return TestSet(name=SELECTION, dataset=dataset, split="validation", size=config.selection.size)
 
 
 def load(raw: Mapping[str, Any]) -> Config:

@@ -7,7 +7,7 @@ PyTorch tutorial does that the talk started from.
 
 import functools
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +15,20 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from .recurrence import Recurrence
-from .tokenizer import END, START
+
+# Steps of reading compute attention scores block by block of about so many numbers. On a CPU what one operation
+# writes, the next still finds in the cache; on a GPU it is memory alone that limits them.
+BLOCK, GPU_BLOCK = 1 << 20, 1 << 28
 
 
-@dataclass
-class Decoded:
-    """What the decoder wrote: token numbers without start and end, and the log-probability of each text."""
+class Weights(NamedTuple):
+    """The decoder's weights as its steps take them: side by side what is multiplied with the same vector."""
 
-    tokens: list[list[int]]
-    log_probability: list[float]
+    from_token: Tensor  # (vocabulary, 4 dim): what each token adds to the LSTM's gates i, f, g, o
+    from_state: Tensor  # (dim + channels + 4 dim, dim): from h to the threshold, the context's gate, the LSTM's gates
+    bias: Tensor  # (dim + channels,), of threshold and gate
+    score: Tensor  # (dim,)
+    from_context: Tensor  # (4 dim, channels)
 
 
 @functools.lru_cache(maxsize=16)
@@ -68,7 +73,7 @@ class Decoder(nn.Module):
         nn.init.uniform_(self.output.weight, -0.1, 0.1)
         nn.init.zeros_(self.output.bias)
 
-    def _spread(self, features: Tensor) -> Tensor | None:
+    def spread(self, features: Tensor) -> Tensor | None:
         """The map from the encoder's own cells to the attention's, (cells, own cells); None where they are the same."""
         own = math.isqrt(features.shape[1])
         if own == self.grid:
@@ -87,7 +92,7 @@ class Decoder(nn.Module):
         -------
         The attention's projection of the features, (batch, cells, dim), and the first h and c, (batch, dim) each.
         """
-        spread, projected = self._spread(features), self.picture_score(features)
+        spread, projected = self.spread(features), self.picture_score(features)
         if spread is None:
             mean = features.mean(dim=1)
         else:
@@ -95,35 +100,18 @@ class Decoder(nn.Module):
         h, c = self.first_state(mean).chunk(2, dim=1)
         return projected, h, c
 
-    def step(
-        self, features: Tensor, projected: Tensor, token_part: Tensor, h: Tensor, c: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """One step of attention and LSTM.
+    def weights(self, narrow: torch.dtype) -> Weights:
+        """The weights of the steps, all but ``from_token`` in the type that products are computed in.
 
-        Parameters
-        ----------
-        features
-            (n, own cells, channels).
-        projected
-            (n, cells, dim), from :meth:`start`.
-        token_part
-            (n, 4 dim): ``from_token`` of the last token's embedding.
-        h, c
-            (n, dim) each.
-
-        Returns
-        -------
-        New h and c, and the attention (n, cells), which sums to 1 over the cells.
+        The score w·relu(projected + s) is computed from the threshold -s, see :class:`Recurrence`.
         """
-        score = self.score(F.relu(projected + self.state_score(h).unsqueeze(1))).squeeze(2)
-        attention = score.softmax(dim=1)
-        spread = self._spread(features)
-        own = attention if spread is None else attention @ spread
-        context = torch.bmm(own.unsqueeze(1), features).squeeze(1)
-        context = torch.sigmoid(self.gate(h)) * context
-        i, f, g, o = (token_part + self.from_context(context) + self.from_state(h)).chunk(4, dim=1)
-        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        return torch.sigmoid(o) * torch.tanh(c), c, attention
+        # A product for each token of the vocabulary, not for each of the texts. Its gradient sums over thousands of
+        # rows, hence not in bfloat16.
+        from_token = self.from_token(self.embedding.weight).to(torch.promote_types(narrow, torch.float32))
+        from_state = torch.cat([-self.state_score.weight, self.gate.weight, self.from_state.weight])
+        bias = torch.cat([-self.state_score.bias, self.gate.bias])
+        narrowed = (x.to(narrow) for x in (from_state, bias, self.score.weight[0], self.from_context.weight))
+        return Weights(from_token, *narrowed)
 
     def forward(self, features: Tensor, tokens: Tensor, steps: list[int]) -> tuple[Tensor, Tensor]:
         """Teacher-forced pass.
@@ -142,54 +130,114 @@ class Decoder(nn.Module):
         The scores of the next token, (sum of steps, vocabulary), in the order of a ``PackedSequence``; and the
         doubly stochastic term, a scalar: (1 - attention received)², mean over cells, summed over pictures.
         """
-        kind = features.device.type
-        narrow = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else features.dtype
+        narrow = product_type(features)
         features = features.to(narrow)
         projected, h, c = self.start(features)
-        # A product for each token of the vocabulary, not for each of the texts. Its gradient sums over thousands of
-        # rows, hence not in bfloat16.
-        table = self.from_token(self.embedding.weight)
-        wide = torch.promote_types(narrow, torch.float32)
-        from_tokens = F.embedding(_packed(tokens, steps), table.to(wide))
-        from_state = torch.cat([-self.state_score.weight, self.gate.weight, self.from_state.weight])
-        bias = torch.cat([-self.state_score.bias, self.gate.bias])
-        spread = self._spread(features)
+        weights = self.weights(narrow)
+        from_tokens = F.embedding(_packed(tokens, steps), weights.from_token)
         states, received = Recurrence.apply(  # type: ignore[no-untyped-call]
-            features, projected, from_tokens, h, c.to(wide), from_state.to(narrow), bias.to(narrow),
-            self.score.weight[0].to(narrow), self.from_context.weight.to(narrow), spread, steps,
-        )  # fmt: skip
+            features, projected, from_tokens, h, c.to(from_tokens.dtype), *weights[1:], self.spread(features), steps
+        )
         penalty = (1 - received).square().mean(dim=1).sum()
         return self.output(self.dropout(states)), penalty
 
-    @torch.inference_mode()
-    def greedy(self, features: Tensor, longest: int) -> Decoded:
-        """The likeliest token at every step, until the end token or ``longest`` tokens.
 
-        Finished pictures leave the batch.
+class Steps:
+    """The decoder's steps without gradients: several texts a picture, all over the same features.
+
+    On weights cast beforehand; nothing waits for the device, and memory of (pictures, texts, cells, dim) is taken
+    once. The state is in the features' type, softmax and the LSTM's memory in that of ``from_token``, as in training.
+    """
+
+    def __init__(self, decoder: Decoder, features: Tensor, texts: int) -> None:
+        """Compute what is needed once a picture.
+
+        Parameters
+        ----------
+        decoder
+            Whose weights are taken as they are now.
+        features
+            (pictures, own cells, channels); products are computed in their type, or in autocast's where it is on.
+        texts
+            Written at most side by side for each picture.
         """
-        batch, device = len(features), features.device
-        projected, h, c = self.start(features)
-        c = c.float()  # as in training, whatever the products are computed in
-        running = torch.arange(batch, device=device)
-        last = torch.full((batch,), START, device=device)
-        written: list[list[int]] = [[] for _ in range(batch)]
-        total = torch.zeros(batch, device=device)
-        # What each token adds before the state is known: one small table in place of a product at every step.
-        token_table = self.from_token(self.embedding.weight)
-        for _ in range(longest):
-            h, c, _ = self.step(features, projected, token_table[last], h, c)
-            log_probability, last = self.output(h).float().log_softmax(dim=1).max(dim=1)
-            total[running] += log_probability
-            going = last != END
-            for i, token in zip(running.tolist(), last.tolist(), strict=True):
-                if token != END:
-                    written[i].append(token)
-            if not bool(going.all()):
-                running, last, h, c = running[going], last[going], h[going], c[going]
-                features, projected = features[going], projected[going]
-                if not len(running):
-                    break
-        return Decoded(written, total.tolist())
+        narrow = product_type(features)
+        self.features = features.to(narrow).contiguous()
+        weights = decoder.weights(narrow)
+        self.projected, h, c = decoder.start(self.features)
+        self.h, self.c = h.to(narrow), c.to(weights.from_token.dtype)  # the first ones, (pictures, dim)
+        self.spread = decoder.spread(self.features)
+        # What the step adds to before the state is known, for every token of the vocabulary.
+        bias = weights.bias.expand(len(weights.from_token), -1)
+        self.added = torch.cat([bias, weights.from_token.to(narrow)], dim=1)
+        self.from_state, self.from_context = weights.from_state.t(), weights.from_context.t()
+        self.score = weights.score
+        self.output = decoder.output.weight.to(narrow).t(), decoder.output.bias.to(narrow)
+        cells, dim = self.projected.shape[1:]
+        limit = BLOCK if features.device.type == "cpu" else GPU_BLOCK
+        block = min(len(features), max(1, limit // (texts * cells * dim)))
+        self.memory = self.projected.new_empty(block * texts * cells * dim)
+
+    def renew(self, other: "Steps") -> None:
+        """Take over another's weights and its pictures, in place; it has as many pictures or fewer."""
+        for ours, new in zip(self._kept(), other._kept(), strict=True):
+            ours[: len(new)].copy_(new)
+
+    def _kept(self) -> tuple[Tensor, ...]:
+        pictures = self.features, self.projected, self.h, self.c
+        return *pictures, self.added, self.from_state, self.from_context, self.score, *self.output
+
+    def __call__(self, h: Tensor, c: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One step of the first n pictures, each with k texts. To be called with autocast off.
+
+        Parameters
+        ----------
+        h, c
+            State and memory, (n, k, dim).
+        last
+            (n, k) int64, the last token of each text.
+
+        Returns
+        -------
+        New h and c, and the attention (n, k, cells), which sums to 1 over the cells.
+        """
+        n, k, dim = h.shape
+        mixed = torch.addmm(self.added[last.flatten()], h.flatten(0, 1), self.from_state)
+        threshold, gate, gates = torch.split(mixed, [dim, self.features.shape[2], 4 * dim], dim=1)
+        attention = self._scores(threshold.view(n, k, dim)).softmax(dim=2, dtype=c.dtype)
+        own = attention.to(h.dtype)
+        if self.spread is not None:
+            own = own @ self.spread
+        context = torch.bmm(own, self.features[:n]).flatten(0, 1)
+        gates = torch.addmm(gates, gate.sigmoid() * context, self.from_context).to(c.dtype)
+        i, f, g, o = gates.view(n, k, 4 * dim).chunk(4, dim=2)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return (torch.sigmoid(o) * torch.tanh(c)).to(h.dtype), c, attention
+
+    def log_probabilities(self, h: Tensor) -> Tensor:
+        """Natural logarithms of the probabilities of the next token, (n, k, vocabulary), from h (n, k, dim)."""
+        weight, bias = self.output
+        scores = torch.addmm(bias, h.flatten(0, 1), weight).view(*h.shape[:2], -1)
+        return scores.log_softmax(dim=2, dtype=self.c.dtype)
+
+    def _scores(self, threshold: Tensor) -> Tensor:
+        """The attention's scores (n, k, cells) of thresholds (n, k, dim), but for a number the same for all cells."""
+        n, k, dim = threshold.shape
+        cells = self.projected.shape[1]
+        block = len(self.memory) // (k * cells * dim)
+        scores = threshold.new_empty(n, k, cells)
+        for at in range(0, n, block):
+            part = threshold[at : at + block].unsqueeze(2)
+            larger = self.memory[: len(part) * k * cells * dim].view(-1, k, cells, dim)
+            torch.maximum(self.projected[at : at + len(part)].unsqueeze(1), part, out=larger)
+            torch.mv(larger.flatten(0, 2), self.score, out=scores[at : at + block].view(-1))
+        return scores
+
+
+def product_type(features: Tensor) -> torch.dtype:
+    """The type that products with features are computed in: autocast's where it is on, else their own."""
+    kind = features.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else features.dtype
 
 
 def _packed(tokens: Tensor, steps: list[int]) -> Tensor:

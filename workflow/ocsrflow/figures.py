@@ -139,6 +139,28 @@ def pairs(names: list[str], matrix: list[list[float]], title: str, caption: str)
     return _figure(title, caption, paint, (side + 1.5, side))
 
 
+def trust(rows: pd.DataFrame, label: str, title: str, caption: str, *, share: bool = False) -> Drawing:
+    """Share of right answers against a sign of trust (columns: name, mean, exact, low, high).
+
+    ``share`` is for a sign that is itself a probability: where it says what comes true, it lies on the diagonal.
+    """
+
+    def paint(axes: Axes) -> None:
+        if share:
+            axes.plot([0, 1], [0, 1], "--", color="0.5", linewidth=1, label="as promised")
+            axes.set_xlim(0, 1)
+        for colour, (name, own) in zip(itertools.cycle(sns.color_palette(PALETTE)), rows.groupby("name", sort=False)):
+            below, above = own["exact"] - own["low"], own["high"] - own["exact"]
+            axes.errorbar(
+                own["mean"], own["exact"], yerr=[below.clip(0), above.clip(0)], color=colour, label=str(name),
+                marker="o", markersize=4, linewidth=1.2, elinewidth=0.6,
+            )  # fmt: skip
+        axes.set(xlabel=label, ylabel="share exactly right", ylim=(-0.02, 1.02))
+        axes.legend(title=None, frameon=False, fontsize="small")
+
+    return _figure(title, caption, paint)
+
+
 def by_length(rows: pd.DataFrame, title: str, caption: str) -> Drawing:
     """Mean score against SMILES length (columns: length, tanimoto, name), in up to ten bins of equal size."""
     bins = pd.qcut(rows["length"], 10, duplicates="drop")

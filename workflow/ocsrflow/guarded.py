@@ -1,26 +1,68 @@
-"""Work on many items in a process of its own, where an item that hangs or kills the process costs only itself."""
+"""Work on many items in processes of their own, where an item that hangs or kills its process costs only itself."""
 
 import multiprocessing
+import pickle
+import signal
+import sys
+import types
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
+from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
 CHUNK = 32  # items handed over at a time: one by one, handing over would take a tenth of the time
-AHEAD = 3  # chunks that wait for the process
+AHEAD = 3  # chunks that wait for each process
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class _LeanProcess(SpawnProcess):
+    """A new process that does not import the program's main module, which may bring PyTorch and MLflow with it."""
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            return SpawnProcess._Popen(process_obj)  # type: ignore[attr-defined]
+        finally:
+            sys.modules["__main__"] = main
+
+
+class _LeanContext(SpawnContext):
+    Process = _LeanProcess  # type: ignore[assignment]
 
 
 class Failed(Exception):
     """What became of an item that hung or killed its process; ``reason`` is ``too_slow`` or ``crashed``."""
 
     def __init__(self, reason: str, text: str) -> None:
-        super().__init__(text)
+        super().__init__(reason, text)  # both, so that it can be sent between processes
         self.reason = reason
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
+def attempts(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result | Failed]:
+    """The results of some items in this process, where an exception costs only its item.
+
+    For :func:`guarded`, with ``functools.partial``, where ``function`` is at the mercy of a library (RDKit raises C++
+    exceptions of all kinds) and its exceptions are results.
+    """
+    found: list[Result | Failed] = []
+    for item in items:
+        try:
+            found.append(function(item))
+        except MemoryError:
+            found.append(Failed("crashed", "it needs too much memory"))
+        except Exception as error:  # noqa: BLE001
+            found.append(Failed("crashed", f"{type(error).__name__}: {error}"))
+    return found
 
 
 def guarded(
@@ -30,6 +72,7 @@ def guarded(
     seconds: float,
     prepare: Callable[..., None],
     arguments: tuple[Any, ...] = (),
+    processes: int = 1,
 ) -> Generator[Result | Failed]:
     """The results of all items, in order.
 
@@ -46,15 +89,21 @@ def guarded(
         Time limit of one item.
     prepare, arguments
         Called first in every new process.
+    processes
+        How many processes share the work, at most; no more are started than there are chunks.
     """
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPool(max_workers=1, context=context, initializer=prepare, initargs=arguments)
+    if not items:
+        return
+    workers = max(1, min(processes, -(-len(items) // CHUNK)))
+    of_main = b"__main__" in pickle.dumps((function, prepare, arguments))
+    context = multiprocessing.get_context("spawn") if of_main else _LeanContext()
+    pool = ProcessPool(max_workers=workers, context=context, initializer=_begin, initargs=(prepare, *arguments))
     try:
         waiting: deque[tuple[Sequence[Item], Future[list[Result]]]] = deque()
         for at in range(0, len(items), CHUNK):
             chunk = items[at : at + CHUNK]
             waiting.append((chunk, pool.schedule(function, args=[chunk], timeout=seconds)))
-            if len(waiting) > AHEAD:
+            if len(waiting) > AHEAD * workers:
                 yield from _collect(pool, function, seconds, *waiting.popleft())
         while waiting:
             yield from _collect(pool, function, seconds, *waiting.popleft())
@@ -64,6 +113,12 @@ def guarded(
         raise
     finally:
         pool.join()
+
+
+def _begin(prepare: Callable[..., None], *arguments: Any) -> None:
+    # Pebble's own handler would wait for the end of what hangs, and hold the other processes up for three seconds.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    prepare(*arguments)
 
 
 def _collect(
@@ -80,6 +135,6 @@ def _collect(
             slow = isinstance(error, TimeoutError)
             yield Failed(*(("too_slow", f"not done in {seconds:g} s") if slow else ("crashed", "its process died")))
             return
-        for item in chunk:
-            again = pool.schedule(function, args=[[item]], timeout=seconds)
-            yield from _collect(pool, function, seconds, [item], again)
+        again = [(item, pool.schedule(function, args=[[item]], timeout=seconds)) for item in chunk]
+        for item, alone in again:
+            yield from _collect(pool, function, seconds, [item], alone)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .decoder import Decoded, Decoder
+from .decoder import Decoder
 from .encoders import RECIPES, build_trunk
 from .errors import UserError
 from .files import read_json
@@ -124,11 +124,6 @@ class Reader(nn.Module):
         """
         scores, penalty = self.decoder(self.encoder(pictures), tokens, steps)
         return F.cross_entropy(scores.float(), targets, reduction="sum"), penalty
-
-    @torch.inference_mode()
-    def read(self, pictures: Tensor, longest: int) -> Decoded:
-        """Greedy reading of a batch of pictures, (batch, channels, height, width) uint8."""
-        return self.decoder.greedy(self.encoder(pictures), longest)
 
 
 def imagenet(network: Network, weights: Path | None) -> dict[str, Tensor] | None:

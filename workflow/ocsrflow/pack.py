@@ -1,6 +1,6 @@
 """Stage ``pack``: one HDF5 file of a data set's pictures, with tokens and vocabulary as JSON."""
 
-import hashlib
+import functools
 import json
 import resource
 from collections import Counter
@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from .cli import run
 from .errors import UserError
 from .files import whole, write_json
-from .packed import SPLITS, create, frame_of, read_chunk, write_chunk
+from .packed import ROWS, PackedWriter, frame_of, read_chunk
 from .progress import progress
 from .settings.depiction import Depiction
 from .tables import write_rejects
 from .tokenizer import END, INDEX, PAD, START, VOCABULARY, encode
 
-ROWS = 1 << 14  # molecules held at a time
 OPEN_FILES = 900  # beside those that Python and its libraries have
 
 
@@ -79,7 +78,8 @@ def pack(
     what = f"packing {out.parent.name}"
     bar = progress(total=source.metadata.num_rows, what=what, unit="pictures")
     with bar, whole(out) as part, whole(tokens) as text, h5py.File(part, "w", libver="v110") as file:
-        writer = PackedWriter(file, places, lost.description)
+        attributes = {"sample": lost.description, "vocabulary": json.dumps(VOCABULARY)}
+        writer = PackedWriter(file, places.depiction, places.attributes | attributes)
         with open(text, "w", encoding="utf-8") as json_file:
             for rows in _rows(source):
                 for row in rows:
@@ -96,7 +96,8 @@ def pack(
                     start = ",\n" if writer.pictures else "[\n"
                     entry = {"cid": row.cid, "split": row.split, "tokens": numbers.tolist()}
                     json_file.write(start + json.dumps(entry))
-                    writer.add(row, numbers, place)
+                    chunk = places.chunk(place)
+                    writer.add(row.cid, row.split, chunk, numbers, {"smiles": row.smiles, "canonical": row.canonical})
             json_file.write("\n]\n")
         if not writer.pictures:
             raise UserError(f"{out.parent.name}: no molecule has both a picture and tokens; see {rejects.parent}")
@@ -206,79 +207,22 @@ class Places:
                 "run again with --forcerun render"
             ) from None
 
+    @property
+    def depiction(self) -> Depiction:
+        """How the pictures are drawn."""
+        return Depiction.model_validate_json(self._shared["depiction"]) if self.names else Depiction()
+
+    @property
     def attributes(self) -> dict[str, str]:
-        """Attributes of the files of pictures: depiction and RDKit's version."""
+        """Other attributes of the files of pictures: RDKit's version."""
+        return {key: value for key, value in self._shared.items() if key != "depiction"}
+
+    @functools.cached_property
+    def _shared(self) -> dict[str, str]:
         if not self.names:
-            return {"depiction": Depiction().model_dump_json()}
+            return {}
         self.chunk(0)
         return {key: str(value) for key, value in self._opened[int(self._files[0])][0].file.attrs.items()}
-
-
-class PackedWriter:
-    """Writes a packed data set, a batch of molecules at a time."""
-
-    def __init__(self, file: h5py.File, places: Places, description: str) -> None:
-        attributes = places.attributes()
-        self.pictures = 0
-        self._file, self._places = file, places
-        self._images = create(file, 0, Depiction.model_validate_json(attributes.pop("depiction")))
-        file.attrs.update(attributes)
-        file.attrs["sample"] = description
-        file.attrs["splits"] = SPLITS
-        file.attrs["vocabulary"] = json.dumps(VOCABULARY)
-        text = h5py.string_dtype()
-        kinds = {"cid": np.int64, "smiles": text, "canonical": text, "split": np.uint8, "tokens": np.uint16}
-        self._columns = {
-            name: file.create_dataset(name, (0,), kind, chunks=(ROWS,), maxshape=(None,))
-            for name, kind in {**kinds, "offsets": np.int64}.items()
-        }
-        self._digest = hashlib.blake2b(digest_size=16)
-        self._rows: list[tuple[Row, NDArray[np.uint16], int]] = []
-        self._tokens = 0
-        self._append("offsets", np.zeros(1, np.int64))
-
-    def add(self, row: Row, tokens: NDArray[np.uint16], place: int) -> None:
-        """Add one molecule."""
-        self.pictures += 1
-        self._rows.append((row, tokens, place))
-        if len(self._rows) == ROWS:
-            self._flush()
-
-    def close(self) -> None:
-        """Write what is left, and the digest of all pictures, CIDs, splits and tokens."""
-        self._flush()
-        self._file.attrs["digest"] = self._digest.hexdigest()
-
-    def _flush(self) -> None:
-        if not self._rows:
-            return
-        rows, tokens, places = zip(*self._rows, strict=True)
-        start = self.pictures - len(rows)
-        self._images.resize(self.pictures, axis=0)
-        for at, place in enumerate(places, start):
-            chunk = self._places.chunk(place)
-            self._digest.update(chunk)
-            write_chunk(self._images, at, chunk)
-        flat = np.concatenate(tokens)
-        ends = self._tokens + np.cumsum([len(numbers) for numbers in tokens], dtype=np.int64)
-        self._tokens = int(ends[-1])
-        numbers: dict[str, NDArray[Any]] = {
-            "cid": np.array([row.cid for row in rows], np.int64),
-            "split": np.array([SPLITS.index(row.split) for row in rows], np.uint8),
-            "tokens": flat,
-        }
-        for name, values in numbers.items():
-            self._append(name, values)
-            self._digest.update(values.tobytes())
-        for name in ("smiles", "canonical"):
-            self._append(name, np.array([getattr(row, name) for row in rows], object))
-        self._append("offsets", ends)
-        self._rows.clear()
-
-    def _append(self, name: str, values: NDArray[Any]) -> None:
-        column = self._columns[name]
-        column.resize(len(column) + len(values), axis=0)
-        column[-len(values) :] = values
 
 
 def _tokens(smiles: str) -> NDArray[np.uint16] | None:

@@ -8,13 +8,15 @@ pipeline, which is many times faster at random.
 
 A shard has ``images`` and ``cid`` (int64). A packed data set has besides, in the same order: ``smiles``,
 ``canonical`` (UTF-8 text), ``split`` (uint8, index into the attribute ``splits``), and the tokens of all SMILES in
-one row, ``tokens`` (uint16), where those of picture i are ``tokens[offsets[i]:offsets[i + 1]]``.
+one row, ``tokens`` (uint16), where those of picture i are ``tokens[offsets[i]:offsets[i + 1]]``. Pictures from
+elsewhere have an ``id`` (UTF-8 text), the name of their file.
 """
 
+import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ from .images import Picture
 from .settings.depiction import Depiction
 
 SPLITS = ["train", "validation", "test"]
+TEXTS = ("smiles", "canonical")
+ROWS = 1 << 14  # rows of a data set held at a time
 LEVEL = 3  # of zstd: higher ones take several times longer for a few per cent
 DESCENDING = np.arange(1 << 17, 0, -1, dtype=np.float64)  # weights of a checksum's words
 
@@ -102,6 +106,85 @@ def frame_of(chunk: bytes) -> memoryview:
     return frame
 
 
+class PackedWriter:
+    """Writes a packed data set, one picture after the other; memory does not grow with their number."""
+
+    def __init__(
+        self, file: h5py.File, depiction: Depiction, attributes: Mapping[str, str], texts: Sequence[str] = TEXTS
+    ) -> None:
+        """Begin with an empty file.
+
+        Parameters
+        ----------
+        file
+            Open for writing.
+        depiction
+            How the pictures are drawn.
+        attributes
+            Of the file: ``vocabulary`` (JSON, all tokens in the order of their numbers), and others worth keeping.
+        texts
+            Names of the columns of text.
+        """
+        self.pictures = 0
+        self._file = file
+        self._images = create(file, 0, depiction)
+        file.attrs.update(attributes)
+        file.attrs["splits"] = SPLITS
+        text = h5py.string_dtype()
+        kinds = {"cid": np.int64, **dict.fromkeys(texts, text), "split": np.uint8, "tokens": np.uint16}
+        self._columns = {
+            name: file.create_dataset(name, (0,), kind, chunks=(ROWS,), maxshape=(None,))
+            for name, kind in {**kinds, "offsets": np.int64}.items()
+        }
+        self._digest = hashlib.blake2b(digest_size=16)
+        self._rows: list[tuple[int, str, NDArray[np.uint16], Mapping[str, str]]] = []
+        self._texts, self._tokens = texts, 0
+        self._append("offsets", np.zeros(1, np.int64))
+
+    def add(self, cid: int, split: str, chunk: bytes, tokens: NDArray[np.uint16], texts: Mapping[str, str]) -> None:
+        """Add one picture by its chunk, with the token numbers of its SMILES and its text of every column."""
+        if not self._rows:
+            self._images.resize(self.pictures + ROWS, axis=0)
+        write_chunk(self._images, self.pictures, chunk)
+        self._digest.update(chunk)
+        self._rows.append((cid, split, tokens, texts))
+        self.pictures += 1
+        if len(self._rows) == ROWS:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left, and the digest of all pictures, CIDs, splits and tokens."""
+        self._flush()
+        self._images.resize(self.pictures, axis=0)
+        self._file.attrs["digest"] = self._digest.hexdigest()
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        cids, splits, tokens, texts = zip(*self._rows, strict=True)
+        ends = self._tokens + np.cumsum([len(numbers) for numbers in tokens], dtype=np.int64)
+        self._tokens = int(ends[-1])
+        numbers: dict[str, NDArray[Any]] = {
+            "cid": np.array(cids, np.int64),
+            "split": np.array([SPLITS.index(split) for split in splits], np.uint8),
+            "tokens": np.concatenate(tokens),
+        }
+        for name, values in numbers.items():
+            self._append(name, values)
+            self._digest.update(values.tobytes())
+        for name in self._texts:
+            self._append(name, np.array([of_picture[name] for of_picture in texts], object))
+        self._append("offsets", ends)
+        self._rows.clear()
+
+    def _append(self, name: str, values: NDArray[Any]) -> None:
+        if not len(values):
+            return
+        column = self._columns[name]
+        column.resize(len(column) + len(values), axis=0)
+        column[-len(values) :] = values
+
+
 class Packed:
     """A packed data set, opened for reading; safe in spawned and in forked processes.
 
@@ -153,6 +236,27 @@ class Packed:
         with h5py.File(self.path) as file:
             column = file[name].asstr()[:]
         return [str(column[i]) for i in positions]
+
+    def ids(self, positions: Iterable[int]) -> list[str]:
+        """What the pictures at some positions are called: the column ``id`` where there is one, else their CID."""
+        with h5py.File(self.path) as file:
+            column = file["id"].asstr()[:] if "id" in file else self.cid
+        return [str(column[i]) for i in positions]
+
+    def positions(self, cids: Iterable[int]) -> list[int]:
+        """Where the pictures of some CIDs are.
+
+        Raises
+        ------
+        UserError
+            Where one is not in this data set.
+        """
+        places = {int(cid): at for at, cid in enumerate(self.cid)}
+        wanted = [int(cid) for cid in cids]
+        foreign = [cid for cid in wanted if cid not in places]
+        if foreign:
+            raise UserError(f"CID {foreign[0]} is not in {self.path}; make the predictions again from this data set")
+        return [places[cid] for cid in wanted]
 
     def tokens_of(self, at: int) -> NDArray[np.uint16]:
         """Token numbers of picture ``at``, without start and end."""

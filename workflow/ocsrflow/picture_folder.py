@@ -5,6 +5,7 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from PIL import Image
 
@@ -48,6 +49,10 @@ class PictureFolder:
         if self.archive is not None:
             return set(self.archive.namelist())
         return {p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file()}
+
+    def open(self, name: str) -> BinaryIO:
+        """The file called ``name``, opened; raises KeyError or OSError where it is not there."""
+        return cast(BinaryIO, self.archive.open(name)) if self.archive else open(self.path / name, "rb")
 
     def read(self, name: str) -> Image.Image:
         """The picture called ``name``.

@@ -1,121 +1,134 @@
-"""Stage ``predict``: a trained model reads the pictures of a test set."""
+"""The command ``python -m ocsrflow.predict``: trained models read pictures from anywhere."""
 
-import statistics
-import time
-from functools import partial
+import sys
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Annotated
 
-import pandas as pd
+import numpy as np
 import torch
+from cyclopts import Parameter
 
+from .answers import Answer, form_of, write_answers
+from .attention import draw_attention
 from .cli import run
 from .errors import UserError
-from .files import whole, write_json
+from .files import whole
 from .gpus import take
-from .loader import Batch, Loader
-from .model import Reader, autocast, load_reader
-from .packed import Packed
+from .images import Picture
+from .own_pictures import find, load_all
 from .progress import progress
-from .reading import read_one, timed
-from .tokenizer import decode
+from .settings.reading import Reading
+from .team import Team, find_models
+from .tokenizer import tokenize
+from .voting import MethodName
 
 
 def predict(
-    data: Path,
+    pictures: list[Path],
     *,
-    weights: Path,
-    description: Path,
-    out: Path,
-    facts: Path,
-    split: str = "test",
-    size: int | None = None,
-    batch: int = 256,
-    timed_images: int = 100,
-    gpus: int = 0,
-    threads: int = 1,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    models: list[Path] | None = None,
+    method: MethodName = "rescored",
+    attention: Path | None = None,
+    beams: int = 5,
+    grammar: bool = True,
+    batch: int = 32,
+    gpus: int = 1,
+    threads: int = 2,
 ) -> None:
-    """Read the pictures of a split with a trained model.
+    """Read pictures of molecules: SMILES with a confidence to sort by.
+
+    Exit status 1 means that some pictures could not be read: a line says why for each; the others are in the output.
 
     Parameters
     ----------
-    data
-        Packed data set.
-    weights, description
-        What the stage ``train`` wrote.
+    pictures
+        Files and folders of PNG, JPEG, TIFF, GIF, WebP or BMP pictures, one molecule each.
     out
-        Parquet file: cid, reference, prediction, log_probability (natural logarithm, of the whole text).
-    facts
-        JSON file: the model, its seconds per image (one at a time, median, warm) and images per second (batched).
-    split
-        Split of the data set: train, validation or test.
-    size
-        At most so many pictures; without it all.
+        Output, whose name ends in .csv, .json or .sdf: for each picture its file name (id), SMILES, confidence (the
+        probability that the SMILES is exactly right), log-probability (natural logarithm), agreement (mean Tanimoto
+        similarity with what each model read), distance (of a drawing of the SMILES from the picture, 0 to 1), and an
+        error where it could not be read.
+    models
+        Folders of trained models (results/models/NAME), which answer together; or one file of an ensemble's members
+        (results/ensembles/NAME.json); or a folder of results, which means its only ensemble. By default results.
+    method
+        How several models find one answer. rescored: of all their candidates the likeliest by the mean over the models;
+        redrawn: the one whose drawing fits the picture best, for pictures drawn as those that the models learnt from;
+        pairs: the pair rule of the slides; medoid: largest sum of similarities; votes: by probability.
+    attention
+        Folder for a picture of each, which shows where the first model looks while it writes each token.
+    beams
+        Texts that a model keeps in mind for a picture.
+    grammar
+        Whether texts may only go on as SMILES grammar allows.
     batch
         Pictures read together.
-    timed_images
-        Pictures read one at a time for the seconds per image.
     gpus
         1 to read on a GPU where there is one, 0 to read on the CPU.
     threads
-        Threads on a CPU, or worker processes that read pictures for a GPU.
+        Threads on a CPU, and processes that parse and draw candidates.
 
     Raises
     ------
     UserError
-        When the model was trained with another vocabulary, or the split is empty.
+        Where the models do not go together, there is no picture, or some could not be read.
     """
+    form_of(out)
+    lineup = find_models(models or [Path("results")])
+    found = find(pictures)
     lease = take(gpus)
     device = torch.device("cuda" if lease else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(threads)
-    packed = Packed(data)
-    reader, model = load_reader(description, weights, device)
-    if model["vocabulary"] != packed.vocabulary:
-        raise UserError(f"{weights}: trained with another vocabulary than {data} has; train it again")
-    members = packed.members(split)[:size]
-    if not len(members):
-        raise UserError(f"{data}: its {split} split is empty")
-    longest = int(model["training"]["decode_length"])
-    found: dict[int, tuple[str, float]] = {}
-    began = 0.0
-    parts = [members[at : at + batch] for at in range(0, len(members), batch)]
-    workers = threads if device.type == "cuda" else 0
-    loader = Loader(packed, parts, batch, workers=workers, pin=device.type == "cuda")
-    for pictures in progress(loader, total=len(parts), what=f"{model['name']} reads", unit="batches"):
-        began = began or time.perf_counter()  # not before the workers that read pictures run
-        found.update(_read(reader, pictures, longest, device))
-    batched = len(members) / (time.perf_counter() - began)
-    texts = [found[int(at)] for at in members]
-    rows = pd.DataFrame(
-        {
-            "cid": packed.cid[members],
-            "reference": packed.text("smiles", members),
-            "prediction": [text for text, _ in texts],
-            "log_probability": [value for _, value in texts],
-        }
-    )
-    with whole(out) as part:
-        rows.to_parquet(part, index=False)
-    read = partial(read_one, reader=reader, longest=longest, device=device)
-    times, _ = timed(read, packed, members[:timed_images])
-    write_json(
-        facts,
-        {
-            "name": model["name"],
-            "kind": "model",
-            "key": f"model:{model['name']}:{model['key']}",
-            "seconds_per_image": statistics.median(times),
-            "images_per_second": batched,
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {threads} threads",
-        },
-    )
+    team = Team(lineup, method, Reading(beams=beams, grammar=grammar), device, processes=threads)
+    if not team.calibrations:
+        print("no calibration lies with these models: the confidence is their own probability", file=sys.stderr)
+    answers: list[Answer] = []
+    with progress(total=len(found), what="reading", unit="pictures") as bar:
+        loaded = load_all(found, team.depiction)
+        while part := list(islice(loaded, batch)):
+            answers += _read(team, part, attention)
+            bar.update(len(part))
+    write_answers(out, answers)
+    refused = [answer for answer in answers if answer.reply is None]
+    for answer in refused:
+        print(f"{answer.id}: {answer.error}", file=sys.stderr)
+    if refused:
+        raise UserError(
+            f"{len(refused)} of {len(answers)} pictures could not be read, each told above; the others are in {out}"
+        )
+    print(f"{len(answers)} pictures read by {', '.join(team.names)}: {out}")
 
 
-def _read(reader: Reader, batch: Batch, longest: int, device: torch.device) -> dict[int, tuple[str, float]]:
-    with autocast(device):
-        decoded = reader.read(batch.pictures.to(device, non_blocking=True), longest)
-    texts = [decode(numbers) for numbers in decoded.tokens]
-    return dict(zip(batch.positions, zip(texts, decoded.log_probability, strict=True), strict=True))
+def _read(team: Team, part: list[tuple[str, Picture | str]], attention: Path | None) -> Iterator[Answer]:
+    """The answers to some pictures, in their order."""
+    readable = [(name, picture) for name, picture in part if not isinstance(picture, str)]
+    replies = {}
+    if readable:
+        stacked = np.stack([np.ascontiguousarray(picture.transpose(2, 0, 1)) for _, picture in readable])
+        replies = dict(zip((name for name, _ in readable), team.read(stacked), strict=True))
+    for name, picture in part:
+        if isinstance(picture, str):
+            yield Answer(name, None, picture)
+            continue
+        reply = replies[name]
+        if attention is not None:
+            _draw(team, name, picture, reply.decision.text, attention)
+        yield Answer(name, reply)
+
+
+def _draw(team: Team, name: str, picture: Picture, text: str, folder: Path) -> None:
+    maps = team.attention(picture, text)
+    if maps is None:
+        print(f"{name}: no attention, {text!r} is no SMILES", file=sys.stderr)
+        return
+    path = folder / (name.replace("/", "-") + ".png")
+    image = draw_attention(picture, tokenize(text), maps, title=f"{name}, read by {team.names[0]}")
+    with whole(path) as file:
+        image.save(file, "PNG")
 
 
 if __name__ == "__main__":

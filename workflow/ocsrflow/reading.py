@@ -1,15 +1,19 @@
-"""Reading one picture at a time, against the clock."""
+"""What a trained model reads in pictures: many at once, or one at a time against the clock."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from .model import Reader, autocast
 from .packed import Packed
+from .search import Candidate, search
+from .settings.reading import Reading
+from .similarity import is_valid
 from .tokenizer import decode
 
 WARM_UP = 5  # pictures read before the clock counts
@@ -17,11 +21,60 @@ WARM_UP = 5  # pictures read before the clock counts
 Answer = TypeVar("Answer")
 
 
-def read_one(picture: NDArray[np.uint8], reader: Reader, longest: int, device: torch.device) -> str:
-    """The SMILES that a model on ``device`` reads in one picture, (1, channels, size, size) in the host's memory."""
-    with autocast(device):
-        decoded = reader.read(torch.from_numpy(picture).to(device), longest)
-    return decode(decoded.tokens[0])
+class Eye:
+    """A trained model with all that decides what it reads."""
+
+    def __init__(self, reader: Reader, longest: int, reading: Reading, device: torch.device) -> None:
+        """Put together.
+
+        Parameters
+        ----------
+        reader
+            The network, on ``device``.
+        longest
+            Tokens after which a text is cut off.
+        reading
+            How texts are searched for.
+        device
+            Where it computes.
+        """
+        self.reader, self.longest, self.reading, self.device = reader, longest, reading, device
+
+    def see(self, pictures: Tensor) -> Tensor:
+        """The features of some pictures, (batch, channels, size, size) uint8: (batch, own cells, channels)."""
+        with torch.inference_mode(), autocast(self.device):
+            features: Tensor = self.reader.encoder(pictures.to(self.device, non_blocking=True))
+            return features
+
+    def write(self, features: Tensor) -> list[list[Candidate]]:
+        """The texts that each picture may have by its features, likeliest first."""
+        with autocast(self.device):
+            return search(
+                self.reader.decoder, features, self.longest, beams=self.reading.beams, grammar=self.reading.grammar
+            )
+
+    def candidates(self, pictures: Tensor) -> list[list[Candidate]]:
+        """The texts that each of some pictures, (batch, channels, size, size) uint8, may have, likeliest first."""
+        return self.write(self.see(pictures))
+
+    def read_one(self, picture: NDArray[np.uint8], hopeless: Collection[str] = ()) -> str:
+        """The SMILES of one picture, (1, channels, size, size) in the host's memory.
+
+        ``hopeless`` are texts that RDKit is known not to parse, be it that it takes too long.
+        """
+        texts = [decode(candidate.tokens) for candidate in self.candidates(torch.from_numpy(picture))[0]]
+        return next((text for text in texts if text not in hopeless and is_valid(text)), texts[0])
+
+
+def best_first(candidates: Sequence[Candidate], parsed: Callable[[str], bool]) -> list[tuple[str, Candidate]]:
+    """The different texts of a picture: those that RDKit parses first, each kind from the likeliest on.
+
+    A text that is no molecule is no answer as long as there is another one.
+    """
+    texts: dict[str, Candidate] = {}
+    for candidate in candidates:  # two token rows may spell one text: the likelier one stands for it
+        texts.setdefault(decode(candidate.tokens), candidate)
+    return sorted(texts.items(), key=lambda item: (not parsed(item[0]), -item[1].log_probability))
 
 
 def timed(

@@ -21,6 +21,32 @@ from .settings.depiction import Depiction
 VERSIONS = ("snakemake", "torch", "torchvision", "timm", "rdkit", "h5py", "pandas", "seaborn", "mlflow")
 
 
+# What the ensembles' methods do, for the reader of the report.
+METHODS = {
+    "pairs": "the slides' pair rule",
+    "medoid": "largest sum of similarities",
+    "votes": "votes by probability",
+    "rescored": "candidates of all, by their mean log-probability",
+    "redrawn": "candidate whose drawing fits best",
+    "oracle": "best member of each picture: the ceiling of choosing among the members' answers",
+}
+
+SIGNS = {
+    "confidence": (
+        "confidence",
+        "How often an answer is exactly right, against the confidence that it comes with, which was calibrated on "
+        "validation pictures. Points are tenths of the pictures with 95 % intervals; in brackets the area under the "
+        "ROC curve.",
+    ),
+    "agreement": ("agreement", "Mean Tanimoto similarity of the answer with the answers of all members."),
+    "log_probability": ("log-probability", "Natural logarithm of the answer's probability, mean over the members."),
+    "distance": (
+        "distance of the drawing",
+        "How badly a drawing of the answer fits the picture; 0 is the same picture.",
+    ),
+}
+
+
 @dataclass(frozen=True)
 class Card:
     """One prediction of the gallery."""
@@ -50,6 +76,7 @@ def report(
     samples: list[Path],
     data: list[Path],
     rejects: list[Path],
+    choices: list[Path] | None = None,
     speed_training: list[Path] | None = None,
     speed_prediction: list[Path] | None = None,
 ) -> None:
@@ -68,7 +95,7 @@ def report(
     scores, images
         What the stage ``score`` wrote, in the same order.
     predictions
-        What the stages ``predict``, ``ensemble`` and ``baseline`` wrote, in the same order.
+        What the stages ``predict``, ``ensemble``, ``constant`` and ``osra`` wrote, in the same order.
     models, metrics
         What the stage ``train`` wrote, in the same order.
     corpora
@@ -79,6 +106,8 @@ def report(
         Packed data sets that the test sets are taken from.
     rejects
         Tables of rejects of sources and data sets.
+    choices
+        What the stage ``choose`` wrote: the members of each ensemble.
     speed_training, speed_prediction
         What the stages of these names wrote.
     """
@@ -131,8 +160,12 @@ def report(
                 "Mean Tanimoto similarity between the predictions of every two members, where both are valid.",
             )
             for s in scored
-            if s["kind"] == "ensemble"
+            if s["kind"] == "ensemble" and s["method"] == "pairs"
         ],
+        methods=METHODS,
+        choices=[read_json(path) for path in choices or []],
+        trust=_trust(tables[0]["rows"], best),
+        groups=best["groups"],
         by_length=_by_length(scored, images, predictions, main),
         gallery=_gallery(
             gallery,
@@ -164,8 +197,8 @@ def _rows(scored: list[dict[str, Any]], described: dict[str, Any]) -> list[dict[
 
 
 def _best(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The reader with the highest Tanimoto similarity, baselines aside."""
-    readers = [row for row in rows if row["kind"] != "baseline"]
+    """The reader with the highest Tanimoto similarity; baselines and ceilings are none."""
+    readers = [row for row in rows if row["kind"] in ("model", "ensemble")]
     return max(readers, key=lambda row: row["scores"]["tanimoto"]["value"])
 
 
@@ -173,10 +206,33 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Single against ensemble against baseline, each by its best."""
     found: dict[str, Any] = {}
     for kind in ("model", "ensemble", "baseline"):
-        of_kind = [row for row in rows if row["kind"] == kind]
+        of_kind = [row for row in rows if row["kind"] == kind and "scores" in row]
         found[kind] = max(of_kind, key=lambda r: r["scores"]["tanimoto"]["value"]) if of_kind else None
     seconds = [row["seconds_per_image"] for row in rows if row["kind"] == "model"]
     return {**found, "mean_seconds": float(np.mean(seconds))}
+
+
+def _trust(rows: list[dict[str, Any]], best: dict[str, Any]) -> list[figures.Drawing]:
+    """How each sign of trust goes with being right: of the best single model, and of the ensembles."""
+    single = max((row for row in rows if row["kind"] == "model"), key=lambda row: row["scores"]["tanimoto"]["value"])
+    shown = [single, *(row for row in rows if row["kind"] == "ensemble")]
+    drawings = []
+    for sign, (label, caption) in SIGNS.items():
+        points = [
+            {"name": _with_area(row, sign), "mean": point["mean"], "exact": point["exact"]["value"]}
+            | {end: point["exact"][end] for end in ("low", "high")}
+            for row in shown
+            for point in row["trust"].get(sign, {}).get("curve", [])
+        ]
+        if points:
+            table = pd.DataFrame(points)
+            drawings.append(figures.trust(table, label, label.capitalize(), caption, share=sign == "confidence"))
+    return drawings
+
+
+def _with_area(row: dict[str, Any], sign: str) -> str:
+    area = row["trust"][sign]["auroc"]
+    return row["name"] if area is None else f"{row['name']} ({area:.2f})"
 
 
 def _length_figures(corpora: list[Path], samples: list[Path]) -> list[figures.Drawing]:
@@ -193,7 +249,7 @@ def _length_figures(corpora: list[Path], samples: list[Path]) -> list[figures.Dr
 def _by_length(scored: list[dict[str, Any]], images: list[Path], predictions: list[Path], main: str) -> figures.Drawing:
     parts = []
     for facts, image, prediction in zip(scored, images, predictions, strict=True):
-        if facts["test_set"] == main:
+        if facts["test_set"] == main and facts["kind"] != "ceiling" and "scores" in facts:
             rows = pd.read_parquet(image).merge(pd.read_parquet(prediction, columns=["cid", "reference"]), on="cid")
             parts.append(rows.assign(length=rows["reference"].str.len(), name=facts["name"]))
     return figures.by_length(
@@ -223,7 +279,11 @@ def _scaling(trained: list[dict[str, Any]]) -> figures.Drawing | None:
 
 def _gallery(size: int, rows: pd.DataFrame, images: pd.DataFrame, packed: Packed) -> list[Card]:
     """Right and wrong predictions, half and half where there are enough; the wrong ones from near to far."""
-    rows = rows.merge(images, on="cid").sort_values("tanimoto", ascending=False, kind="stable")
+    rows = (
+        rows[["cid", "id", "reference", "prediction"]]
+        .merge(images.drop(columns="id"), on="cid")
+        .sort_values("tanimoto", ascending=False, kind="stable")
+    )
     right = rows[rows["exact"]]
     wrong = rows[~rows["exact"]]
     n_right = min(len(right), max(size // 2, size - len(wrong)))

@@ -4,43 +4,73 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from .calibration import Calibration, auroc, confidence, reliability
 from .cli import run
 from .files import read_json, whole, write_json
-from .metrics import Score, evaluate, is_valid
+from .metrics import Evaluation, evaluate
+from .predictions import with_distances
 from .tracking import Run, forgiving
+
+# What an answer may be trusted by, where it is there.
+TRUST = ("confidence", "log_probability", "agreement", "distance")
 
 
 def score(
-    predictions: Path, *, facts: Path, test_set: str, out: Path, images: Path, tracking: Path | None = None
+    predictions: Path,
+    *,
+    facts: Path,
+    test_set: str,
+    out: Path,
+    images: Path,
+    redrawn: Path | None = None,
+    calibration: Path | None = None,
+    tracking: Path | None = None,
+    processes: int = 1,
 ) -> None:
     """Score one reader of one test set.
 
     Parameters
     ----------
     predictions
-        Parquet file of the stages ``predict``, ``ensemble`` or ``baseline``.
+        Parquet file of the stages ``predict``, ``ensemble``, ``constant`` or ``osra``.
     facts
         JSON file beside it.
     test_set
         Name of the test set.
     out
-        JSON file: the facts, and every score with its 95 % interval.
+        JSON file: the facts; every score with its 95 % interval, for all pictures and for groups of them; and how well
+        each sign of trust goes with being right (``trust``: its area under the ROC curve, and a calibration curve).
     images
-        Parquet file: cid, tanimoto, exact, valid of every picture.
+        Parquet file, a row a picture: cid, id, tanimoto, exact, valid, and the signs of trust that there are.
+    redrawn
+        Parquet file of the stage ``redraw`` for a single model: how well its answers' drawings fit.
+    calibration
+        JSON file of the stage ``calibrate``, from which the confidences are computed.
     tracking
         JSON file of the stage ``tracking``; the scores become final values of the reader's MLflow run.
+    processes
+        Processes that compare molecules.
     """
-    rows = pd.read_parquet(predictions)
+    rows = with_distances(pd.read_parquet(predictions), redrawn)
     reader = read_json(facts)
-    found = evaluate(rows["prediction"].tolist(), rows["reference"].tolist())
+    if reader.get("missing"):
+        print(f"{reader['name']} on {test_set}: not scored, {reader['missing']}")
+        with whole(images) as part:
+            pd.DataFrame({"cid": [], "id": [], "tanimoto": [], "exact": [], "valid": []}).to_parquet(part, index=False)
+        write_json(out, {**reader, "test_set": test_set, "images": 0, "dropped_references": 0})
+        return
+    if calibration is not None:
+        rows["confidence"] = confidence(rows, Calibration.from_json(read_json(calibration)))
+    found = evaluate(rows["prediction"].tolist(), rows["reference"].tolist(), processes=processes)
+    used = rows.iloc[found.used].reset_index(drop=True)
+    signs = [name for name in TRUST if name in used]
     with whole(images) as part:
-        used = rows.iloc[found.used]
-        used[["cid"]].assign(
-            tanimoto=found.similarity, exact=found.exact, valid=[is_valid(text) for text in used["prediction"]]
-        ).to_parquet(part, index=False)
-    scores = {name: asdict(value) for name, value in found.scores.items()}
+        used[["cid", "id", *signs]].assign(tanimoto=found.similarity, exact=found.exact, valid=found.valid).to_parquet(
+            part, index=False
+        )
     write_json(
         out,
         {
@@ -48,12 +78,17 @@ def score(
             "test_set": test_set,
             "images": len(found.used),
             "dropped_references": found.dropped_references,
-            "scores": scores,
+            "scores": {name: asdict(value) for name, value in found.scores.items()},
+            "groups": {
+                kind: [{key: asdict(v) if hasattr(v, "low") else v for key, v in row.items()} for row in groups]
+                for kind, groups in found.groups.items()
+            },
+            "trust": {name: _trust(used[name].to_numpy(float), name, found) for name in signs},
         },
     )
     if tracking is not None:
         with forgiving():
-            _record(tracking, reader, test_set, found.scores, predictions)
+            _record(tracking, reader, test_set, found, predictions)
     mean = found.scores["tanimoto"]
     print(
         f"{reader['name']} on {test_set}: Tanimoto {mean.value:.4f} ({mean.low:.4f}–{mean.high:.4f}), "
@@ -61,13 +96,24 @@ def score(
     )
 
 
-def _record(tracking: Path, reader: dict[str, Any], test_set: str, scores: dict[str, Score], predictions: Path) -> None:
+def _trust(values: np.ndarray[Any, np.dtype[np.float64]], name: str, found: Evaluation) -> dict[str, Any]:
+    """How a sign of trust goes with being right."""
+    there = ~np.isnan(values)
+    values, exact, similarity = values[there], found.exact[there], found.similarity[there]
+    return {
+        "images": int(there.sum()),
+        "auroc": auroc(-values if name == "distance" else values, exact),
+        "curve": reliability(values, exact, similarity),
+    }
+
+
+def _record(tracking: Path, reader: dict[str, Any], test_set: str, found: Evaluation, predictions: Path) -> None:
     """Send the scores to the reader's MLflow run."""
     opened = Run(tracking, key=reader["key"], name=reader["name"], tags={"stage": reader["kind"]})
-    if reader["kind"] == "ensemble":
-        opened.parameters({"members": ", ".join(reader["members"])})
+    if "members" in reader:
+        opened.parameters({"members": ", ".join(reader["members"]), "method": reader["method"]})
     final: dict[str, float] = {}
-    for name, score in scores.items():
+    for name, score in found.scores.items():
         final |= {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
     final |= {name: reader[name] for name in ("seconds_per_image", "images_per_second") if name in reader}
     opened.final({f"{test_set}.{name}": value for name, value in final.items()})

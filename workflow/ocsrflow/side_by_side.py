@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from .errors import UserError
 from .gpus import PARENT, die_with_parent
 from .model import load_reader
-from .reading import read_one
+from .reading import Eye
+from .settings.reading import Reading
 
 
 class SideBySide:
     """Some models, loaded and waiting for pictures; to be used in a ``with`` block."""
 
-    def __init__(self, members: list[tuple[Path, Path]], devices: list[str], threads: int) -> None:
+    def __init__(self, members: list[tuple[Path, Path]], devices: list[str], threads: int, reading: Reading) -> None:
         """Start the processes.
 
         Parameters
@@ -32,6 +33,8 @@ class SideBySide:
             Where they compute, one after the other and over again: ``cpu``, or ``cuda:0`` and so on.
         threads
             Threads of each of them, on the CPU.
+        reading
+            How texts are searched for.
         """
         context = multiprocessing.get_context("spawn")
         self.names = [description.parent.name for description, _ in members]
@@ -42,7 +45,9 @@ class SideBySide:
             for i, (description, weights) in enumerate(members):
                 ours, theirs = context.Pipe()
                 process = context.Process(
-                    target=_work, args=(description, weights, devices[i % len(devices)], threads, theirs), daemon=True
+                    target=_work,
+                    args=(description, weights, devices[i % len(devices)], threads, reading, theirs),
+                    daemon=True,
                 )
                 process.start()
                 theirs.close()
@@ -110,7 +115,9 @@ class SideBySide:
         )
 
 
-def _work(description: Path, weights: Path, device: str, threads: int, connection: Connection) -> None:
+def _work(
+    description: Path, weights: Path, device: str, threads: int, reading: Reading, connection: Connection
+) -> None:
     """One model's process: answers pictures until there is nobody who asks."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the one that asks decides
@@ -121,10 +128,10 @@ def _work(description: Path, weights: Path, device: str, threads: int, connectio
         torch.set_num_threads(threads)
     try:
         reader, facts = load_reader(description, weights, place)
+        eye = Eye(reader, int(facts["training"]["decode_length"]), reading, place)
         connection.send(torch.cuda.get_device_name() if place.type == "cuda" else "CPU")
         while True:
-            picture = connection.recv()
-            connection.send(read_one(picture, reader, int(facts["training"]["decode_length"]), place))
+            connection.send(eye.read_one(connection.recv()))
     except UserError as error:
         connection.send(error)
     except (EOFError, OSError):

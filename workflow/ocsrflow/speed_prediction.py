@@ -5,7 +5,6 @@ import json
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,14 @@ from numpy.typing import NDArray
 
 from .cli import run
 from .errors import UserError
-from .files import write_json
+from .files import read_json, write_json
 from .gpus import present, take
-from .metrics import fingerprint
 from .model import load_reader
 from .packed import Packed
-from .reading import read_one, timed
+from .reading import Eye, timed
+from .settings.reading import Reading
 from .side_by_side import SideBySide
+from .similarity import fingerprint
 from .voting import vote
 
 Picture = NDArray[np.uint8]  # (1, channels, size, size)
@@ -33,7 +33,9 @@ def speed_prediction(
     name: str,
     weights: list[Path],
     descriptions: list[Path],
+    reading: Reading,
     out: Path,
+    choice: Path | None = None,
     test_set: str = "test",
     split: str = "test",
     size: int | None = None,
@@ -53,11 +55,15 @@ def speed_prediction(
     name
         Name of the ensemble.
     weights, descriptions
-        What the stage ``train`` wrote of each member, in the order of the members.
+        What the stage ``train`` wrote of each model.
+    reading
+        How texts are searched for.
     out
         JSON file: the median seconds per image of each of ``members``; of them ``one_after_the_other`` in one process,
         and ``side_by_side``, each in a process of its own, both with the vote and with the quartiles (``low``,
         ``high``); how many times as fast the latter is (``speed_up``); and whether both gave the ``same_texts``.
+    choice
+        JSON file of the stage ``choose``: which of them are members, in which order; by default all, as given.
     test_set
         Name of the test set, for the record.
     split, size
@@ -84,10 +90,10 @@ def speed_prediction(
     members = packed.members(split)[:size][:timed_images]
     if not len(members):
         raise UserError(f"{data}: its {split} split is empty")
-    files = list(zip(descriptions, weights, strict=True))
+    files = _members(list(zip(descriptions, weights, strict=True)), choice)
     each = 1 if lease else max(1, threads // len(files))
-    in_turn = _in_turn(packed, members, files, torch.device(devices[0]), threads, each)
-    with SideBySide(files, devices, each) as together:
+    in_turn = _in_turn(packed, members, files, torch.device(devices[0]), threads, each, reading)
+    with SideBySide(files, devices, each, reading) as together:
         kinds = set(together.ready())
         times, answers = timed(lambda picture: _voted(together.read(picture)), packed, members)
     same = answers == in_turn.expected
@@ -96,7 +102,9 @@ def speed_prediction(
         different = [int(packed.cid[at]) for at, a, b in zip(members, answers, in_turn.expected, strict=True) if a != b]
         raise RuntimeError(f"{name} reads other texts side by side than one after the other, of CIDs {different}")
     digest = hashlib.sha256(
-        json.dumps([packed.digest, in_turn.keys, members.tolist(), gpus, threads, sorted(kinds)]).encode()
+        json.dumps(
+            [packed.digest, in_turn.keys, members.tolist(), gpus, threads, sorted(kinds), reading.model_dump()]
+        ).encode()
     ).hexdigest()
     facts = {
         "name": name,
@@ -107,6 +115,7 @@ def speed_prediction(
         "gpus": len(lease.ids) if lease else 0,
         "threads": threads,
         "threads_each": each,
+        "beams": reading.beams,
         "members": in_turn.alone,
         "one_after_the_other": _quartiles(in_turn.times),
         "side_by_side": _quartiles(times),
@@ -120,6 +129,14 @@ def speed_prediction(
         f"{name} on {facts['device']}: {statistics.median(in_turn.times):.4f} s an image one after the other, "
         f"{statistics.median(times):.4f} s side by side"
     )
+
+
+def _members(files: list[tuple[Path, Path]], choice: Path | None) -> list[tuple[Path, Path]]:
+    """Description and weights of the members, in their order."""
+    if choice is None:
+        return files
+    named = {read_json(description)["name"]: (description, weights) for description, weights in files}
+    return [named[member] for member in read_json(choice)["members"]]
 
 
 @dataclass(frozen=True)
@@ -139,6 +156,7 @@ def _in_turn(
     device: torch.device,
     threads: int,
     each: int,
+    reading: Reading,
 ) -> InTurn:
     """Read pictures with every member alone, and with all of them one after the other.
 
@@ -154,6 +172,8 @@ def _in_turn(
         Threads on the CPU.
     each
         Threads that each member has there when they read side by side.
+    reading
+        How texts are searched for.
     """
     if device.type == "cpu":
         torch.set_num_threads(threads)
@@ -163,8 +183,7 @@ def _in_turn(
         reader, model = load_reader(description, weights, device)
         if model["vocabulary"] != packed.vocabulary:
             raise UserError(f"{weights}: trained with another vocabulary than {packed.path} has; train it again")
-        longest = int(model["training"]["decode_length"])
-        reads.append(partial(read_one, reader=reader, longest=longest, device=device))
+        reads.append(Eye(reader, int(model["training"]["decode_length"]), reading, device).read_one)
         seconds = statistics.median(timed(reads[-1], packed, pictures)[0])
         keys.append(str(model["key"]))
         alone.append({"name": model["name"], "seconds_per_image": round(seconds, 6)})

@@ -150,7 +150,9 @@ def train(
             with whole(out) as part:
                 save_file({k: v.contiguous() for k, v in loop.best.items()}, part)
             write_text(metrics, "".join(json.dumps(line) + "\n" for line in course.history))
-            facts = {"name": name, "key": key, "dataset": dataset, **about}
+            # What it learnt to read, so that pictures from elsewhere can be fitted to the same frame.
+            depiction = packed.depiction.model_dump()
+            facts = {"name": name, "key": key, "dataset": dataset, "depiction": depiction, **about}
             write_json(description, facts | loop.facts(course))
             loop.recorder.close("FINISHED")
             print(

@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from .loader import Loader
-from .metrics import is_valid, tanimoto
 from .model import Reader, autocast
 from .packed import Packed
 from .processes import Place
 from .progress import progress
+from .search import search
 from .settings.training import Training
+from .similarity import is_valid, tanimoto
 from .tokenizer import decode
 
 
@@ -55,8 +56,8 @@ def validate(reader: Reader, packed: Packed, training: Training, place: Place) -
             scores, _ = reader.decoder(features, batch.tokens.to(place.device), batch.steps)
             targets = batch.targets.to(place.device)
             entropy = nn.functional.cross_entropy(scores.float(), targets, reduction="sum")
-            decoded = reader.decoder.greedy(features, training.decode_length)
-            texts = [decode(numbers) for numbers in decoded.tokens]
+            found = search(reader.decoder, features, training.decode_length)
+            texts = [decode(candidates[0].tokens) for candidates in found]
             references = [decode(packed.tokens_of(at)) for at in batch.positions]
             totals += [
                 float(entropy),

@@ -3,7 +3,9 @@
 
 import ast
 import os
+import re
 import shlex
+import shutil
 import sys
 from functools import cache
 from pathlib import Path
@@ -25,9 +27,15 @@ except UserError as error:
 SOURCES = {source.name: source for source in CONFIG.sources}
 DATASETS = {dataset.name: dataset for dataset in CONFIG.datasets}
 MODELS = {model.name: model for model in CONFIG.models}
-TEST_SETS = {test_set.name: test_set for test_set in CONFIG.test_sets}
+BENCHMARKS = {benchmark.name: benchmark for benchmark in CONFIG.benchmarks}
+TEST_SETS = settings.test_sets(CONFIG)  # the benchmarks among them
+PICTURE_SETS = {**TEST_SETS, settings.SELECTION: settings.selection(CONFIG)}
 ENSEMBLES = {ensemble.name: ensemble for ensemble in CONFIG.ensembles}
-READERS = [*MODELS, *ENSEMBLES, *CONFIG.baselines]
+# The slides' rule bears the ensemble's own name; the others have theirs behind it, the best member of each picture too.
+SUFFIXES = ["" if method == "pairs" else f".{method}" for method in CONFIG.methods]
+VOTED = [f"{ensemble}{suffix}" for ensemble in ENSEMBLES for suffix in SUFFIXES]
+CEILINGS = [f"{ensemble}.oracle" for ensemble in ENSEMBLES]
+READERS = [*MODELS, *VOTED, *CEILINGS, *CONFIG.baselines]
 CLOCKED_MODELS = CONFIG.speed.training
 CLOCKED_ENSEMBLES = [*ENSEMBLES] if CONFIG.speed.ensembles is None else CONFIG.speed.ensembles
 
@@ -39,16 +47,17 @@ pathvars:
 
 
 def one_of(names):
-    return "|".join(names) or "(?!)"
+    return "|".join(re.escape(name) for name in names) or "(?!)"
 
 
 wildcard_constraints:
     source=one_of(SOURCES),
     dataset=one_of(DATASETS),
+    benchmark=one_of(BENCHMARKS),
     model=one_of(MODELS),
-    test_set=one_of(TEST_SETS),
+    test_set=one_of(PICTURE_SETS),
     ensemble=one_of(ENSEMBLES),
-    baseline=one_of(CONFIG.baselines),
+    voted=one_of(VOTED),
     reader=one_of(READERS),
     encoder=one_of({model.network.encoder for model in CONFIG.models}),
     shard=r"\d+",
@@ -163,11 +172,17 @@ def training_data(wildcards):
 
 
 def test_pictures(wildcards):
-    return f"{CONFIG.results}/datasets/{TEST_SETS[wildcards.test_set].dataset}/images.h5"
+    return f"{CONFIG.results}/datasets/{PICTURE_SETS[wildcards.test_set].dataset}/images.h5"
+
+
+def training_molecules(wildcards):
+    """Where a constant answer is looked for: a benchmark has no training molecules of its own."""
+    test_set = CONFIG.test_sets[0] if wildcards.test_set in BENCHMARKS else TEST_SETS[wildcards.test_set]
+    return f"{CONFIG.results}/datasets/{test_set.dataset}/images.h5"
 
 
 def which_pictures(wildcards):
-    return pictures_of(TEST_SETS[wildcards.test_set])
+    return pictures_of(PICTURE_SETS[wildcards.test_set])
 
 
 def pictures_of(test_set):
@@ -179,10 +194,43 @@ def of_each(pattern, **names):
 
 
 def members_files(pattern):
-    """A file of each member of an ensemble, in their order."""
+    """A file of each model of an ensemble, in their order."""
     return lambda wildcards: [
-        f"{CONFIG.results}/{pattern.format(model=model)}" for model in ENSEMBLES[wildcards.ensemble].models
+        f"{CONFIG.results}/{pattern.format(model=model, **dict(wildcards.items()))}"
+        for model in ENSEMBLES[wildcards.ensemble].models
     ]
+
+
+def only_with(methods, pattern):
+    """A file of the ensemble that only some of the methods need."""
+    needed = set(methods) & set(CONFIG.methods)
+    return lambda wildcards: f"{CONFIG.results}/{pattern.format(**dict(wildcards.items()))}" if needed else []
+
+
+def redrawn_members(suffix):
+    needed = "redrawn" in CONFIG.methods
+    found = members_files("redrawn/{test_set}/{model}" + suffix)
+    return lambda wildcards: found(wildcards) if needed else []
+
+
+def redrawn_files(folder):
+    """How well the candidates of a model fit; an ensemble's answers have that with them."""
+    return lambda wildcards: (
+        f"{CONFIG.results}/redrawn/{folder.format(**dict(wildcards.items()))}/{wildcards.reader}.parquet"
+        if wildcards.reader in MODELS
+        else []
+    )
+
+
+def calibration_of(wildcards):
+    calibrated = wildcards.reader in MODELS or wildcards.reader in VOTED
+    return f"{CONFIG.results}/calibration/{wildcards.reader}.json" if calibrated else []
+
+
+def option(name, files):
+    """A command line option for what is there."""
+    files = [files] if isinstance(files, str) else list(files)
+    return [name, *files] if files else []
 
 
 def of_a_step(training):
@@ -197,9 +245,12 @@ def training_gpus(wildcards):
     return max(CONFIG.speed.processes) if MODELS[wildcards.model].gpus else 0
 
 
+def on_gpu(wildcards):
+    return any(MODELS[model].gpus for model in ENSEMBLES[wildcards.ensemble].models)
+
+
 def ensemble_gpus(wildcards):
-    members = ENSEMBLES[wildcards.ensemble].models
-    return CONFIG.speed.prediction_gpus if any(MODELS[model].gpus for model in members) else 0
+    return CONFIG.speed.prediction_gpus if on_gpu(wildcards) else 0
 
 
 def speed_options(files):

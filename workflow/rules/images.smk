@@ -103,3 +103,36 @@ rule browse:
     shell:
         "python -m ocsrflow.browse {input.data:q} --others {input.others:q} --lengths {input.lengths:q} "
         "--rejects {input.rejects:q} --out {output:q} 2>&1 | tee {log:q}"
+
+
+rule benchmark_set:
+    input:
+        images=lambda wildcards: BENCHMARKS[wildcards.benchmark].images,
+        references=lambda wildcards: BENCHMARKS[wildcards.benchmark].references,
+        code=modules("benchmark_set"),
+    output:
+        data="<results>/datasets/{benchmark}/images.h5",
+        rejects="<results>/datasets/{benchmark}/rejects/benchmark_set.csv",
+    log:
+        "<logs>/benchmark_set/{benchmark}.log",
+    benchmark:
+        "<benchmarks>/benchmark_set/{benchmark}.tsv"
+    conda:
+        "../../envs/chem.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        depiction=CONFIG.depiction.model_dump_json(),
+        columns=lambda wildcards: [
+            "--id-column",
+            BENCHMARKS[wildcards.benchmark].id_column,
+            "--smiles-column",
+            BENCHMARKS[wildcards.benchmark].smiles_column,
+        ],
+    message:
+        "Bring the pictures of benchmark {wildcards.benchmark} into shape"
+    shell:
+        "python -m ocsrflow.benchmark_set {input.images:q} {input.references:q} --depiction {params.depiction:q} "
+        "{params.columns:q} --name {wildcards.benchmark:q} --out {output.data:q} --rejects {output.rejects:q} "
+        "2>&1 | tee {log:q}"

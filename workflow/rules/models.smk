@@ -1,4 +1,4 @@
-# Models: weights → train → predict.
+# Models: weights → train → predict → redraw → calibrate.
 
 
 rule weights:
@@ -92,7 +92,7 @@ rule predict:
         data=test_pictures,
         weights="<results>/models/{model}/weights.safetensors",
         description="<results>/models/{model}/model.json",
-        code=modules("predict"),
+        code=modules("predict_set"),
     output:
         predictions="<results>/predictions/{test_set}/{model}.parquet",
         facts="<results>/predictions/{test_set}/{model}.json",
@@ -109,12 +109,64 @@ rule predict:
         runtime=240,
     params:
         pictures=which_pictures,
+        reading=CONFIG.prediction.model_dump_json(include={"beams", "grammar"}),
         batch=CONFIG.prediction.batch,
         timed_images=CONFIG.prediction.timed_images,
     message:
         "{wildcards.model} reads the pictures of {wildcards.test_set}"
     shell:
-        "python -m ocsrflow.predict {input.data:q} --gpus {resources.gpu} --weights {input.weights:q} "
-        "--description {input.description:q} {params.pictures:q} --batch {params.batch} "
-        "--timed-images {params.timed_images} --threads {threads} --out {output.predictions:q} "
-        "--facts {output.facts:q} 2>&1 | tee {log:q}"
+        "python -m ocsrflow.predict_set {input.data:q} --gpus {resources.gpu} --weights {input.weights:q} "
+        "--description {input.description:q} {params.pictures:q} --reading {params.reading:q} "
+        "--batch {params.batch} --timed-images {params.timed_images} --threads {threads} "
+        "--out {output.predictions:q} --facts {output.facts:q} 2>&1 | tee {log:q}"
+
+
+rule redraw:
+    input:
+        data=test_pictures,
+        predictions="<results>/predictions/{test_set}/{model}.parquet",
+        code=modules("redraw"),
+    output:
+        distances="<results>/redrawn/{test_set}/{model}.parquet",
+        facts="<results>/redrawn/{test_set}/{model}.json",
+    log:
+        "<logs>/redraw/{test_set}-{model}.log",
+    benchmark:
+        "<benchmarks>/redraw/{test_set}-{model}.tsv"
+    conda:
+        "../../envs/chem.yaml"
+    threads: 4
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    message:
+        "Draw what {wildcards.model} read in {wildcards.test_set} and compare"
+    shell:
+        "python -m ocsrflow.redraw {input.data:q} --predictions {input.predictions:q} --processes {threads} "
+        "--out {output.distances:q} --facts {output.facts:q} 2>&1 | tee {log:q}"
+
+
+rule calibrate:
+    input:
+        predictions=f"<results>/predictions/{settings.SELECTION}/{{reader}}.parquet",
+        redrawn=redrawn_files(settings.SELECTION),
+        code=modules("calibrate"),
+    output:
+        "<results>/calibration/{reader}.json",
+    log:
+        "<logs>/calibrate/{reader}.log",
+    benchmark:
+        "<benchmarks>/calibrate/{reader}.tsv"
+    conda:
+        "../../envs/chem.yaml"
+    threads: 2
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        redrawn=lambda wildcards, input: option("--redrawn", input.redrawn),
+    message:
+        "Learn on validation pictures how far {wildcards.reader} is to be trusted"
+    shell:
+        "python -m ocsrflow.calibrate {input.predictions:q} {params.redrawn:q} --processes {threads} "
+        "--out {output:q} 2>&1 | tee {log:q}"

@@ -13,7 +13,9 @@ rule report:
         data=of_each("datasets/{dataset}/images.h5", dataset={t.dataset: None for t in TEST_SETS.values()}),
         rejects=of_each("corpus/{source}/rejects.csv", source=SOURCES)
         + of_each("datasets/{dataset}/rejects/sample.csv", dataset=DATASETS)
-        + of_each("datasets/{dataset}/rejects/pack.csv", dataset=DATASETS),
+        + of_each("datasets/{dataset}/rejects/pack.csv", dataset=DATASETS)
+        + of_each("datasets/{benchmark}/rejects/benchmark_set.csv", benchmark=BENCHMARKS),
+        choices=of_each("ensembles/{ensemble}.json", ensemble=ENSEMBLES),
         speed_training=of_each("speed/training/{model}.json", model=CLOCKED_MODELS),
         speed_prediction=of_each("speed/prediction/{ensemble}.json", ensemble=CLOCKED_ENSEMBLES),
         code=modules("report"),
@@ -40,6 +42,7 @@ rule report:
         order=READERS,  # of the rows, which the set of inputs does not tell
         # With the data set each is taken from; the members of an ensemble are in its file.
         test_sets=[f"{name}={test_set.dataset}" for name, test_set in TEST_SETS.items()],
+        choices=lambda wildcards, input: option("--choices", input.choices),
         speed=lambda wildcards, input: speed_options(input),
     message:
         "Write the report"
@@ -48,4 +51,4 @@ rule report:
         "--test-sets {params.test_sets:q} --scores {input.scores:q} --images {input.images:q} "
         "--predictions {input.predictions:q} --models {input.models:q} --metrics {input.metrics:q} "
         "--corpora {input.corpora:q} --samples {input.samples:q} --data {input.data:q} "
-        "--rejects {input.rejects:q} {params.speed:q} --out {output:q} 2>&1 | tee {log:q}"
+        "--rejects {input.rejects:q} {params.choices:q} {params.speed:q} --out {output:q} 2>&1 | tee {log:q}"

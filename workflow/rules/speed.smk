@@ -45,6 +45,7 @@ rule speed_prediction:
         data=f"{CONFIG.results}/datasets/{CONFIG.test_sets[0].dataset}/images.h5",
         weights=members_files("models/{model}/weights.safetensors"),
         descriptions=members_files("models/{model}/model.json"),
+        choice="<results>/ensembles/{ensemble}.json",
         tracking="<results>/tracking.json",
         code=modules("speed_prediction"),
     output:
@@ -65,11 +66,13 @@ rule speed_prediction:
         members=lambda wildcards: ENSEMBLES[wildcards.ensemble].models,
         test_set=CONFIG.test_sets[0].name,
         pictures=pictures_of(CONFIG.test_sets[0]),
+        reading=CONFIG.prediction.model_dump_json(include={"beams", "grammar"}),
         timed_images=CONFIG.prediction.timed_images,
     message:
         "Measure how fast the models of ensemble {wildcards.ensemble} read side by side"
     shell:
         "python -m ocsrflow.speed_prediction {input.data:q} --name {wildcards.ensemble:q} "
-        "--weights {input.weights:q} --descriptions {input.descriptions:q} --test-set {params.test_set:q} "
+        "--weights {input.weights:q} --descriptions {input.descriptions:q} --choice {input.choice:q} "
+        "--reading {params.reading:q} --test-set {params.test_set:q} "
         "{params.pictures:q} --timed-images {params.timed_images} --gpus {resources.gpu} --threads {threads} "
         "--tracking {input.tracking:q} --out {output:q} 2>&1 | tee {log:q}"

@@ -8,19 +8,20 @@ from rdkit import DataStructs
 
 from .cli import run
 from .files import whole, write_json
-from .metrics import fingerprint
 from .packed import Packed
 from .progress import progress
+from .similarity import fingerprint
 
 CANDIDATES = 20_000  # training molecules tried, of the first in the data set's random order
 PICTURES = 2_000  # test molecules that they are compared with
 
 
-def baseline(
+def constant(
     data: Path,
     *,
     out: Path,
     facts: Path,
+    candidates: Path | None = None,
     name: str = "constant",
     split: str = "test",
     size: int | None = None,
@@ -35,9 +36,11 @@ def baseline(
     data
         Packed data set.
     out
-        Parquet file: cid, reference, prediction.
+        Parquet file: cid, id, reference, prediction, valid.
     facts
         JSON file: the answer and how many were tried.
+    candidates
+        Packed data set whose training molecules are tried; by default ``data`` itself.
     name
         Name of the baseline.
     split, size
@@ -47,28 +50,29 @@ def baseline(
     members = packed.members(split)[:size]
     references = packed.text("smiles", members)
     seen = [f for f in map(fingerprint, references[:PICTURES]) if f is not None]
-    candidates = packed.text("smiles", packed.members("train")[:CANDIDATES])
+    source = Packed(candidates) if candidates else packed
+    tried = source.text("smiles", source.members("train")[:CANDIDATES])
     means = []
-    for text in progress(candidates, what="best constant answer", unit="candidates"):
+    for text in progress(tried, what="best constant answer", unit="candidates"):
         print_ = fingerprint(text)
         means.append(-1.0 if print_ is None else float(np.mean(DataStructs.BulkTanimotoSimilarity(print_, seen))))
-    answer = candidates[int(np.argmax(means))]
+    answer = tried[int(np.argmax(means))]
     with whole(out) as part:
-        cids = packed.cid[members]
-        table = pd.DataFrame({"cid": cids, "reference": references, "prediction": answer})
+        rows = {"cid": packed.cid[members], "id": packed.ids(members), "reference": references}
+        table = pd.DataFrame({**rows, "prediction": answer, "valid": True})
         table.to_parquet(part, index=False)
     write_json(
         facts,
         {
             "name": name,
             "kind": "baseline",
-            "key": f"baseline:{name}:{packed.digest}",
+            "key": f"baseline:{name}:{packed.digest}:{source.digest}",
             "answer": answer,
-            "candidates": len(candidates),
+            "candidates": len(tried),
             "seconds_per_image": 0.0,
         },
     )
 
 
 if __name__ == "__main__":
-    run(baseline)
+    run(constant)

@@ -1,0 +1,183 @@
+"""Stage ``benchmark_set``: pictures from elsewhere with their references, as a packed data set of test pictures."""
+
+import json
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from .chemistry import canonical
+from .cli import run
+from .errors import UserError
+from .files import whole
+from .own_pictures import SUFFIXES, load
+from .packed import TEXTS, Compressor, PackedWriter
+from .picture_folder import UNREADABLE, PictureFolder
+from .progress import progress
+from .settings.depiction import Depiction
+from .tables import write_rejects
+from .tokenizer import VOCABULARY, encode
+
+# What the reasons mean, for the line on standard error.
+REASONS = {
+    "no_reference": "pictures that no row names",
+    "empty_reference": "rows without a SMILES",
+    "no_picture": "rows whose picture is not there",
+    "ambiguous_picture": "rows that several pictures fit: give the id with its suffix or folder",
+    "duplicate_id": "rows whose picture an earlier row has: only the first counts",
+    "unreadable": "pictures that cannot be read",
+}
+
+
+class Reference(NamedTuple):
+    """A row of the references that has a picture."""
+
+    number: int  # in the table, from 1
+    id: str
+    smiles: str
+    picture: str  # name in the folder
+
+
+def benchmark_set(
+    images: Path,
+    references: Path,
+    *,
+    out: Path,
+    rejects: Path,
+    name: str,
+    depiction: Depiction = Depiction(),  # noqa: B008  (immutable)
+    id_column: str = "id",
+    smiles_column: str = "smiles",
+) -> None:
+    """Bring the pictures of a benchmark into the shape of the models' pictures, and pack them with their references.
+
+    All are in the split ``test``; a picture's CID is the number of its row in the table, from 1. A reference that RDKit
+    cannot parse stays as it is written; the scores drop and count it.
+
+    Parameters
+    ----------
+    images
+        Folder or zip archive of pictures: PNG, JPEG, TIFF, GIF, WebP or BMP, in subfolders too.
+    references
+        Table with a header: CSV, or separated by tabs where its name ends in .tsv.
+    out
+        HDF5 file, laid out as :mod:`ocsrflow.packed` says, with the column ``id``.
+    rejects
+        CSV of what was left out: reason, count, example.
+    name
+        Name of the benchmark.
+    depiction
+        How the models' pictures are drawn: pictures are fitted as :func:`ocsrflow.own_pictures.fit_drawing` says.
+    id_column
+        Column with the picture's name, with or without its suffix, with or without its folder.
+    smiles_column
+        Column with the reference SMILES.
+
+    Raises
+    ------
+    UserError
+        Where a file or a column is missing, or no picture with a reference can be read.
+    """
+    folder = PictureFolder(images)
+    refused: list[tuple[str, str]] = []
+    rows = _references(references, id_column, smiles_column)
+    matched = _match(rows, _pictures(folder), refused)
+    attributes = {"vocabulary": json.dumps(VOCABULARY), "sample": json.dumps({"benchmark": name})}
+    with whole(out) as part, h5py.File(part, "w", libver="v110") as file:
+        writer = PackedWriter(file, depiction, attributes, (*TEXTS, "id"))
+        compressor = Compressor()
+        for row in progress(matched, what=f"packing {name}", unit="pictures"):
+            try:
+                with folder.open(row.picture) as source:
+                    chunk = compressor.chunk(load(source, depiction, row.picture))
+            except UNREADABLE as error:
+                refused.append(("unreadable", f"{row.picture}: {error}"))
+                continue
+            texts = {"smiles": row.smiles, "canonical": canonical(row.smiles) or "", "id": row.id}
+            writer.add(row.number, "test", chunk, _tokens(row.smiles), texts)
+        write_rejects(rejects, refused)
+        _tell(name, refused)
+        if not writer.pictures:
+            raise UserError(f"{name}: no picture of {images} is left; see {rejects}")
+        writer.close()
+    print(f"{name}: {writer.pictures} pictures packed")
+
+
+def _references(path: Path, id_column: str, smiles_column: str) -> list[tuple[str, str]]:
+    """Id and SMILES of every row."""
+    try:
+        separator = "\t" if path.suffix.lower() == ".tsv" else ","
+        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a CSV table in UTF-8 ({' '.join(str(error).split())})") from None
+    for column, setting in ((id_column, "id_column"), (smiles_column, "smiles_column")):
+        if column not in table:
+            there = ", ".join(map(str, table.columns))
+            raise UserError(f"{path}: no column {column!r}; set {setting} to one of these: {there}")
+    return list(zip(table[id_column].str.strip(), table[smiles_column].str.strip(), strict=True))
+
+
+def _pictures(folder: PictureFolder) -> list[str]:
+    """Names of the files that are pictures by their suffix, without hidden ones and what macOS puts into archives."""
+    paths = map(PurePosixPath, folder.names())
+    return sorted(
+        str(path)
+        for path in paths
+        if path.suffix.lower() in SUFFIXES and not any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    )
+
+
+def _match(rows: Iterable[tuple[str, str]], pictures: list[str], refused: list[tuple[str, str]]) -> list[Reference]:
+    """The rows that have a picture of their own, in their order; the others go to ``refused``, and lone pictures."""
+    called = _calls(pictures)
+    matched: list[Reference] = []
+    named: set[str] = set()
+    for number, (id_, smiles) in enumerate(rows, 1):
+        found = next((of_form[id_] for of_form in called if id_ in of_form), [])
+        taken = len(found) == 1 and found[0] in named
+        named.update(found)
+        if len(found) != 1:
+            refused.append(("ambiguous_picture" if found else "no_picture", id_ or f"row {number}: no id"))
+        elif taken:
+            refused.append(("duplicate_id", id_))
+        elif not smiles:
+            refused.append(("empty_reference", id_))
+        else:
+            matched.append(Reference(number, id_, smiles, found[0]))
+    refused += [("no_reference", picture) for picture in pictures if picture not in named]
+    return matched
+
+
+def _calls(pictures: list[str]) -> list[dict[str, list[str]]]:
+    """The pictures that a text can mean: by path, path without suffix, file name, and file name without suffix."""
+    forms: list[dict[str, list[str]]] = [defaultdict(list) for _ in range(4)]
+    for picture in pictures:
+        path = PurePosixPath(picture)
+        for of_form, text in zip(forms, (picture, str(path.with_suffix("")), path.name, path.stem), strict=True):
+            of_form[text].append(picture)
+    return [dict(of_form) for of_form in forms]
+
+
+def _tokens(smiles: str) -> NDArray[np.uint16]:
+    """Token numbers; none where a text has other characters than SMILES have."""
+    try:
+        return encode(smiles)
+    except ValueError:
+        return np.zeros(0, np.uint16)
+
+
+def _tell(name: str, refused: list[tuple[str, str]]) -> None:
+    """One line for each reason on standard error."""
+    examples = dict(reversed(refused))
+    for reason, count in Counter(reason for reason, _ in refused).items():
+        print(f"{name}: {count} {REASONS[reason]}, for example {examples[reason]}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run(benchmark_set)

@@ -1,0 +1,246 @@
+"""The sections of the configuration that no stage takes whole: rules hand their keys over one by one."""
+
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator, model_validator
+
+from .base import Settings
+from .network import Network
+from .reading import Reading
+from .training import Training
+
+Name = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*(-[A-Za-z0-9_]+)*$",
+        description="A name for files and wildcards: letters, digits, '_' and '-'.",
+    ),
+]
+
+
+class _Source(Settings):
+    name: Name
+    max_length: int = Field(
+        100, ge=1, le=2000, description="Longest SMILES kept, in characters; longer ones are rejected."
+    )
+
+
+class PubChemSource(_Source):
+    """PubChem's CID-SMILES file, downloaded."""
+
+    kind: Literal["pubchem"]
+    url: str = Field(description="Address of the gzip-compressed CID<TAB>SMILES file.")
+    md5_url: str | None = Field(None, description="Address of its published md5; null to go without.")
+
+    @field_validator("url", "md5_url")
+    @classmethod
+    def _secure(cls, value: str | None) -> str | None:
+        if value is not None:
+            parts = urlsplit(value)
+            if parts.scheme != "https" and parts.hostname not in ("localhost", "127.0.0.1"):
+                raise ValueError("an https:// address (http:// is for localhost only)")
+        return value
+
+
+class FileSource(_Source):
+    """A local file of CID<TAB>SMILES lines."""
+
+    kind: Literal["file"]
+    path: str = Field(description="Path of the file, plain or gzip-compressed (.gz).")
+
+
+class EmbeddedSource(_Source):
+    """The 4,999 NCI molecules that come with RDKit: no download, no file."""
+
+    kind: Literal["nci"]
+
+
+class PicturesSource(_Source):
+    """Supplied pictures: a CSV of file names and SMILES, and a folder or zip of PNGs (the contest's form)."""
+
+    kind: Literal["pictures"]
+    csv: str = Field(description="CSV with a header line.")
+    pictures: str = Field(description="Folder or zip archive that holds the pictures.")
+    file_column: str = Field("file_name", description="Column of the CSV with the picture's file name.")
+    smiles_column: str = Field("SMILES", description="Column of the CSV with the SMILES.")
+
+
+Source = Annotated[PubChemSource | FileSource | EmbeddedSource | PicturesSource, Field(discriminator="kind")]
+
+
+class Dataset(Settings):
+    """Molecules drawn from a source, their pictures and their tokens."""
+
+    name: Name
+    source: str = Field(description="Name of the source it is drawn from.")
+    max_length: int | None = Field(
+        None, ge=1, description="Longest SMILES, in characters; null for the source's own limit."
+    )
+    per_length: int | None = Field(
+        None,
+        ge=1,
+        description="So many molecules of each SMILES length (a uniform distribution); "
+        "null keeps the source's own distribution.",
+    )
+    size: int | None = Field(
+        None,
+        ge=1,
+        description="Molecules in the data set, all splits together, drawn from those; null for all.",
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the draw.")
+    shards: int | None = Field(
+        None,
+        ge=1,
+        description="Jobs that its drawing is divided into; null for as many as rendering.shard_size gives.",
+    )
+
+
+class Split(Settings):
+    """Shares of the splits, decided by a hash of the canonical SMILES: the same in every data set."""
+
+    validation: float = Field(0.01, gt=0, lt=1, description="Share of the molecules for validation.")
+    test: float = Field(0.01, gt=0, lt=1, description="Share of the molecules for testing.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the hash.")
+
+    @model_validator(mode="after")
+    def _some_left(self) -> "Split":
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test must leave a share for training: their sum is 1 or more")
+        return self
+
+
+class Model(Settings):
+    """One trained model: network and training start from the top-level sections of the same names."""
+
+    name: Name
+    dataset: str = Field(description="Name of the data set it learns from.")
+    network: Network
+    training: Training
+    gpus: int = Field(1, ge=0, description="GPUs for the training, one process each; 0 trains on the CPU.")
+
+
+class TestSet(Settings):
+    """Molecules that every model reads; the first test set is the report's main one."""
+
+    __test__ = False  # not a test class, whatever pytest thinks of the name
+
+    name: Name
+    dataset: str = Field(description="Name of the data set whose split is read.")
+    split: Literal["validation", "test"] = Field("test", description="Which split of it.")
+    size: int | None = Field(None, ge=1, description="At most so many pictures; null for all.")
+
+
+class Selection(Settings):
+    """Validation pictures by which members of ensembles are chosen and confidences are calibrated; never test ones."""
+
+    dataset: str | None = Field(
+        None, description="Data set whose validation split is read; null for that of the first test set."
+    )
+    size: int | None = Field(2000, ge=1, description="At most so many pictures; null for all.")
+
+
+class Benchmark(Settings):
+    """A folder of pictures from elsewhere with their SMILES: one more test set."""
+
+    name: Name
+    images: str = Field(description="Folder or zip archive of pictures.")
+    references: str = Field(description="CSV with a header line.")
+    id_column: str = Field("id", description="Column of the CSV with the picture's file name, with or without suffix.")
+    smiles_column: str = Field("smiles", description="Column of the CSV with the SMILES.")
+
+
+Method = Literal["pairs", "medoid", "votes", "rescored", "redrawn"]
+
+
+class Ensemble(Settings):
+    """Models that answer together."""
+
+    name: Name
+    models: list[str] = Field(min_length=2, description="Names of its models; ties go to the earlier one.")
+    selection: Literal["listed", "best"] = Field(
+        "listed",
+        description="Which of them vote: all as listed, or those whose pair rule has the highest mean Tanimoto "
+        "similarity on the selection's validation pictures.",
+    )
+    largest: int | None = Field(None, ge=2, description="At most so many members, where the best are selected.")
+
+
+class Prediction(Reading):
+    """How trained models read pictures."""
+
+    batch: int = Field(256, ge=1, description="Pictures decoded together.")
+    timed_images: int = Field(
+        100, ge=1, description="Pictures read one at a time, after a warm-up, for the seconds per image."
+    )
+
+
+class Rendering(Settings):
+    """How the drawing is divided."""
+
+    shard_size: int = Field(20000, ge=1, description="Molecules drawn by one job, about.")
+    time_limit: float = Field(
+        10.0, gt=0, description="Seconds after which the drawing of one molecule is given up; a spare one replaces it."
+    )
+
+
+class Checkpoints(Settings):
+    """How a training is saved; it does not change what comes out."""
+
+    minutes: float = Field(
+        10.0, ge=0, description="Minutes between two checkpoints of a training; one is saved after each validation too."
+    )
+
+
+class Speed(Settings):
+    """What is measured of the speed: trainings on one process and on several, ensembles in turn and side by side."""
+
+    training: list[str] = Field(
+        default=[], description="Names of the models whose training speed is measured, for a short time each."
+    )
+    processes: list[Annotated[int, Field(ge=1, le=1024)]] = Field(
+        default=[1, 2, 4],
+        min_length=1,
+        description="Numbers of processes that share such a training, ascending; on GPUs, one GPU each. "
+        "What a machine is too small for is left out.",
+    )
+    steps: int = Field(
+        30,
+        ge=1,
+        description="Training steps that are timed for each number of processes; a machine that needs more than a "
+        "minute for them does fewer.",
+    )
+    ensembles: list[str] | None = Field(
+        None,
+        description="Names of the ensembles whose members read one after the other and side by side; null for all.",
+    )
+    prediction_gpus: int = Field(
+        1,
+        ge=0,
+        description="GPUs that the members of an ensemble share when they read side by side, as many of them as there "
+        "are; 0 for the CPU, where ensembles of models with gpus 0 always read.",
+    )
+
+    @field_validator("processes")
+    @classmethod
+    def _ascending(cls, value: list[int]) -> list[int]:
+        if sorted(set(value)) != value:
+            raise ValueError("ascending numbers are expected, each once")
+        return value
+
+
+class Tracking(Settings):
+    """Where MLflow records the runs."""
+
+    experiment: str = Field("ocsrflow", min_length=1, description="Name of the MLflow experiment.")
+    uri: str | None = Field(
+        None, description="MLflow tracking server; null for an SQLite file under the results folder."
+    )
+
+
+class Report(Settings):
+    """What the report says and shows."""
+
+    title: str = Field("ocsrflow", min_length=1, description="Title of the report.")
+    note: str = Field("", description="A remark under the title.")
+    gallery: int = Field(24, ge=0, description="Predictions shown in the gallery.")

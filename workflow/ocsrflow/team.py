@@ -1,0 +1,268 @@
+"""Trained models that answer together about pictures from anywhere, each answer with a confidence."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .calibration import Calibration
+from .calibration import confidence as confidences
+from .errors import UserError
+from .files import read_json
+from .images import Picture
+from .model import autocast, load_reader
+from .reading import Eye, best_first
+from .redepiction import fits
+from .search import attend, likelihood
+from .settings.depiction import Depiction
+from .settings.reading import Reading
+from .similarity import known
+from .tokenizer import decode, encode
+from .voting import METHODS, Ballot, Decision, Pooled
+
+
+@dataclass(frozen=True)
+class Lineup:
+    """Which trained models answer together, and where their calibrations lie."""
+
+    folders: list[Path]  # of the models, in the order that decides ties
+    ensemble: str | None  # its name, where it is one of the workflow's
+
+    def calibrations(self, method: str) -> list[Path]:
+        """The file of exactly these models and this method, or else those of the models alone, where there are any."""
+        results = self.folders[0].parent.parent
+        names = [folder.name for folder in self.folders]
+        if self.ensemble is not None:
+            names = [self.ensemble if method == "pairs" else f"{self.ensemble}.{method}", *names]
+            together = results / "calibration" / f"{names[0]}.json"
+            if together.is_file():
+                return [together]
+            names = names[1:]
+        paths = [
+            folder.parent.parent / "calibration" / f"{name}.json"
+            for folder, name in zip(self.folders, names, strict=True)
+        ]
+        return [path for path in paths if path.is_file()]
+
+
+def find_models(paths: Sequence[Path]) -> Lineup:
+    """The models that some paths mean.
+
+    Parameters
+    ----------
+    paths
+        Folders of trained models; or one file of an ensemble's members, ``results/ensembles/NAME.json``; or one folder
+        of results, which means its only ensemble, or else its only model.
+
+    Raises
+    ------
+    UserError
+        Where a path is none of these, or means more than one thing.
+    """
+    if len(paths) == 1 and not _is_model(paths[0]):
+        path = paths[0]
+        if (path / "models").is_dir():
+            ensembles = sorted((path / "ensembles").glob("*.json"))
+            models = sorted(folder for folder in (path / "models").iterdir() if _is_model(folder))
+            found = ensembles or models
+            if len(found) != 1:
+                listed = ", ".join(map(str, found)) or "none is there"
+                raise UserError(f"{path}: which of its models? Give one of these with --models: {listed}")
+            path = found[0]
+        if path.suffix == ".json" and path.is_file():
+            try:
+                about = read_json(path)
+                folders = [path.parent.parent / "models" / member for member in about["members"]]
+            except (ValueError, KeyError, TypeError):
+                raise UserError(f"{path}: not the members of an ensemble, which lie in RESULTS/ensembles/") from None
+            return Lineup(_models(folders), path.stem)
+        paths = [path]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UserError("--models names a model twice; each votes once")
+    return Lineup(_models(paths), None)
+
+
+def _is_model(path: Path) -> bool:
+    return (path / "model.json").is_file() and (path / "weights.safetensors").is_file()
+
+
+def _models(folders: Sequence[Path]) -> list[Path]:
+    for folder in folders:
+        if not _is_model(folder):
+            raise UserError(
+                f"{folder}: no trained model (model.json and weights.safetensors); give RESULTS/models/NAME, "
+                "RESULTS/ensembles/NAME.json or a folder of results"
+            )
+    return list(folders)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a team makes of one picture."""
+
+    decision: Decision
+    valid: bool
+    confidence: float  # that the answer is exactly right, in [0, 1]
+    candidates: list[tuple[str, float]]  # what they had in mind, with the mean log-probability, likeliest first
+    members: dict[str, str]  # the answer of each
+
+
+class Team:
+    """Some trained models, loaded."""
+
+    def __init__(
+        self, lineup: Lineup, method: str, reading: Reading, device: torch.device, *, processes: int = 1
+    ) -> None:
+        """Load the models.
+
+        Parameters
+        ----------
+        lineup
+            Which.
+        method
+            How they find one answer, of :mod:`ocsrflow.voting`; a single model just answers.
+        reading
+            How texts are searched for.
+        device
+            Where they compute.
+        processes
+            Processes that parse and draw candidates.
+
+        Raises
+        ------
+        UserError
+            Where a model is damaged, or they do not go together.
+        """
+        loaded = [
+            load_reader(folder / "model.json", folder / "weights.safetensors", device) for folder in lineup.folders
+        ]
+        about = [facts for _, facts in loaded]
+        for folder, facts in zip(lineup.folders, about, strict=True):
+            _fit_together(lineup.folders[0], about[0], folder, facts)
+        self.names = [facts["name"] for facts in about]
+        self.depiction = Depiction(**about[0]["depiction"])
+        self.eyes = [
+            Eye(reader.eval(), int(facts["training"]["decode_length"]), reading, device) for reader, facts in loaded
+        ]
+        self.method = method if len(self.eyes) > 1 else "pairs"
+        self.processes = processes
+        self.calibrations = [Calibration.from_json(read_json(path)) for path in lineup.calibrations(method)]
+
+    def read(self, pictures: NDArray[np.uint8]) -> list[Reply]:
+        """The answers to some pictures, (pictures, channels, size, size)."""
+        features = [eye.see(torch.from_numpy(pictures)) for eye in self.eyes]
+        written = [eye.write(own) for eye, own in zip(self.eyes, features, strict=True)]
+        texts = {decode(c.tokens) for found in written for candidates in found for c in candidates}
+        molecules = known(texts, processes=self.processes, what="parsing the candidates")
+        ranked = [[best_first(c, lambda text: molecules[text] is not None) for c in found] for found in written]
+        pools = [
+            [
+                text
+                for text in dict.fromkeys(text for own in of_picture for text, _ in own)
+                if molecules[text] is not None
+            ]
+            for of_picture in zip(*ranked, strict=True)
+        ]
+        scores = self._likelihoods(features, pools)
+        shown = [picture.transpose(1, 2, 0) for picture in pictures]
+        distances = self._distances(shown, pools) if self.method == "redrawn" else [[math.nan] * len(p) for p in pools]
+        ballots = [
+            Ballot(
+                tuple(own[0][0] for own in of_picture),
+                tuple(own[0][1].log_probability for own in of_picture),
+                tuple(Pooled(*pooled) for pooled in zip(pool, likelihoods, far, strict=True)),
+            )
+            for of_picture, pool, likelihoods, far in zip(
+                zip(*ranked, strict=True), pools, scores, distances, strict=True
+            )
+        ]
+        decisions = [METHODS[self.method](ballot, molecules) for ballot in ballots]
+        if self.method != "redrawn":
+            # For the confidence the drawing of the answer alone is needed.
+            far = self._distances(shown, [[d.text] if molecules[d.text] else [] for d in decisions])
+            decisions = [
+                replace(d, distance=own[0] if own else math.nan) for d, own in zip(decisions, far, strict=True)
+            ]
+        valid = [molecules[d.text] is not None for d in decisions]
+        in_mind = [[(text, c.log_probability) for text, c in own] for own in ranked[0]]
+        if len(self.eyes) > 1:
+            in_mind = [_likeliest(ballot) for ballot in ballots]
+        sure = self._confidences(decisions, valid)
+        return [
+            Reply(decision, ok, confidence, candidates, dict(zip(self.names, ballot.answers, strict=True)))
+            for decision, ok, confidence, candidates, ballot in zip(
+                decisions, valid, sure, in_mind, ballots, strict=True
+            )
+        ]
+
+    def attention(self, picture: Picture, text: str) -> NDArray[np.float32] | None:
+        """Where the first model looks while it writes a text, (tokens + 1, grid, grid); None for no SMILES."""
+        try:
+            tokens = encode(text).tolist()
+        except ValueError:
+            return None
+        eye = self.eyes[0]
+        features = eye.see(torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)[None])))
+        with autocast(eye.device):
+            return attend(eye.reader.decoder, features, tokens).float().cpu().numpy()
+
+    def _likelihoods(self, features: list[Tensor], pools: list[list[str]]) -> list[list[tuple[float, ...]]]:
+        """Of each picture, of each text of its pool, the log-probability by each model; nothing for a single one."""
+        if len(self.eyes) == 1:
+            return [[()] * len(pool) for pool in pools]
+        tokens = [[encode(text).tolist() for text in pool] for pool in pools]
+        each = []
+        for eye, own in zip(self.eyes, features, strict=True):
+            with autocast(eye.device):
+                each.append(likelihood(eye.reader.decoder, own, tokens))
+        return [list(zip(*of_picture, strict=True)) for of_picture in zip(*each, strict=True)]
+
+    def _distances(self, pictures: list[Picture], texts: list[list[str]]) -> list[list[float]]:
+        return fits(pictures, texts, self.depiction, processes=self.processes)
+
+    def _confidences(self, decisions: list[Decision], valid: list[bool]) -> list[float]:
+        rows: dict[str, Any] = {
+            "log_probability": [d.log_probability for d in decisions],
+            "distance": [d.distance for d in decisions],
+            "valid": valid,
+        }
+        if len(self.eyes) > 1:
+            rows["agreement"] = [d.agreement for d in decisions]
+        if not self.calibrations:
+            # Nobody has learnt how far to trust these models: their own probability it is.
+            return [math.exp(d.log_probability) if ok else 0.0 for d, ok in zip(decisions, valid, strict=True)]
+        table = pd.DataFrame(rows)
+        found: list[float] = np.mean([confidences(table, own) for own in self.calibrations], axis=0).tolist()
+        return found
+
+
+def _fit_together(first: Path, ours: dict[str, Any], other: Path, theirs: dict[str, Any]) -> None:
+    """Look that two models read the same kind of pictures in the same tokens."""
+    for folder, facts in ((first, ours), (other, theirs)):
+        if "depiction" not in facts:
+            raise UserError(f"{folder}: model.json does not say what pictures it learnt from; train it again")
+    if ours["vocabulary"] != theirs["vocabulary"]:
+        raise UserError(f"{first} and {other} have other vocabularies; give models that were trained alike")
+    kinds = [_kind(Depiction(**facts["depiction"])) for facts in (ours, theirs)]
+    if kinds[0] != kinds[1]:
+        raise UserError(
+            f"{first} learnt from pictures of {kinds[0]}, {other} from {kinds[1]}; give models of one configuration"
+        )
+
+
+def _kind(depiction: Depiction) -> str:
+    colours = "colour" if depiction.palette == "colour" else "black and white"
+    return f"{depiction.size} × {depiction.size} pixels, {colours}, {depiction.channel_order}"
+
+
+def _likeliest(ballot: Ballot) -> list[tuple[str, float]]:
+    """The candidates by their mean log-probability."""
+    pool = [(pooled.text, math.fsum(pooled.likelihoods) / len(pooled.likelihoods)) for pooled in ballot.pool]
+    return sorted(pool, key=lambda item: -item[1])
