@@ -2,18 +2,25 @@
 
 import gzip
 import http.server
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 from ocsrflow.download import download
 from ocsrflow.filter import filter_corpus
+from ocsrflow.model import Reader
 from ocsrflow.pack import pack
+from ocsrflow.packed import Packed
 from ocsrflow.render import render
 from ocsrflow.sample import sample
 from ocsrflow.settings.depiction import Depiction
+from ocsrflow.settings.network import Network
+from ocsrflow.settings.training import Training
+from safetensors.torch import save_file
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -78,6 +85,22 @@ def make_dataset(
 def dataset(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixty short molecules, packed from two shards."""
     return make_dataset(kept, tmp_path_factory.mktemp("dataset"), shards=2)
+
+
+# Few layers: each makes the threads wait for one another, which takes long where others compute as well.
+TINY = Network(encoder="resnet18", pretrained="none", frozen_children=0, image_size=32, stride=8, grid=4, dim=16)
+
+
+def make_model(dataset: Path, folder: Path, seed: int) -> Path:
+    """A model of random weights, as the stage ``train`` writes it; its folder."""
+    packed = Packed(dataset / "images.h5")
+    folder.mkdir(parents=True)
+    torch.manual_seed(seed)
+    save_file(Reader(TINY, len(packed.vocabulary)).state_dict(), folder / "weights.safetensors")
+    facts = {"network": TINY.model_dump(), "training": Training(batch=16, decode_length=10).model_dump()}
+    facts |= {"vocabulary": packed.vocabulary, "depiction": packed.depiction.model_dump()}
+    (folder / "model.json").write_text(json.dumps({"name": folder.name, "key": folder.name, **facts}))
+    return folder
 
 
 class Server:

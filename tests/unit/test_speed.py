@@ -6,25 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from conftest import TINY, make_model
 from ocsrflow import clocked_training, config, speed_training
 from ocsrflow import speed_prediction as prediction_stage
 from ocsrflow.errors import UserError
-from ocsrflow.model import Reader
 from ocsrflow.packed import Packed
-from ocsrflow.settings.network import Network
+from ocsrflow.settings.reading import Reading
 from ocsrflow.settings.training import Training
 from ocsrflow.side_by_side import SideBySide
 from ocsrflow.tracking import tracking
-from safetensors.torch import save_file
 
-# Few layers: each makes the threads wait for one another, which takes long where others compute as well.
-NETWORK = Network(encoder="resnet18", pretrained="none", frozen_children=0, image_size=32, stride=8, grid=4, dim=16)
 TRAINING = Training(batch=16, decode_length=10)
 
 
 def measure(dataset: Path, out: Path, **changed: Any) -> dict[str, Any]:
-    settings: dict[str, Any] = {"name": "tiny", "network": NETWORK, "training": TRAINING, "processes": [1, 2]} | changed
+    settings: dict[str, Any] = {"name": "tiny", "network": TINY, "training": TRAINING, "processes": [1, 2]} | changed
     speed_training.speed_training(dataset / "images.h5", out=out, **settings)
     found: dict[str, Any] = json.loads(out.read_text())
     return found
@@ -119,7 +115,7 @@ def test_too_little_memory_is_a_result(dataset: Path, tmp_path: Path, monkeypatc
         raise UserError("out of GPU memory with 16 pictures on a GPU")
 
     monkeypatch.setattr(clocked_training.Engine, "step", step)
-    settings: dict[str, Any] = {"name": "tiny", "network": NETWORK, "training": TRAINING}
+    settings: dict[str, Any] = {"name": "tiny", "network": TINY, "training": TRAINING}
     with pytest.raises(UserError, match="out of GPU memory"):
         clocked_training.clocked_training(dataset / "images.h5", out=tmp_path / "speed.json", **settings)
     assert not (tmp_path / "speed.json").exists()
@@ -137,7 +133,7 @@ def test_too_little_memory_is_a_result(dataset: Path, tmp_path: Path, monkeypatc
 def test_a_slow_machine_does_fewer_steps(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clocked_training, "PATIENCE", 0.0)
     out = tmp_path / "speed.json"
-    settings: dict[str, Any] = {"name": "tiny", "network": NETWORK, "training": TRAINING, "steps": 500}
+    settings: dict[str, Any] = {"name": "tiny", "network": TINY, "training": TRAINING, "steps": 500}
     clocked_training.clocked_training(dataset / "images.h5", out=out, **settings)
     found = json.loads(out.read_text())
     assert (found["steps"], len(found["windows"])) == (5, 1)
@@ -156,23 +152,19 @@ def test_a_failure_has_one_line_and_its_status(
 
 @pytest.fixture(scope="module")
 def members(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
-    """Two models of random weights, as the stage ``train`` writes them."""
-    vocabulary = Packed(dataset / "images.h5").vocabulary
-    found: dict[str, list[Path]] = {"descriptions": [], "weights": []}
-    for seed, name in enumerate(("first", "second")):
-        folder = tmp_path_factory.mktemp("models") / name
-        folder.mkdir()
-        torch.manual_seed(seed)
-        save_file(Reader(NETWORK, len(vocabulary)).state_dict(), folder / "weights.safetensors")
-        facts = {"network": NETWORK.model_dump(), "training": TRAINING.model_dump(), "vocabulary": vocabulary}
-        (folder / "model.json").write_text(json.dumps({"name": name, "key": name, **facts}))
-        found["weights"].append(folder / "weights.safetensors")
-        found["descriptions"].append(folder / "model.json")
-    return found
+    """Two models of random weights."""
+    home = tmp_path_factory.mktemp("models")
+    folders = [make_model(dataset, home / name, seed) for seed, name in enumerate(("first", "second"))]
+    return {
+        "descriptions": [folder / "model.json" for folder in folders],
+        "weights": [folder / "weights.safetensors" for folder in folders],
+    }
 
 
 def predict(dataset: Path, out: Path, members: dict[str, list[Path]], **changed: Any) -> dict[str, Any]:
-    settings: dict[str, Any] = {"name": "both", "timed_images": 2, "threads": 2} | members | changed
+    settings: dict[str, Any] = (
+        {"name": "both", "timed_images": 2, "threads": 2, "reading": Reading()} | members | changed
+    )
     prediction_stage.speed_prediction(dataset / "images.h5", out=out, **settings)
     found: dict[str, Any] = json.loads(out.read_text())
     return found
@@ -196,6 +188,12 @@ def test_members_read_the_same_side_by_side(
     assert run.data.params["members"] == "first, second"
     assert run.data.metrics["side_by_side.seconds_per_image"] == found["side_by_side"]["seconds_per_image"]
     assert set(run.data.metrics) >= {"first.seconds_per_image", "one_after_the_other.seconds_per_image", "speed_up"}
+
+
+def test_the_members_are_those_of_the_choice(dataset: Path, tmp_path: Path, members: dict[str, list[Path]]) -> None:
+    (tmp_path / "choice.json").write_text(json.dumps({"members": ["second", "first"]}))
+    found = predict(dataset, tmp_path / "p.json", members, choice=tmp_path / "choice.json")
+    assert [member["name"] for member in found["members"]] == ["second", "first"]
 
 
 def test_other_texts_side_by_side_are_an_error_of_ours(
@@ -228,7 +226,7 @@ def test_damaged_weights_are_told_in_one_line(dataset: Path, tmp_path: Path, mem
 def test_a_member_that_ends_is_told(dataset: Path, members: dict[str, list[Path]]) -> None:
     picture = Packed(dataset / "images.h5").pictures([0])
     files = list(zip(members["descriptions"], members["weights"], strict=True))
-    with SideBySide([files[1]], ["cpu"], 1) as alone:
+    with SideBySide([files[1]], ["cpu"], 1, Reading()) as alone:
         assert alone.ready() == ["CPU"]
         assert len(alone.read(picture)) == 1
         alone._processes[0].kill()

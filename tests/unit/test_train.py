@@ -16,10 +16,11 @@ from ocsrflow.errors import UserError
 from ocsrflow.loader import Batch, Epochs, Loader, Share
 from ocsrflow.model import Reader
 from ocsrflow.packed import Packed
-from ocsrflow.predict import predict
+from ocsrflow.predict_set import predict_set
 from ocsrflow.processes import Place
 from ocsrflow.settings.augmentation import Augmentation
 from ocsrflow.settings.network import Network
+from ocsrflow.settings.reading import Reading
 from ocsrflow.settings.training import Training
 from ocsrflow.tokenizer import END, START
 from safetensors.torch import load_file
@@ -69,8 +70,9 @@ def test_a_training_writes_weights_description_and_metrics(dataset: Path, tmp_pa
     validated = [line for line in lines(tmp_path) if "validation_tanimoto" in line]
     assert [line["epoch"] for line in validated] == [1, 2]
     assert all("loss" in line or "validation_loss" in line for line in lines(tmp_path))
-    predict(
+    predict_set(
         dataset / "images.h5",
+        reading=Reading(),
         weights=tmp_path / "weights.safetensors",
         description=tmp_path / "model.json",
         out=tmp_path / "p.parquet",

@@ -26,8 +26,11 @@ def draw_attention(
     *,
     title: str = "",
     probabilities: Sequence[float] | None = None,
+    channel_order: str = "rgb",
 ) -> Image.Image:
     """One panel for each token and one for the end: the picture, orange where the decoder looked.
+
+    The orange means the same in all panels: attention that is spread out is pale everywhere.
 
     Parameters
     ----------
@@ -41,6 +44,8 @@ def draw_attention(
         What stands on top, above the text.
     probabilities
         Of each token given those before it, and of the end, where they are known.
+    channel_order
+        ``bgr`` where a colour picture's red and blue are swapped.
 
     Raises
     ------
@@ -60,10 +65,14 @@ def draw_attention(
     figure.text(0.01, 1 - 0.08 / height, title, va="top", fontsize=9, color="0.35", parse_math=False)
     figure.text(0.01, 1 - 0.28 / height, text, va="top", fontsize=10, family="monospace", parse_math=False)
     panels = figure.subplots(rows, max(columns, 4), squeeze=False).ravel()
-    for axes in panels:
+    for axes in panels[len(labels) :]:
         axes.set_axis_off()
+    shown = picture[..., ::-1] if channel_order == "bgr" else picture
+    full = float(np.quantile(attention.max(axis=(1, 2)), 0.9))  # a single cell that has it all makes no others pale
     for at, (axes, label) in enumerate(zip(panels, labels, strict=False)):
-        axes.imshow(_overlaid(picture, attention[at]))
+        axes.imshow(_overlaid(shown, attention[at] / full))
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_color("0.85")
         certain = "" if probabilities is None or at >= len(probabilities) else f"  {probabilities[at]:.2f}"
         axes.set_title(label + certain, fontsize=9, family="monospace", pad=2, parse_math=False)
     figure.subplots_adjust(0.01, 0.01, 0.99, 1 - (above + 0.2) / height, wspace=0.06, hspace=0.2)
@@ -72,10 +81,9 @@ def draw_attention(
     return Image.open(data)
 
 
-def _overlaid(picture: Picture, attention: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The picture under a veil of orange, (size, size, 3) in 0 to 1, as opaque as the attention is great there."""
+def _overlaid(picture: Picture, strength: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The picture under a veil of orange, (size, size, 3) in 0 to 1, the more opaque the stronger, 1 the strongest."""
     size = picture.shape[0]
-    strength = attention / max(float(attention.max()), 1e-12)
     smooth = Image.fromarray(strength.astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC)
     opacity = (np.asarray(smooth, np.float64).clip(0, 1) * STRONGEST)[:, :, None]
     below = np.broadcast_to(picture / 255.0, (size, size, 3))

@@ -29,7 +29,7 @@ def predict(
     pictures: list[Path],
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
-    models: list[Path] | None = None,
+    models: Annotated[list[Path] | None, Parameter(consume_multiple=False)] = None,
     method: MethodName = "rescored",
     attention: Path | None = None,
     beams: int = 5,
@@ -52,8 +52,9 @@ def predict(
         similarity with what each model read), distance (of a drawing of the SMILES from the picture, 0 to 1), and an
         error where it could not be read.
     models
-        Folders of trained models (results/models/NAME), which answer together; or one file of an ensemble's members
-        (results/ensembles/NAME.json); or a folder of results, which means its only ensemble. By default results.
+        Folder of a trained model (results/models/NAME), given again for each of several that answer together; or one
+        file of an ensemble's members (results/ensembles/NAME.json); or a folder of results, which means its only
+        ensemble. By default results.
     method
         How several models find one answer. rescored: of all their candidates the likeliest by the mean over the models;
         redrawn: the one whose drawing fits the picture best, for pictures drawn as those that the models learnt from;

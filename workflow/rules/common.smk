@@ -208,9 +208,9 @@ def only_with(methods, pattern):
 
 
 def redrawn_members(suffix):
-    needed = "redrawn" in CONFIG.methods
-    found = members_files("redrawn/{test_set}/{model}" + suffix)
-    return lambda wildcards: found(wildcards) if needed else []
+    if "redrawn" not in CONFIG.methods:
+        return []
+    return members_files(f"redrawn/{{test_set}}/{{model}}{suffix}")
 
 
 def redrawn_files(folder):
