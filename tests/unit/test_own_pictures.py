@@ -106,7 +106,7 @@ def test_all_kinds_of_files_come_out_alike(kind: str, depiction: Depiction) -> N
         options = options | {"exif": exif}
     found = load(stored(change(sheet()), suffix, **options), depiction)
     assert found.shape == (depiction.size, depiction.size, depiction.channels)
-    assert np.abs(found.astype(int) - plain).mean() < 2.5
+    assert np.abs(found.astype(int) - plain).mean() < 3.5  # JPEG's dirt and a scan's noise
     assert distance(found, plain) < 0.01
     assert found[0].min() == 255  # white paper
 
@@ -136,7 +136,7 @@ def test_the_share_of_width_and_height_is_kept_and_the_padding_is_the_middle_of_
 
 def test_colours_keep_their_hue_and_their_order() -> None:
     drawing = np.full((80, 80, 3), 255, np.uint8)
-    drawing[10:70, 10:40], drawing[10:70, 40:70] = (200, 0, 0), (0, 0, 200)
+    drawing[34:46, 10:40], drawing[34:46, 40:70] = (200, 0, 0), (0, 0, 200)
     for order, red in (("rgb", 0), ("bgr", 2)):
         found = fit_drawing(drawing, Depiction(size=64, channel_order=order))
         assert found[32, 20].argmax() == red

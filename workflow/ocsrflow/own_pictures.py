@@ -25,6 +25,7 @@ KEPT_PIXELS = 4_000_000  # what is larger is made smaller before anything else, 
 LEAST = 8  # pixels of the drawing's longer side
 TILES = 8  # rows and columns of the estimate of uneven light
 INKED = 0.3  # share of the darkest ink from which on a pixel counts as drawn: above JPEG's ringing
+PALE = 0.85  # ink, of 1, that is darkened
 BLANK = 0.12  # darkest ink, of 1, of a picture that has nothing on it
 
 GREY = np.full(3, 1 / 3, np.float32)
@@ -78,9 +79,10 @@ def find(paths: Sequence[Path]) -> Found:
     if not found:
         listed = "; ".join(f"{path}: {why}" for path, why in refused.items())
         raise UserError(listed or "no picture: give files or folders of pictures")
-    different = list({path.resolve(): path for path in reversed(found)}.values())[::-1]
-    times = Counter(path.name for path in different)
-    return Found({p.name if times[p.name] == 1 else p.as_posix(): p for p in different}, refused, notes)
+    different = {path.resolve(): path for path in reversed(found)}  # as it was given first
+    in_order = [different.pop(resolved) for path in found if (resolved := path.resolve()) in different]
+    times = Counter(path.name for path in in_order)
+    return Found({p.name if times[p.name] == 1 else p.as_posix(): p for p in in_order}, refused, notes)
 
 
 def _passed_over(folder: Path, others: list[Path]) -> str:
@@ -231,14 +233,15 @@ def _clean(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         levels += 1 - levels.max(axis=-1, keepdims=True) - levels.min(axis=-1, keepdims=True)
     paper = _paper(levels)
     levels /= np.maximum(paper, 1 / 255)
-    lightness = levels @ GREY
-    noise = 1.4826 * float(np.median(np.abs(lightness - np.median(lightness))))  # a normal's standard deviation
-    levels /= max(1 - 3 * noise, 0.5)
+    darkest_levels = _darkest(levels)
+    paper_level = float(np.median(darkest_levels))
+    noise = 1.4826 * float(np.median(np.abs(darkest_levels - paper_level)))  # a normal's standard deviation
+    levels /= np.float32(max(paper_level - 4 * noise, 0.5))
     dark = 1 - _darkest(levels)
     darkest = float(dark.max())
     if darkest > BLANK:
         black = float(np.quantile(dark[dark > INKED * darkest], 0.9))
-        if black < 0.6:
+        if black < PALE:
             levels = 1 - (1 - levels) / np.float32(black)
     return (levels.clip(0, 1) * 255).round().astype(np.uint8)
 

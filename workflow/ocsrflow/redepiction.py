@@ -176,9 +176,9 @@ def _best_turn(seen: Ink | None, drawn: Ink | None) -> Turn | None:
 def _turned(molecule: Chem.Mol, turn: Turn, kekulize: bool) -> Chem.Mol:
     """A copy whose drawing is turned, with its letters and its stereochemistry as they were.
 
-    RDKit keeps coordinates that are there, and sets the wedges by them.
+    RDKit keeps coordinates that are there, and sets the wedges by them when it draws.
     """
-    laid_out = rdMolDraw2D.PrepareMolForDrawing(molecule, kekulize=kekulize)
+    laid_out = rdMolDraw2D.PrepareMolForDrawing(molecule, kekulize=kekulize, wedgeBonds=False)
     TransformConformer(laid_out.GetConformer(), np.diag([*turn, 1.0, 1.0]))
     return laid_out
 
