@@ -137,10 +137,16 @@ AFTER = {
     "tracking": {"train", "score", *SPEED},
     "report": set(),
 }
+# Members are chosen and confidences learnt on validation pictures, whatever benchmarks there are.
+OF_A_BENCHMARK = {
+    *("benchmark_set", "predict", "redraw", "rescore", "ensemble", "constant", "osra", "score", "report"),
+}
 
 
 def with_followers(rules: set[str]) -> set[str]:
     """The rules and all that depend on them, in the toy experiment."""
+    if rules == {"benchmark_set"}:
+        return OF_A_BENCHMARK
     found, todo = set(), [rule for rule in rules if rule != "weights"]
     while todo:
         rule = todo.pop()
@@ -235,18 +241,26 @@ def test_an_edit_of_the_template_writes_the_report(changed: Path) -> None:
     assert planned(changed)[0] == {"Write the report"}
 
 
+TEST_SETS = ["held-out", "foreign"]
+
+
 def of_one_model(name: str, dataset: str) -> set[str]:
     return {
         f"Train {name} on {dataset} (gpu=0, 2 threads)",
-        f"{name} reads the pictures of held-out",
-        f"Score {name} on held-out",
+        *(f"{name} reads the pictures of {pictures}" for pictures in (*TEST_SETS, "selection")),
+        *(f"Draw what {name} read in {pictures} and compare" for pictures in (*TEST_SETS, "selection")),
+        f"Learn on validation pictures how far {name} is to be trusted",
+        *(f"Score {name} on {test_set}" for test_set in TEST_SETS),
         "Write the report",
     }
 
 
 OF_THE_ENSEMBLE = {
-    "The models of ensemble both vote in pairs on held-out",
-    "Score both on held-out",
+    "Choose the members of ensemble both by their validation scores",
+    *(f"The models of ensemble both score each other's candidates on {name}" for name in (*TEST_SETS, "selection")),
+    *(f"The models of ensemble both vote on {name}" for name in (*TEST_SETS, "selection")),
+    *(f"Learn on validation pictures how far {voted} is to be trusted" for voted in ("both", "both.redrawn")),
+    *(f"Score {voted} on {name}" for voted in ("both", "both.redrawn", "both.oracle") for name in TEST_SETS),
     "Measure how fast the models of ensemble both read side by side",
 }
 TRAINING_SPEED = "Measure the training speed of shuffle (gpu=0, 2 threads)"
@@ -323,14 +337,15 @@ def test_other_threads_and_cores_run_nothing(toy: Path) -> None:
 
 def test_another_way_of_drawing_leaves_the_draw_of_molecules_alone(changed: Path) -> None:
     edit(changed, depiction={"size": 80, "palette": "black_and_white"})
-    assert planned(changed)[1] == with_followers({"render"})
+    assert planned(changed)[1] == with_followers({"render", "benchmark_set"})
 
 
-def test_the_results_are_all_there(toy: Path) -> None:
+@pytest.mark.parametrize(("test_set", "images"), [("held-out", 10), ("foreign", 4)])
+def test_the_results_are_all_there(toy: Path, test_set: str, images: int) -> None:
     results = toy / "results"
-    for reader in ("shuffle", "mobile", "both", "constant"):
-        scores = json.loads((results / f"scores/held-out/{reader}.json").read_text())
-        assert scores["images"] == 10
+    for reader in ("shuffle", "mobile", "both", "both.redrawn", "both.oracle", "constant"):
+        scores = json.loads((results / f"scores/{test_set}/{reader}.json").read_text())
+        assert scores["images"] == images
         assert set(scores["scores"]) == {
             "tanimoto",
             "exact",
@@ -340,15 +355,27 @@ def test_the_results_are_all_there(toy: Path) -> None:
             "validity",
             "perfect",
         }
+    osra = json.loads((results / f"scores/{test_set}/osra.json").read_text())
+    assert osra["images"] == images if shutil.which("osra") else osra["missing"].startswith("osra is not installed")
+
+
+def test_members_are_chosen_speeds_measured_and_votes_are_answers_of_members(toy: Path) -> None:
+    results = toy / "results"
     speed = json.loads((results / "speed/training/shuffle.json").read_text())
     assert [row.get("not_measured") for row in speed["rows"]] == [None, None, "a step has only 32 pictures"]
     assert json.loads((results / "speed/prediction/both.json").read_text())["same_texts"]
     constant = json.loads((results / "scores/held-out/constant.json").read_text())
     assert constant["scores"]["tanimoto"]["value"] > 0
-    votes = pd.read_parquet(results / "predictions/held-out/both.parquet")
+    choice = json.loads((results / "ensembles/both.json").read_text())
+    assert choice["members"] == ["shuffle", "mobile"]
     members = [pd.read_parquet(results / f"predictions/held-out/{m}.parquet") for m in ("shuffle", "mobile")]
-    for at, vote in votes.iterrows():
-        assert vote["prediction"] in {member["prediction"][at] for member in members}
+    for voted in ("both", "both.oracle"):
+        votes = pd.read_parquet(results / f"predictions/held-out/{voted}.parquet")
+        for at, vote in votes.iterrows():
+            assert vote["prediction"] in {member["prediction"][at] for member in members}
+    for reader in ("shuffle", "both.redrawn"):
+        answers = pd.read_parquet(results / f"scores/held-out/{reader}.parquet")
+        assert answers["confidence"].between(0, 1).all()
 
 
 def test_mlflow_has_a_run_for_every_model_and_the_ensemble(toy: Path) -> None:
@@ -359,7 +386,8 @@ def test_mlflow_has_a_run_for_every_model_and_the_ensemble(toy: Path) -> None:
     assert experiment is not None
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     speeds = {"training speed of shuffle", "prediction speed of both"}
-    assert set(runs) == {"shuffle", "mobile", "both", "constant", *speeds}
+    voted = {"both", "both.redrawn", "both.oracle"}
+    assert set(runs) == {"shuffle", "mobile", *voted, "constant", *speeds, *(["osra"] if shutil.which("osra") else [])}
     default = client.get_experiment_by_name("Default")
     assert default is None or not client.search_runs([default.experiment_id])
     for name in ("shuffle", "mobile"):
@@ -421,7 +449,7 @@ def test_the_full_experiment_is_planned(tmp_path: Path) -> None:
     assert len(trainings) == 6
     assert all(int(gpus) >= 1 for _, _, gpus in trainings)
     counts = dict(re.findall(r"^(\w+) +(\d+)$", text, flags=re.MULTILINE))
-    assert (counts["render"], counts["pack"], counts["weights"], counts["predict"]) == ("178", "3", "4", "12")
+    assert (counts["render"], counts["pack"], counts["weights"], counts["predict"]) == ("178", "3", "4", "18")
     assert (counts["speed_training"], counts["speed_prediction"]) == ("2", "1")
     assert "Measure the training speed of resnet152-512-contest (gpu=4, " in text
 

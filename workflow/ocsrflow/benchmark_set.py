@@ -30,7 +30,7 @@ REASONS = {
     "empty_reference": "rows without a SMILES",
     "no_picture": "rows whose picture is not there",
     "ambiguous_picture": "rows that several pictures fit: give the id with its suffix or folder",
-    "duplicate_id": "rows whose picture an earlier row has: only the first counts",
+    "duplicate_id": "rows whose picture an earlier row has: only the first with a SMILES counts",
     "unreadable": "pictures that cannot be read",
 }
 
@@ -138,17 +138,18 @@ def _match(rows: Iterable[tuple[str, str]], pictures: list[str], refused: list[t
     called = _calls(pictures)
     matched: list[Reference] = []
     named: set[str] = set()
+    taken: set[str] = set()
     for number, (id_, smiles) in enumerate(rows, 1):
         found = next((of_form[id_] for of_form in called if id_ in of_form), [])
-        taken = len(found) == 1 and found[0] in named
         named.update(found)
         if len(found) != 1:
             refused.append(("ambiguous_picture" if found else "no_picture", id_ or f"row {number}: no id"))
-        elif taken:
+        elif found[0] in taken:
             refused.append(("duplicate_id", id_))
         elif not smiles:
             refused.append(("empty_reference", id_))
         else:
+            taken.add(found[0])
             matched.append(Reference(number, id_, smiles, found[0]))
     refused += [("no_reference", picture) for picture in pictures if picture not in named]
     return matched

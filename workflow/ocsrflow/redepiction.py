@@ -19,7 +19,7 @@ from .images import Picture, draw
 from .settings.depiction import Depiction
 from .similarity import limit_memory
 
-FRAME = 128  # pixels of the longer side of a drawing, in which any two are compared: measured, see below
+FRAME = 128  # pixels of the longer side of a drawing, in which any two are compared
 EDGE = 3  # white around it, in which strokes that overlap the frame still count
 NEAR = 1  # pixels by which a stroke may be misplaced at no cost
 INKED = 0.3  # share of the darkest ink from which on a pixel counts for a drawing's extent
@@ -77,9 +77,8 @@ def misfit(first: Ink | None, second: Ink | None) -> float:
 
     With a, b the strokes and a', b' the darkest within a pixel of each place: (Σ max(a - b', 0)² + Σ max(b - a', 0)²)
     / (Σ a² + Σ b²). 0 for strokes that lie within a pixel of each other, 1 for strokes that never meet, and where only
-    one is blank. Chosen by measurement against chamfer distances, blurred differences and oriented gradients
-    (tests/benchmarks/redepiction.py measures it again): those tell a wrong atom label apart less often, or suffer from
-    a shift by one pixel.
+    one is blank. tests/benchmarks/redepiction.py measures how often it tells a molecule from its near misses, beside
+    chamfer distances and blurred differences, which do so about as often, and bare pixels, which suffer from a shift.
     """
     if first is None or second is None:
         return 0.0 if first is second else 1.0
