@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 from ocsrflow.encoders import RECIPES
 from ocsrflow.model import Encoder, Reader
+from ocsrflow.reading import Eye
 from ocsrflow.settings.network import Network
+from ocsrflow.settings.reading import Reading
 from ocsrflow.tokenizer import END, START, VOCABULARY
 
 # Large encoders are built whole, but see small pictures.
@@ -36,7 +38,7 @@ def test_every_encoder_builds_learns_a_step_and_reads(encoder: str) -> None:
     before = first.detach().clone()
     torch.optim.Adam(reader.parameters(), lr=1e-2).step()
     assert not torch.equal(first, before)
-    found = reader.eval().read(pictures, 6, beams=2)
+    found = Eye(reader.eval(), 6, Reading(beams=2), torch.device("cpu")).candidates(pictures)
     assert len(found) == 2
     for candidates in found:
         assert len(candidates) == 2
