@@ -3,9 +3,12 @@
 import csv
 import json
 import math
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -248,3 +251,26 @@ def test_the_confidence_is_that_of_the_very_team_or_else_of_its_members(results:
 def test_an_output_of_unknown_form_is_refused_before_anything_is_read(results: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"o.xlsx: the form of the output .* \.csv, \.json, \.sdf"):
         predict([tmp_path], models=[results], out=tmp_path / "o.xlsx")
+
+
+def test_stopped_by_ctrl_c_it_leaves_what_it_has_read(results: Path, pictures: Path, tmp_path: Path) -> None:
+    first = next(pictures.iterdir())
+    for number in range(300):
+        (pictures / f"again {number}.png").write_bytes(first.read_bytes())
+    maps = tmp_path / "attention"
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "ocsrflow.predict", "--models", results, pictures, "-o", tmp_path / "o.csv"),
+            *("--attention", maps, "--threads", "1", "--beams", "1", "--batch", "2"),
+        ],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    while process.poll() is None and not (maps.exists() and len(list(maps.iterdir())) >= 4):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to its processes too
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in told
+    rows = read(tmp_path / "o.csv")
+    assert 3 <= len(rows) < 300
+    assert f"{len(rows)} of {len(list(pictures.iterdir()))} pictures were read" in told

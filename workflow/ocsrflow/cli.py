@@ -40,7 +40,8 @@ def run(stage: Callable[..., Any]) -> NoReturn:
     """Run a stage from its command line and leave the process.
 
     Exit status: 0 done; 1 a :class:`UserError` or a full disk, told in one line on standard error; 2 a wrong
-    command line; 143 stopped by SIGTERM. Anything else is a defect of ours and shows its traceback.
+    command line; 130 stopped by Ctrl-C, 143 by SIGTERM; 141 who reads the output has gone. Anything else is a defect of
+    ours and shows its traceback.
     """
     # So that temporary files are removed on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -56,8 +57,15 @@ def run(stage: Callable[..., Any]) -> NoReturn:
     app.default(stage)
     try:
         app()
+        sys.stdout.flush()
     except UserError as error:
         fail(name, str(error))
+    except KeyboardInterrupt:
+        print(f"{name}: stopped", file=sys.stderr, flush=True)
+        sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python still writes on its way out
+        sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
         line = explain(error)
         if line is None:

@@ -88,12 +88,16 @@ def predict(
     if not team.calibrations:
         print("no calibration lies with these models: the confidence is their own probability", file=sys.stderr)
     answers: list[Answer] = []
-    with progress(total=len(found), what="reading", unit="pictures") as bar:
-        loaded = load_all(found, team.depiction)
-        while part := list(islice(loaded, batch)):
-            answers += _read(team, part, attention)
-            bar.update(len(part))
-    write_answers(out, answers)
+    try:
+        with progress(total=len(found), what="reading", unit="pictures") as bar:
+            loaded = load_all(found, team.depiction)
+            while part := list(islice(loaded, batch)):
+                answers += _read(team, part, attention)
+                bar.update(len(part))
+    finally:  # also where it is stopped
+        write_answers(out, answers)
+        if len(answers) < len(found):
+            print(f"{len(answers)} of {len(found)} pictures were read; these are in {out}", file=sys.stderr)
     refused = [answer for answer in answers if answer.reply is None]
     for answer in refused:
         print(f"{answer.id}: {answer.error}", file=sys.stderr)
