@@ -98,9 +98,9 @@ def test_zip_archives_tabs_and_other_columns(folder: Path, tmp_path: Path) -> No
 
 
 def test_references_that_are_no_smiles_stay_as_they_are(folder: Path, tmp_path: Path) -> None:
-    data, _ = packed(tmp_path, folder, "id,smiles\na,Ⓐ\nb,not a molecule\n")
+    data, _ = packed(tmp_path, folder, "id,smiles\na,Ⓐ\nb,not a molecule\none/c,CCCC\n")
     assert data.text("smiles", np.arange(2)) == ["Ⓐ", "not a molecule"]
-    assert data.text("canonical", np.arange(2)) == ["", ""]
+    assert data.text("canonical", np.arange(3)) == ["", "", "CCCC"]
 
 
 @pytest.mark.parametrize(
@@ -111,6 +111,7 @@ def test_references_that_are_no_smiles_stay_as_they_are(folder: Path, tmp_path: 
         ("", "not a CSV table in UTF-8"),
         ('id,smiles\na,"CCO\n', "not a CSV table in UTF-8"),
         ("id,smiles\nz,CCO\n", "no picture of"),
+        ("id,smiles\na,ethanol\n", "RDKit parses none of its SMILES; set smiles_column"),
     ],
 )
 def test_tables_of_no_use_are_told(folder: Path, tmp_path: Path, text: str, told: str) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,21 +111,40 @@ def spoil(path: str, value: object) -> dict[str, Any]:
         ("network.pretrained", "none", "frozen_children must be 0 where pretrained is none"),
         ("training", 5, "training: Input should be a valid dictionary"),
         ("models.0.network", "resnet18", "models.0.network: Input should be a valid dictionary"),
-        ("models.0.name", "constant", "baselines: 'constant' is named twice, or is the name of a model too"),
+        ("models.0.name", "constant", "models: the name 'constant' is that of a baseline; give another one"),
         ("datasets.0.seed", 2**64, "datasets.0.seed: Input should be less than 4294967296"),
         ("network.stride", 7, "network.stride: 8, 16 or 32 is expected"),
         ("sources.0.url", "ftp://x/y", "sources.0.url: an https:// address"),
         ("sources.0.kind", "disk", "sources.0.kind: one of 'pubchem', 'file', 'nci', 'pictures' is expected"),
         ("datasets.0.max_length", 300, "datasets.0.max_length: 300 is more than the max_length 100"),
         ("split.test", 0.995, "split: validation and test must leave a share for training"),
+        ("models.0.name", "osra", "models: the name 'osra' is that of a baseline"),
+        ("ensembles.0.name", "resnet152-512-contest", "ensembles: 'resnet152-512-contest' is the name of a model too"),
+        ("baselines", ["osra", "osra"], "baselines: one is named twice"),
+        ("test_sets.1.split", "validation", "test_sets.1.split: members and confidences are chosen on validation"),
         ("test_sets.0.dataset", "x", "test_sets.0.dataset: 'x' is not one of"),
-        ("ensembles.0.name", "constant", "ensembles: 'constant' is the name of a model or a baseline too"),
+        ("ensembles.0.name", "constant", "ensembles: the name 'constant' is that of a baseline; give another one"),
     ],
 )
 def test_a_mistake_is_told_with_its_place(path: str, value: object, told: str) -> None:
     with pytest.raises(UserError) as caught:
         config.load(spoil(path, value))
     assert told in str(caught.value)
+
+
+def test_what_is_named_and_not_there_is_told(tmp_path: Path) -> None:
+    raw = shipped()
+    here, gone = str(tmp_path), str(tmp_path / "gone")
+    raw["benchmarks"] = [{"name": "b", "images": here, "references": gone}]
+    raw["sources"] += [
+        {"name": "f", "kind": "file", "path": gone},
+        {"name": "p", "kind": "pictures", "csv": here, "pictures": gone},
+    ]
+    assert config.missing_files(config.load(raw)) == [
+        f"{key}: no such file or folder: {gone}"
+        for key in ("sources.1.path", "sources.2.pictures", "benchmarks.0.references")
+    ]
+    assert config.missing_files(config.load(shipped())) == []
 
 
 def test_a_mistake_in_a_shared_section_is_told_once() -> None:

@@ -51,7 +51,7 @@ def likelihoods(folder: Path, names: list[str], rows: list[dict[str, list[float]
             "likelihoods": [list(row.values()) for row in rows],
         }
     ).to_parquet(out, index=False)
-    write_json(out.with_suffix(".json"), {"members": names, "seconds_per_image": 4.0})
+    write_json(out.with_suffix(".json"), {"members": names, "seconds_per_image": [1.0, 0.5, 2.5][: len(names)]})
     return out, out.with_suffix(".json")
 
 
@@ -154,7 +154,7 @@ def test_who_is_not_chosen_has_no_say(three: dict[str, Any], tmp_path: Path) -> 
     rows = {method: pd.read_parquet(three["folder"] / f"e.{method}.parquet") for method in ("rescored", "redrawn")}
     facts = read_json(three["folder"] / "e.redrawn.json")
     assert facts["members"] == ["b", "a"]
-    assert facts["seconds_per_image"] == pytest.approx(0.5 + 4.0 + 4.0 + facts["seconds_per_vote"])
+    assert facts["seconds_per_image"] == pytest.approx(0.5 + (0.5 + 1.0) + 4.0 + facts["seconds_per_vote"])
     # CCS was c's proposal only; and c's likelihood of CCN counts no more.
     assert rows["redrawn"]["prediction"][0] == "CCO"
     assert rows["rescored"][["prediction", "winner", "log_probability"]].iloc[0].tolist() == ["CCN", "b", -1.0]
@@ -203,7 +203,7 @@ def test_distances_alone_are_handed_on(three: dict[str, Any]) -> None:
 
 
 def test_likelihoods_of_other_models_are_refused(three: dict[str, Any], tmp_path: Path) -> None:
-    write_json(three["likelihood_facts"], {"members": ["a", "b"], "seconds_per_image": 1.0})
+    write_json(three["likelihood_facts"], {"members": ["a", "b"], "seconds_per_image": [1.0, 1.0]})
     with pytest.raises(UserError, match="has no likelihoods of c; make it again"):
         ensemble(**three)
 

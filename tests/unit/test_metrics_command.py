@@ -98,8 +98,8 @@ BAD = {
     "": "empty",
     "\n\n": "empty",
     "id,smiles\n": "no rows",
-    "id,SMILES\n1,C\n": "no column called smiles; its first line has 'id, SMILES'",
-    "cid\tsmiles\n1\tC\n": "no column called id; its first line has 'cid\\\\tsmiles'",
+    "id,SMILES\n1,C\n": "no column called smiles; separated by commas; its first line is 'id,SMILES'",
+    "cid\tsmiles\n1\tC\n": "no column called id, separated by commas; its first line is 'cid\\\\tsmiles'",
     "id,smiles,smiles\n1,C,C\n": "two columns called smiles",
     "id,smiles\n1,C\n2\n": "line 3: 1 cells under 2 columns",
     "id,smiles\n1,C,C\n": "line 2: 3 cells under 2 columns",
@@ -108,6 +108,17 @@ BAD = {
     "id,smiles\n1,C\n2,C\n4,C\n5,C\n": r"2 only in .*p.csv \(4, 5\), 1 only in .*r.csv \(3\)$",
     "id,smiles\n01,C\n2,CC\n3,CCC\n": r"1 only in .*p.csv \(01\), 1 only in .*r.csv \(1\)$",
 }
+
+
+def test_empty_rows_and_cells_of_any_length_are_no_reason_to_stop(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predictions, references = tmp_path / "p.csv", tmp_path / "r.csv"
+    predictions.write_text(f"id,smiles\n1,CCO\n,\n2,{'C(' * 100_000}\n,\n")
+    references.write_text("id,smiles\n1,CCO\n2,CC\n")
+    metrics(predictions, references, json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["pairs"], found["exact"], found["validity"]) == (2, 0.5, 0.5)
 
 
 @pytest.mark.parametrize(("text", "message"), BAD.items())

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import make_model
-from ocsrflow.calibration import fit
+from ocsrflow.calibration import Calibration, confidence, fit
 from ocsrflow.choose import choose
 from ocsrflow.ensemble import ensemble
 from ocsrflow.errors import UserError
@@ -31,6 +31,7 @@ from ocsrflow.settings.reading import Reading
 from ocsrflow.similarity import is_valid
 from ocsrflow.team import Team, find_models
 from ocsrflow.tokenizer import tokenize
+from ocsrflow.voting import Ballot, Decision, Pooled
 from PIL import Image
 from rdkit import Chem
 
@@ -236,16 +237,25 @@ def test_what_models_are_meant(results: Path, tmp_path: Path) -> None:
 
 def test_the_confidence_is_that_of_the_very_team_or_else_of_its_members(results: Path, tmp_path: Path) -> None:
     home = shutil.copytree(results, tmp_path / "results")
-    assert find_models([home]).calibrations("rescored") == []
+    both, second = find_models([home]), find_models([home / "models/second"])
+    assert (both.together("rescored"), both.alone(), both.method()) == (None, [None, None], "rescored")
     rows = pd.DataFrame({"log_probability": [-1.0, -2.0, -9.0], "distance": [0.0, 0.1, 0.8], "valid": True})
     learnt = fit(rows, np.array([True, True, False])).to_json()
     for name in ("first", "second"):
         write_json(home / "calibration" / f"{name}.json", learnt)
-    assert [path.stem for path in find_models([home]).calibrations("rescored")] == ["first", "second"]
-    write_json(home / "calibration" / "both.rescored.json", learnt)
-    assert [path.name for path in find_models([home]).calibrations("rescored")] == ["both.rescored.json"]
-    assert len(find_models([home]).calibrations("pairs")) == 2
-    assert [path.stem for path in find_models([home / "models/second"]).calibrations("pairs")] == ["second"]
+    calibrations = {name: home / "calibration" / f"{name}.json" for name in ("first", "second", "both.votes")}
+    assert both.alone() == [calibrations["first"], calibrations["second"]]
+    assert second.together("pairs") == calibrations["second"]
+    write_json(calibrations["both.votes"], learnt)
+    assert (both.together("votes"), both.together("pairs")) == (calibrations["both.votes"], None)
+    assert both.method() == "votes"
+    # Without one of both together, each model's calibration is asked with its own log-probability.
+    team = Team(both, "pairs", Reading(beams=2), CPU)
+    decision = Decision("CCO", 0, 1.0, -3.0, 0.1)
+    ballot = Ballot(("CCO", "CCN"), (-1.0, -2.0), (Pooled("CCO", (-1.0, -5.0), 0.1),))
+    alone = pd.DataFrame({"log_probability": [-1.0, -5.0], "distance": 0.1, "valid": True})
+    expected = confidence(alone, Calibration.from_json(learnt)).mean()
+    assert team._confidences([decision], [True], [ballot]) == pytest.approx([expected])
 
 
 def test_an_output_of_unknown_form_is_refused_before_anything_is_read(results: Path, tmp_path: Path) -> None:

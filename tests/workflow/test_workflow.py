@@ -186,11 +186,13 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def changed(toy: Path) -> Iterator[Path]:
     """The same, put back as it was after the test."""
-    before = {path: path.read_bytes() for path in [toy / CONFIG, *(toy / "workflow/ocsrflow").rglob("*.*")]}
+    files = [*(toy / "tests/workflow").rglob("*.*"), *(toy / "workflow/ocsrflow").rglob("*.*")]
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
     yield toy
-    for path, data in before.items():
+    for path, (data, date) in before.items():
         if path.read_bytes() != data:
             path.write_bytes(data)
+            os.utime(path, ns=(date, date))
 
 
 def planned(folder: Path, *options: str) -> tuple[set[str], set[str]]:
@@ -319,6 +321,19 @@ def test_other_splits_draw_no_picture_again(toy: Path, tmp_path: Path) -> None:
     assert {path: date for path, date in pictures().items() if path in before} == before
     added = sum(len(h5py.File(path)["cid"]) for path in pictures() if path not in before)
     assert 0 < added < 40
+
+
+def test_another_picture_of_a_benchmark_brings_it_into_shape_again(changed: Path) -> None:
+    folder = changed / "tests/workflow/foreign"
+    (folder / "ethanol.png").write_bytes((folder / "proline.tif").read_bytes())
+    assert planned(changed)[1] == OF_A_BENCHMARK
+
+
+def test_a_benchmark_that_is_not_there_is_told(changed: Path) -> None:
+    edit(changed, benchmarks=[{"name": "more", "images": "nowhere", "references": "tests/workflow/foreign.csv"}])
+    run = snakemake(changed, "-n", "--cores", "2", "--configfile", CONFIG, check=False)
+    assert run.returncode != 0
+    assert "benchmarks.0.images: no such file or folder: nowhere" in run.stdout + run.stderr
 
 
 def test_a_new_title_writes_the_report(changed: Path) -> None:

@@ -82,7 +82,7 @@ def benchmark_set(
     Raises
     ------
     UserError
-        Where a file or a column is missing, or no picture with a reference can be read.
+        Where a file or a column is missing, no picture with a reference can be read, or RDKit parses no reference.
     """
     folder = PictureFolder(images)
     refused: list[tuple[str, str]] = []
@@ -92,6 +92,7 @@ def benchmark_set(
     with whole(out) as part, h5py.File(part, "w", libver="v110") as file:
         writer = PackedWriter(file, depiction, attributes, (*TEXTS, "id"))
         compressor = Compressor()
+        parsed = 0
         for row in progress(matched, what=f"packing {name}", unit="pictures"):
             try:
                 with folder.open(row.picture) as source:
@@ -100,11 +101,14 @@ def benchmark_set(
                 refused.append(("unreadable", f"{row.picture}: {error}"))
                 continue
             texts = {"smiles": row.smiles, "canonical": canonical(row.smiles) or "", "id": row.id}
+            parsed += bool(texts["canonical"])
             writer.add(row.number, "test", chunk, _tokens(row.smiles), texts)
         write_rejects(rejects, refused)
         _tell(name, refused)
         if not writer.pictures:
-            raise UserError(f"{name}: no picture of {images} is left; see {rejects}")
+            raise UserError(f"{name}: no picture of {images} is left; the lines above say why")
+        if not parsed:
+            raise UserError(f"{references}: RDKit parses none of its SMILES; set smiles_column to the column with them")
         writer.close()
     print(f"{name}: {writer.pictures} pictures packed")
 

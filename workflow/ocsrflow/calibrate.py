@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from rdkit import DataStructs
 
 from .calibration import auroc, confidence, fit
 from .cli import run
@@ -25,7 +26,8 @@ def calibrate(predictions: Path, *, out: Path, redrawn: Path | None = None, proc
     predictions
         Parquet file of the stages ``predict`` or ``ensemble``, on validation pictures.
     out
-        JSON file: what :mod:`ocsrflow.calibration` learnt.
+        JSON file: what :mod:`ocsrflow.calibration` learnt; and ``tanimoto``, the mean Tanimoto similarity on these
+        pictures, by which readers are compared without a look at test pictures.
     redrawn
         Parquet file of the stage ``redraw`` for a single model; the predictions of an ensemble have their distances.
     processes
@@ -46,7 +48,11 @@ def calibrate(predictions: Path, *, out: Path, redrawn: Path | None = None, proc
     pairs = [(molecules[a], molecules[b]) for a, b in zip(rows["prediction"], rows["reference"], strict=True)]
     exact = np.array([a is not None and b is not None and a.canonical == b.canonical for a, b in pairs])
     calibration = fit(rows, exact)
-    write_json(out, calibration.to_json())
+    similarity = [
+        DataStructs.TanimotoSimilarity(a.fingerprint, b.fingerprint) if a is not None and b is not None else 0.0
+        for a, b in pairs
+    ]
+    write_json(out, {**calibration.to_json(), "tanimoto": float(np.mean(similarity))})
     area = auroc(confidence(rows, calibration), exact)
     by = ", ".join(calibration.features) or "their share alone"
     told = "" if area is None else f", area under the ROC curve on them {area:.3f}"

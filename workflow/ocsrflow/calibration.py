@@ -6,7 +6,7 @@ respect never gets the higher confidence, however far it is from those learnt on
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -45,8 +45,8 @@ class Calibration:
 
     @classmethod
     def from_json(cls, value: Row) -> "Calibration":
-        """From what :meth:`to_json` made."""
-        return cls(**value)
+        """From what :meth:`to_json` made, among other keys."""
+        return cls(**{field.name: value[field.name] for field in fields(cls)})
 
 
 def fit(rows: pd.DataFrame, exact: NDArray[np.bool_]) -> Calibration:

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -35,6 +35,7 @@ from .settings.sections import (
     Tracking,
 )
 
+Baseline = Literal["constant", "osra"]
 SELECTION = "selection"  # the name of the selection's pictures, among those of the test sets
 
 
@@ -76,7 +77,7 @@ class Config(Settings):
         "candidates, by their mean log-probability under all members; redrawn: the candidate whose drawing fits the "
         "picture best.",
     )
-    baselines: list[Literal["constant", "osra"]] = Field(
+    baselines: list[Baseline] = Field(
         default=["constant"],
         description="Answers to compare with. constant: the training molecule with the highest mean "
         "Tanimoto similarity to the test set, for every picture. osra: the rule-based program of that name, where it "
@@ -113,11 +114,13 @@ class Config(Settings):
         self._benchmarks_fit(datasets, test_sets)
         readers = _unique("ensembles", self.ensembles)
         for name in readers:
-            if name in models or name in self.baselines:
-                raise ValueError(f"ensembles: {name!r} is the name of a model or a baseline too")
-        for name in self.baselines:
-            if name in models or self.baselines.count(name) > 1:
-                raise ValueError(f"baselines: {name!r} is named twice, or is the name of a model too")
+            if name in models:
+                raise ValueError(f"ensembles: {name!r} is the name of a model too")
+        for key, given in (("models", set(models)), ("ensembles", set(readers))):
+            if taken := given & set(get_args(Baseline)):
+                raise ValueError(f"{key}: the name {min(taken)!r} is that of a baseline; give another one")
+        if len(set(self.baselines)) < len(self.baselines):
+            raise ValueError("baselines: one is named twice")
         for i, dataset in enumerate(self.datasets):
             source = _known(f"datasets.{i}.source", dataset.source, sources)
             if dataset.max_length and dataset.max_length > source.max_length:
@@ -143,8 +146,14 @@ class Config(Settings):
                 raise ValueError(f"ensembles.{i}.models: a model is named twice")
             if ensemble.largest is not None and ensemble.selection == "listed":
                 raise ValueError(f"ensembles.{i}.largest: it goes with selection: best")
-        if self.selection.dataset is not None:
-            _known("selection.dataset", self.selection.dataset, datasets)
+        selected = _known("selection.dataset", self.selection.dataset or self.test_sets[0].dataset, datasets)
+        for i, test_set in enumerate(self.test_sets):
+            # Splits are the same in all data sets of a source.
+            if test_set.split == "validation" and datasets[test_set.dataset].source == selected.source:
+                raise ValueError(
+                    f"test_sets.{i}.split: members and confidences are chosen on validation pictures of this source, "
+                    "which then test nothing; read the split test"
+                )
         if "pairs" not in self.methods or len(set(self.methods)) < len(self.methods):
             raise ValueError("methods: 'pairs' must be among them, and each once")
         measured: list[tuple[str, list[str], dict[str, Any]]] = [
@@ -205,6 +214,21 @@ def selection(config: Config) -> TestSet:
     """The validation pictures that members are selected and confidences calibrated on."""
     dataset = config.selection.dataset or config.test_sets[0].dataset
     return TestSet(name=SELECTION, dataset=dataset, split="validation", size=config.selection.size)
+
+
+def missing_files(config: Config) -> list[str]:
+    """One line for each file or folder that the configuration names and that is not there.
+
+    Snakemake itself would say nothing as long as an earlier report is there.
+    """
+    named = [
+        (f"{section}.{i}.{key}", getattr(item, key))
+        for section, keys in (("sources", ("path", "csv", "pictures")), ("benchmarks", ("images", "references")))
+        for i, item in enumerate(getattr(config, section))
+        for key in keys
+        if hasattr(item, key)
+    ]
+    return [f"{key}: no such file or folder: {path}" for key, path in named if not Path(path).exists()]
 
 
 def load(raw: Mapping[str, Any]) -> Config:

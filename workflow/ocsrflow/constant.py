@@ -1,4 +1,4 @@
-"""Stage ``baseline``: the best constant answer, which a model that learnt to read must beat."""
+"""Stage ``constant``: the best constant answer, which a model that learnt to read must beat."""
 
 from pathlib import Path
 
@@ -7,10 +7,11 @@ import pandas as pd
 from rdkit import DataStructs
 
 from .cli import run
+from .errors import UserError
 from .files import whole, write_json
 from .packed import Packed
 from .progress import progress
-from .similarity import fingerprint
+from .similarity import known
 
 CANDIDATES = 20_000  # training molecules tried, of the first in the data set's random order
 PICTURES = 2_000  # test molecules that they are compared with
@@ -25,6 +26,7 @@ def constant(
     name: str = "constant",
     split: str = "test",
     size: int | None = None,
+    processes: int = 1,
 ) -> None:
     """Answer every picture with one molecule: the training molecule most similar to the test set on average.
 
@@ -45,18 +47,29 @@ def constant(
         Name of the baseline.
     split, size
         Pictures to answer, as in the stage ``predict``.
+    processes
+        Processes that parse texts.
+
+    Raises
+    ------
+    UserError
+        Where RDKit parses none of the references, or none of the candidates.
     """
     packed = Packed(data)
     members = packed.members(split)[:size]
     references = packed.text("smiles", members)
-    seen = [f for f in map(fingerprint, references[:PICTURES]) if f is not None]
     source = Packed(candidates) if candidates else packed
-    tried = source.text("smiles", source.members("train")[:CANDIDATES])
-    means = []
-    for text in progress(tried, what="best constant answer", unit="candidates"):
-        print_ = fingerprint(text)
-        means.append(-1.0 if print_ is None else float(np.mean(DataStructs.BulkTanimotoSimilarity(print_, seen))))
-    answer = tried[int(np.argmax(means))]
+    texts = source.text("smiles", source.members("train")[:CANDIDATES])
+    molecules = known([*references[:PICTURES], *texts], processes=processes, what="parsing")
+    seen = [found.fingerprint for text in references[:PICTURES] if (found := molecules[text]) is not None]
+    tried = {text: found.fingerprint for text in texts if (found := molecules[text]) is not None}
+    if not seen or not tried:
+        raise UserError(f"{data}: no constant answer without a reference and a candidate that RDKit parses")
+    means = {
+        text: float(np.mean(DataStructs.BulkTanimotoSimilarity(print_, seen)))
+        for text, print_ in progress(tried.items(), total=len(tried), what="best constant answer", unit="candidates")
+    }
+    answer = max(means, key=means.__getitem__)
     with whole(out) as part:
         rows = {"cid": packed.cid[members], "id": packed.ids(members), "reference": references}
         table = pd.DataFrame({**rows, "prediction": answer, "valid": True})

@@ -123,7 +123,7 @@ class Likelihoods:
 
     candidates: list[Sequence[str]]  # of each picture
     values: list[NDArray[np.float64]]  # of each picture: (candidates, members), natural logarithms
-    seconds: float  # per picture
+    seconds: float  # per picture, of the members; an upper bound where not all models listed are members
 
 
 def read_members(
@@ -186,7 +186,9 @@ def _read_likelihoods(path: Path | None, facts: Path | None, members: list[Membe
     ]
     # A likelihood that could not be computed speaks against a text.
     values = [np.where(np.isnan(scores), -np.inf, scores) for scores in values]
-    return Likelihoods(list(rows["candidates"]), values, about["seconds_per_image"])
+    # Of the candidates of all models that are listed: with fewer members there are fewer to score.
+    seconds = sum(about["seconds_per_image"][column] for column in columns)
+    return Likelihoods(list(rows["candidates"]), values, seconds)
 
 
 def make_ballots(members: list[Member], rescored: Likelihoods | None) -> list[Ballot]:

@@ -73,6 +73,7 @@ def guarded(
     prepare: Callable[..., None],
     arguments: tuple[Any, ...] = (),
     processes: int = 1,
+    chunk: int = CHUNK,
 ) -> Generator[Result | Failed]:
     """The results of all items, in order.
 
@@ -86,23 +87,25 @@ def guarded(
     items
         What to work on.
     seconds
-        Time limit of one item.
+        Time limit of one item, and of a chunk, which should need far less.
     prepare, arguments
         Called first in every new process.
     processes
         How many processes share the work, at most; no more are started than there are chunks.
+    chunk
+        Items handed to a process at a time.
     """
     if not items:
         return
-    workers = max(1, min(processes, -(-len(items) // CHUNK)))
+    workers = max(1, min(processes, -(-len(items) // chunk)))
     of_main = b"__main__" in pickle.dumps((function, prepare, arguments))
     context = multiprocessing.get_context("spawn") if of_main else _LeanContext()
     pool = ProcessPool(max_workers=workers, context=context, initializer=_begin, initargs=(prepare, *arguments))
     try:
         waiting: deque[tuple[Sequence[Item], Future[list[Result]]]] = deque()
-        for at in range(0, len(items), CHUNK):
-            chunk = items[at : at + CHUNK]
-            waiting.append((chunk, pool.schedule(function, args=[chunk], timeout=seconds)))
+        for at in range(0, len(items), chunk):
+            part = items[at : at + chunk]
+            waiting.append((part, pool.schedule(function, args=[part], timeout=seconds)))
             if len(waiting) > AHEAD * workers:
                 yield from _collect(pool, function, seconds, *waiting.popleft())
         while waiting:

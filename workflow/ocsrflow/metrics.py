@@ -314,11 +314,13 @@ def metrics(
 
 def _read(path: Path) -> dict[str, str]:
     """SMILES by id."""
+    csv.field_size_limit(sys.maxsize)  # a text may be of any length: an invalid one is no reason to stop
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
-            # Blank lines are no rows.
-            lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells]
+            # Blank lines, with or without commas, are no rows.
+            stripped = ((reader.line_num, [cell.strip() for cell in cells]) for cells in reader)
+            lines = [(number, cells) for number, cells in stripped if any(cells)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV file in UTF-8 ({error}): save it as one, with columns id, smiles") from None
     if not lines:
@@ -327,7 +329,9 @@ def _read(path: Path) -> dict[str, str]:
     for name in ("id", "smiles"):
         if header.count(name) != 1:
             many = "two columns" if name in header else "no column"
-            raise UserError(f"{path}: {many} called {name}; its first line has {', '.join(header)[:200]!r}")
+            raise UserError(
+                f"{path}: {many} called {name}, separated by commas; its first line is {','.join(header)[:200]!r}"
+            )
     if not rows:
         raise UserError(f"{path}: no rows under its first line")
     for line, cells in rows:

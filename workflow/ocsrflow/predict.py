@@ -30,7 +30,7 @@ def predict(
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
     models: Annotated[list[Path] | None, Parameter(consume_multiple=False)] = None,
-    method: MethodName = "rescored",
+    method: MethodName | None = None,
     attention: Path | None = None,
     beams: int = 5,
     grammar: bool = True,
@@ -56,7 +56,8 @@ def predict(
         file of an ensemble's members (results/ensembles/NAME.json); or a folder of results, which means its only
         ensemble. By default results.
     method
-        How several models find one answer. rescored: of all their candidates the likeliest by the mean over the models;
+        How several models find one answer; by default rescored, if it is among the run's methods. rescored: of all
+        their candidates the likeliest by the mean over the models;
         redrawn: the one whose drawing fits the picture best, for pictures drawn as those that the models learnt from;
         pairs: the pair rule of the slides; medoid: largest sum of similarities; votes: by probability.
     attention
@@ -84,9 +85,15 @@ def predict(
     device = torch.device("cuda" if lease else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(threads)
-    team = Team(lineup, method, Reading(beams=beams, grammar=grammar), device, processes=threads)
-    if not team.calibrations:
+    team = Team(lineup, method or lineup.method(), Reading(beams=beams, grammar=grammar), device, processes=threads)
+    if not any(team.calibrations):
         print("no calibration lies with these models: the confidence is their own probability", file=sys.stderr)
+    elif len(team.calibrations) > 1:
+        print(
+            f"no calibration of these models together by {team.method}: the confidence is the mean of what each alone "
+            "would be trusted with",
+            file=sys.stderr,
+        )
     answers: list[Answer] = []
     try:
         with progress(total=len(found), what="reading", unit="pictures") as bar:

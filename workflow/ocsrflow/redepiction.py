@@ -27,6 +27,7 @@ FAINT = 25  # levels of 255 up to which a pixel is white
 FITS = 0.01  # a drawing as near as this is the same one: no other is tried
 
 SECONDS = 10.0  # time limit of a picture's candidates
+CHUNK = 4  # pictures handed to a process at a time: with many candidates each takes a second
 
 Turn = tuple[int, int]  # factors of x and of y
 TURNS: list[Turn] = [(-1, 1), (1, -1), (-1, -1)]  # two mirror images and the half turn
@@ -207,7 +208,9 @@ def fits(
     """
     items = [(picture, list(own)) for picture, own in zip(pictures, texts, strict=True)]
     work = partial(attempts, _distances)
-    found = guarded(work, items, seconds=seconds, prepare=_prepare, arguments=(depiction,), processes=processes)
+    found = guarded(
+        work, items, seconds=seconds, prepare=_prepare, arguments=(depiction,), processes=processes, chunk=CHUNK
+    )
     with closing(found):
         return [
             [math.nan] * len(own) if isinstance(result, Failed) else result

@@ -18,7 +18,7 @@ from .guarded import Failed, attempts, guarded
 from .images import Picture
 from .packed import Packed
 from .progress import progress
-from .redepiction import Redrawer
+from .redepiction import CHUNK, Redrawer
 from .similarity import limit_memory
 
 Item = tuple[int, list[str]]  # position of a picture in the data set, its candidates
@@ -69,7 +69,9 @@ def redraw(
     items: list[Item] = [(at, list(texts)) for at, texts in zip(places, rows["candidates"], strict=True)]
     name = predictions.stem
     # A molecule on which RDKit hangs costs its own picture only.
-    found = guarded(_compare, items, seconds=seconds, prepare=_prepare, arguments=(data,), processes=processes)
+    found = guarded(
+        _compare, items, seconds=seconds, prepare=_prepare, arguments=(data,), processes=processes, chunk=CHUNK
+    )
     with closing(found):
         results = progress(found, total=len(items), what=f"drawing what {name} read", unit="pictures")
         compared = [_or_none(result, texts, seconds) for (_, texts), result in zip(items, results, strict=True)]

@@ -123,7 +123,8 @@ def report(
         for name, dataset in (pair.split("=", 1) for pair in test_sets)
     ]
     curves = {path.parent.name: pd.read_json(path, lines=True) for path in metrics}
-    best = _best(tables[0]["rows"])
+    best = _best(tables[0]["rows"], "model", "ensemble")
+    assert best is not None  # there is a model
     at = next(i for i, s in enumerate(scored) if s["test_set"] == main and s["name"] == best["name"])
     packed = {path.parent.name: path for path in data}
     trained = [read_json(path) for path in speed_training or []]
@@ -164,7 +165,7 @@ def report(
         ],
         methods=METHODS,
         choices=[read_json(path) for path in choices or []],
-        trust=_trust(tables[0]["rows"], best),
+        trust=_trust(tables[0]["rows"]),
         groups=best["groups"],
         by_length=_by_length(scored, images, predictions, main),
         gallery=_gallery(
@@ -196,26 +197,25 @@ def _rows(scored: list[dict[str, Any]], described: dict[str, Any]) -> list[dict[
     return rows
 
 
-def _best(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The reader with the highest Tanimoto similarity; baselines and ceilings are none."""
-    readers = [row for row in rows if row["kind"] in ("model", "ensemble")]
-    return max(readers, key=lambda row: row["scores"]["tanimoto"]["value"])
+def _best(rows: list[dict[str, Any]], *kinds: str) -> dict[str, Any] | None:
+    """The reader of some kinds that is best on validation pictures, by Tanimoto similarity: a fair choice."""
+    readers = [row for row in rows if row["kind"] in kinds]
+    return max(readers, key=lambda row: row["validation_tanimoto"], default=None)
 
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Single against ensemble against baseline, each by its best."""
-    found: dict[str, Any] = {}
-    for kind in ("model", "ensemble", "baseline"):
-        of_kind = [row for row in rows if row["kind"] == kind and "scores" in row]
-        found[kind] = max(of_kind, key=lambda r: r["scores"]["tanimoto"]["value"]) if of_kind else None
-    seconds = [row["seconds_per_image"] for row in rows if row["kind"] == "model"]
-    return {**found, "mean_seconds": float(np.mean(seconds))}
+    """Single against ensemble, constant answer and peers."""
+    return {
+        "model": _best(rows, "model"),
+        "ensemble": _best(rows, "ensemble"),
+        "constant": next((row for row in rows if "answer" in row), None),
+        "peers": [row for row in rows if row["kind"] == "baseline" and "answer" not in row and "scores" in row],
+    }
 
 
-def _trust(rows: list[dict[str, Any]], best: dict[str, Any]) -> list[figures.Drawing]:
+def _trust(rows: list[dict[str, Any]]) -> list[figures.Drawing]:
     """How each sign of trust goes with being right: of the best single model, and of the ensembles."""
-    single = max((row for row in rows if row["kind"] == "model"), key=lambda row: row["scores"]["tanimoto"]["value"])
-    shown = [single, *(row for row in rows if row["kind"] == "ensemble")]
+    shown = [*filter(None, [_best(rows, "model")]), *(row for row in rows if row["kind"] == "ensemble")]
     drawings = []
     for sign, (label, caption) in SIGNS.items():
         points = [

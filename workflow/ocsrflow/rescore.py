@@ -50,8 +50,8 @@ def rescore(
         Parquet file, a row a picture: cid; candidates, the different texts of all models that RDKit parses;
         likelihoods, of each candidate the natural logarithm of its probability under every model.
     facts
-        JSON file: members, the names of the models; seconds_per_image, for all models together, one picture at a time,
-        median, warm, without the encoders' time, which reading the picture has taken already.
+        JSON file: members, the names of the models; seconds_per_image, of each model, one picture at a time, median,
+        warm, without the encoder's time, which reading the picture has taken already.
     batch
         Pictures scored together.
     timed_images
@@ -76,7 +76,7 @@ def rescore(
     if device.type == "cpu":
         torch.set_num_threads(threads)
     scores = [np.full((len(texts), len(members)), np.nan) for texts in candidates]
-    seconds = 0.0
+    seconds = []
     for column, (model, about, file) in enumerate(zip(members, descriptions, weights, strict=True)):
         reader, described = load_reader(about, file, device)
         if described["vocabulary"] != packed.vocabulary:
@@ -90,7 +90,7 @@ def rescore(
             _scored(reader, packed, positions[at : at + 1], candidates[at : at + 1])[1]
             for at in [0, *range(min(timed_images, len(positions)))]
         ]
-        seconds += statistics.median(times[1:])  # the first one warms up
+        seconds.append(statistics.median(times[1:]))  # the first one warms up
     rows = pd.DataFrame({"cid": cids, "candidates": candidates, "likelihoods": [score.tolist() for score in scores]})
     with whole(out) as written:
         rows.to_parquet(written, index=False)

@@ -41,8 +41,9 @@ def score(
     test_set
         Name of the test set.
     out
-        JSON file: the facts; every score with its 95 % interval, for all pictures and for groups of them; and how well
-        each sign of trust goes with being right (``trust``: its area under the ROC curve, and a calibration curve).
+        JSON file: the facts; ``validation_tanimoto``, from the calibration; every score with its 95 % interval, for all
+        pictures and for groups of them; and how well each sign of trust goes with being right (``trust``: its area
+        under the ROC curve, and a calibration curve).
     images
         Parquet file, a row a picture: cid, id, tanimoto, exact, valid, and the signs of trust that there are.
     redrawn
@@ -63,7 +64,9 @@ def score(
         write_json(out, {**reader, "test_set": test_set, "images": 0, "dropped_references": 0})
         return
     if calibration is not None:
-        rows["confidence"] = confidence(rows, Calibration.from_json(read_json(calibration)))
+        learnt = read_json(calibration)
+        reader["validation_tanimoto"] = learnt["tanimoto"]
+        rows["confidence"] = confidence(rows, Calibration.from_json(learnt))
     found = evaluate(rows["prediction"].tolist(), rows["reference"].tolist(), processes=processes)
     used = rows.iloc[found.used].reset_index(drop=True)
     signs = [name for name in TRUST if name in used]

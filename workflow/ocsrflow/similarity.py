@@ -44,7 +44,7 @@ def tanimoto(first: str, second: str) -> float:
 
 def is_valid(smiles: str) -> bool:
     """Whether RDKit parses the text."""
-    return fingerprint(smiles) is not None
+    return parse(smiles) is not None
 
 
 def known(

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ from .settings.depiction import Depiction
 from .settings.reading import Reading
 from .similarity import known
 from .tokenizer import decode, encode
-from .voting import METHODS, Ballot, Decision, Pooled
+from .voting import METHODS, Ballot, Decision, MethodName, Pooled
 
 
 @dataclass(frozen=True)
@@ -35,21 +35,25 @@ class Lineup:
     folders: list[Path]  # of the models, in the order that decides ties
     ensemble: str | None  # its name, where it is one of the workflow's
 
-    def calibrations(self, method: str) -> list[Path]:
-        """The file of exactly these models and this method, or else those of the models alone, where there are any."""
-        results = self.folders[0].parent.parent
-        names = [folder.name for folder in self.folders]
-        if self.ensemble is not None:
-            names = [self.ensemble if method == "pairs" else f"{self.ensemble}.{method}", *names]
-            together = results / "calibration" / f"{names[0]}.json"
-            if together.is_file():
-                return [together]
-            names = names[1:]
-        paths = [
-            folder.parent.parent / "calibration" / f"{name}.json"
-            for folder, name in zip(self.folders, names, strict=True)
-        ]
-        return [path for path in paths if path.is_file()]
+    def together(self, method: str) -> Path | None:
+        """The calibration of exactly these models and this method, where the workflow made one."""
+        if len(self.folders) == 1:
+            return self.alone()[0]
+        if self.ensemble is None:
+            return None
+        name = self.ensemble if method == "pairs" else f"{self.ensemble}.{method}"
+        path = self.folders[0].parent.parent / "calibration" / f"{name}.json"
+        return path if path.is_file() else None
+
+    def alone(self) -> list[Path | None]:
+        """The calibration of each model alone, where there is one."""
+        paths = [folder.parent.parent / "calibration" / f"{folder.name}.json" for folder in self.folders]
+        return [path if path.is_file() else None for path in paths]
+
+    def method(self) -> MethodName:
+        """``rescored`` if its confidences were calibrated, or else the first method whose were."""
+        calibrated = (method for method in ("rescored", *METHODS) if self.together(method))
+        return cast(MethodName, next(calibrated, "rescored"))
 
 
 def find_models(paths: Sequence[Path]) -> Lineup:
@@ -153,7 +157,9 @@ class Team:
         ]
         self.method = method if len(self.eyes) > 1 else "pairs"
         self.processes = processes
-        self.calibrations = [Calibration.from_json(read_json(path)) for path in lineup.calibrations(method)]
+        together = lineup.together(self.method)
+        paths = [together] if together else lineup.alone()
+        self.calibrations = [path and Calibration.from_json(read_json(path)) for path in paths]
 
     def read(self, pictures: NDArray[np.uint8]) -> list[Reply]:
         """The answers to some pictures, (pictures, channels, size, size)."""
@@ -194,7 +200,7 @@ class Team:
         in_mind = [[(text, c.log_probability) for text, c in own] for own in ranked[0]]
         if len(self.eyes) > 1:
             in_mind = [_likeliest(ballot) for ballot in ballots]
-        sure = self._confidences(decisions, valid)
+        sure = self._confidences(decisions, valid, ballots)
         return [
             Reply(decision, ok, confidence, candidates, dict(zip(self.names, ballot.answers, strict=True)))
             for decision, ok, confidence, candidates, ballot in zip(
@@ -227,20 +233,28 @@ class Team:
     def _distances(self, pictures: list[Picture], texts: list[list[str]]) -> list[list[float]]:
         return fits(pictures, texts, self.depiction, processes=self.processes)
 
-    def _confidences(self, decisions: list[Decision], valid: list[bool]) -> list[float]:
-        rows: dict[str, Any] = {
-            "log_probability": [d.log_probability for d in decisions],
-            "distance": [d.distance for d in decisions],
-            "valid": valid,
-        }
-        if len(self.eyes) > 1:
-            rows["agreement"] = [d.agreement for d in decisions]
-        if not self.calibrations:
-            # Nobody has learnt how far to trust these models: their own probability it is.
-            return [math.exp(d.log_probability) if ok else 0.0 for d, ok in zip(decisions, valid, strict=True)]
-        table = pd.DataFrame(rows)
-        found: list[float] = np.mean([confidences(table, own) for own in self.calibrations], axis=0).tolist()
-        return found
+    def _confidences(self, decisions: list[Decision], valid: list[bool], ballots: list[Ballot]) -> list[float]:
+        """By the calibration of all together; or else the mean of what each model alone would be trusted with."""
+        rows = pd.DataFrame(
+            {
+                "log_probability": [d.log_probability for d in decisions],
+                "distance": [d.distance for d in decisions],
+                "valid": valid,
+            }
+        )
+        if len(self.calibrations) == 1 and self.calibrations[0]:
+            if len(self.eyes) > 1:
+                rows["agreement"] = [d.agreement for d in decisions]
+            return list(confidences(rows, self.calibrations[0]))
+        each = []
+        for member, calibration in enumerate(self.calibrations):
+            own = rows.assign(
+                log_probability=[_likelihood(d, b, member) for d, b in zip(decisions, ballots, strict=True)]
+            )
+            # Nobody has learnt how far to trust a model without a calibration: its own probability it is.
+            uncalibrated = np.exp(own["log_probability"]) * own["valid"]
+            each.append(confidences(own, calibration) if calibration else uncalibrated)
+        return list(np.mean(each, axis=0))
 
 
 def _fit_together(first: Path, ours: dict[str, Any], other: Path, theirs: dict[str, Any]) -> None:
@@ -260,6 +274,13 @@ def _fit_together(first: Path, ours: dict[str, Any], other: Path, theirs: dict[s
 def _kind(depiction: Depiction) -> str:
     colours = "colour" if depiction.palette == "colour" else "black and white"
     return f"{depiction.size} × {depiction.size} pixels, {colours}, {depiction.channel_order}"
+
+
+def _likelihood(decision: Decision, ballot: Ballot, member: int) -> float:
+    """The answer's log-probability by one member."""
+    found = (pooled.likelihoods for pooled in ballot.pool if pooled.text == decision.text and pooled.likelihoods)
+    likelihoods = next(found, None)
+    return decision.log_probability if likelihoods is None else likelihoods[member]
 
 
 def _likeliest(ballot: Ballot) -> list[tuple[str, float]]:

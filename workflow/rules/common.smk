@@ -2,6 +2,7 @@
 # functions for the rules' inputs and parameters.
 
 import ast
+import hashlib
 import os
 import re
 import shlex
@@ -23,6 +24,8 @@ try:
     CONFIG = settings.load(config)
 except UserError as error:
     raise WorkflowError(str(error))
+if missing := settings.missing_files(CONFIG):
+    raise WorkflowError("\n  ".join(["the configuration names what is not there:", *missing]))
 
 SOURCES = {source.name: source for source in CONFIG.sources}
 DATASETS = {dataset.name: dataset for dataset in CONFIG.datasets}
@@ -181,6 +184,14 @@ def training_molecules(wildcards):
     return f"{CONFIG.results}/datasets/{test_set.dataset}/images.h5"
 
 
+def what_lies_in(wildcards):
+    """Names, sizes and dates of a benchmark's pictures: Snakemake looks at the date of the folder alone."""
+    folder = Path(BENCHMARKS[wildcards.benchmark].images)
+    files = sorted(path for path in [folder, *folder.rglob("*")] if path.is_file())
+    told = [(path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+
+
 def which_pictures(wildcards):
     return pictures_of(PICTURE_SETS[wildcards.test_set])
 
@@ -199,12 +210,6 @@ def members_files(pattern):
         f"{CONFIG.results}/{pattern.format(model=model, **dict(wildcards.items()))}"
         for model in ENSEMBLES[wildcards.ensemble].models
     ]
-
-
-def only_with(methods, pattern):
-    """A file of the ensemble that only some of the methods need."""
-    needed = set(methods) & set(CONFIG.methods)
-    return lambda wildcards: f"{CONFIG.results}/{pattern.format(**dict(wildcards.items()))}" if needed else []
 
 
 def redrawn_members(suffix):

@@ -72,8 +72,9 @@ rule ensemble:
         facts=members_files("predictions/{test_set}/{model}.json"),
         redrawn=redrawn_members(".parquet"),
         redrawn_facts=redrawn_members(".json"),
-        likelihoods=only_with(["rescored", "redrawn"], "likelihoods/{test_set}/{ensemble}.parquet"),
-        likelihood_facts=only_with(["rescored", "redrawn"], "likelihoods/{test_set}/{ensemble}.json"),
+        # For every method: the log-probability of its answer by all members is a sign of trust.
+        likelihoods="<results>/likelihoods/{test_set}/{ensemble}.parquet",
+        likelihood_facts="<results>/likelihoods/{test_set}/{ensemble}.json",
         choice="<results>/ensembles/{ensemble}.json",
         code=modules("ensemble"),
     output:
@@ -94,14 +95,12 @@ rule ensemble:
         methods=CONFIG.methods,
         redrawn=lambda wildcards, input: option("--redrawn", input.redrawn)
         + option("--redrawn-facts", input.redrawn_facts),
-        likelihoods=lambda wildcards, input: option("--likelihoods", input.likelihoods)
-        + option("--likelihood-facts", input.likelihood_facts),
         folder=lambda wildcards, output: str(Path(output[0]).parent),
     message:
         "The models of ensemble {wildcards.ensemble} vote on {wildcards.test_set}"
     shell:
         "python -m ocsrflow.ensemble --predictions {input.predictions:q} --member-facts {input.facts:q} "
-        "{params.redrawn:q} {params.likelihoods:q} --choice {input.choice:q} --name {wildcards.ensemble:q} "
+        "{params.redrawn:q} --likelihoods {input.likelihoods:q} --likelihood-facts {input.likelihood_facts:q} --choice {input.choice:q} --name {wildcards.ensemble:q} "
         "--methods {params.methods} --processes {threads} --folder {params.folder:q} 2>&1 | tee {log:q}"
 
 
@@ -119,6 +118,7 @@ rule constant:
         "<benchmarks>/constant/{test_set}-constant.tsv"
     conda:
         "../../envs/chem.yaml"
+    threads: 2
     resources:
         mem_mb=4000,
         runtime=60,
@@ -128,7 +128,7 @@ rule constant:
         "Find the best constant answer for {wildcards.test_set}"
     shell:
         "python -m ocsrflow.constant {input.data:q} {params.pictures:q} --candidates {input.candidates:q} "
-        "--out {output.predictions:q} --facts {output.facts:q} 2>&1 | tee {log:q}"
+        "--processes {threads} --out {output.predictions:q} --facts {output.facts:q} 2>&1 | tee {log:q}"
 
 
 rule osra:

@@ -107,7 +107,7 @@ rule browse:
 
 rule benchmark_set:
     input:
-        images=lambda wildcards: BENCHMARKS[wildcards.benchmark].images,
+        images=lambda wildcards: ancient(BENCHMARKS[wildcards.benchmark].images),
         references=lambda wildcards: BENCHMARKS[wildcards.benchmark].references,
         code=modules("benchmark_set"),
     output:
@@ -123,6 +123,7 @@ rule benchmark_set:
         mem_mb=4000,
         runtime=240,
     params:
+        pictures=what_lies_in,
         depiction=CONFIG.depiction.model_dump_json(),
         columns=lambda wildcards: [
             "--id-column",
