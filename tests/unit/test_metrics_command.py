@@ -98,7 +98,7 @@ BAD = {
     "": "empty",
     "\n\n": "empty",
     "id,smiles\n": "no rows",
-    "id,SMILES\n1,C\n": "no column called smiles; separated by commas; its first line is 'id,SMILES'",
+    "id,SMILES\n1,C\n": "no column called smiles, separated by commas; its first line is 'id,SMILES'",
     "cid\tsmiles\n1\tC\n": "no column called id, separated by commas; its first line is 'cid\\\\tsmiles'",
     "id,smiles,smiles\n1,C,C\n": "two columns called smiles",
     "id,smiles\n1,C\n2\n": "line 3: 1 cells under 2 columns",

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import make_model
+from ocsrflow.answers import Answer, write_answers
 from ocsrflow.calibration import Calibration, confidence, fit
 from ocsrflow.choose import choose
 from ocsrflow.ensemble import ensemble
@@ -29,7 +30,7 @@ from ocsrflow.redraw import redraw
 from ocsrflow.rescore import rescore
 from ocsrflow.settings.reading import Reading
 from ocsrflow.similarity import is_valid
-from ocsrflow.team import Team, find_models
+from ocsrflow.team import Reply, Team, find_models
 from ocsrflow.tokenizer import tokenize
 from ocsrflow.voting import Ballot, Decision, Pooled
 from PIL import Image
@@ -203,7 +204,7 @@ def test_models_that_do_not_go_together_are_refused(results: Path, tmp_path: Pat
     first = results / "models/first"
     about = read_json(first / "model.json")
     others = {
-        "other vocabularies": {"vocabulary": [*about["vocabulary"][:-2], *about["vocabulary"][:-3:-1]]},
+        "another vocabulary": {"vocabulary": [*about["vocabulary"][:-2], *about["vocabulary"][:-3:-1]]},
         "128 × 128 pixels, black and white": {"depiction": about["depiction"] | {"size": 128}},
         "does not say what pictures": {"depiction": None},
     }
@@ -222,7 +223,8 @@ def test_models_that_do_not_go_together_are_refused(results: Path, tmp_path: Pat
 def test_what_models_are_meant(results: Path, tmp_path: Path) -> None:
     models = [results / "models" / name for name in NAMES]
     assert find_models(models).folders == models
-    assert find_models(models).ensemble is None
+    assert find_models(models).ensemble == "both"  # its very members
+    assert find_models([models[0], copied(results, tmp_path / "other/models/third")]).ensemble is None
     for path in (results, results / "ensembles/both.json"):
         assert find_models([path]).folders == models
         assert find_models([path]).ensemble == "both"
@@ -258,9 +260,87 @@ def test_the_confidence_is_that_of_the_very_team_or_else_of_its_members(results:
     assert team._confidences([decision], [True], [ballot]) == pytest.approx([expected])
 
 
-def test_an_output_of_unknown_form_is_refused_before_anything_is_read(results: Path, tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_told_before_anything_is_read(results: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"o.xlsx: the form of the output .* \.csv, \.json, \.sdf"):
         predict([tmp_path], models=[results], out=tmp_path / "o.xlsx")
+    (tmp_path / "o.csv").mkdir()
+    with pytest.raises(UserError, match=r"o\.csv: a folder"):
+        predict([tmp_path / "none"], models=[results], out=tmp_path / "o.csv")
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        predict([tmp_path / "none"], models=[results], out=tmp_path / "file" / "o.csv")
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_names_of_any_bytes_and_length(results: Path, pictures: Path, tmp_path: Path) -> None:
+    picture = next(pictures.iterdir()).read_bytes()
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    for name in (b"lat\xe9n.png", b"new\nline.png", b"a" * 250 + b".png", "苯.png".encode()):
+        Path(os.fsdecode(os.fsencode(odd) + b"/" + name)).write_bytes(picture)
+    for end in ("csv", "json", "sdf"):
+        predict([odd], models=[results], out=tmp_path / f"o.{end}", beams=2, attention=tmp_path / "maps")
+    rows = read(tmp_path / "o.csv")
+    assert [row["id"] for row in rows] == ["a" * 250 + ".png", "lat\\xe9n.png", "new\\nline.png", "苯.png"]
+    assert {row["smiles"] for row in rows} == {rows[0]["smiles"]}
+    # The map of the first one would have too long a name: told, and the others are there.
+    assert {path.name for path in (tmp_path / "maps").iterdir()} == {f"{row['id']}.png" for row in rows[1:]}
+
+
+def test_sdf_has_the_smiles_as_it_is(tmp_path: Path) -> None:
+    smiles = r"C/C=C\C"
+    reply = Reply(Decision(smiles, 0, 1.0, -0.5, 0.1), True, 0.75, [], {"one": smiles, "two": smiles})
+    refused = Reply(Decision("C" * 10, 0, 1.0, -0.5, 0.1), False, 0.0, [], {"one": "C", "two": "C"})
+    write_answers(tmp_path / "o.sdf", [Answer("a.png", reply), Answer("slow.png", refused)])
+    (molecule,) = Chem.SDMolSupplier(str(tmp_path / "o.sdf"))
+    assert molecule.GetPropsAsDict() == {
+        "smiles": smiles, "confidence": 0.75, "log_probability": -0.5, "agreement": 1.0, "distance": 0.1, "valid": "true",
+    }  # fmt: skip
+
+
+def test_models_are_found_from_any_folder(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(results / "models")
+    assert find_models([Path("first")]).folders == [results / "models/first"]
+    monkeypatch.chdir(results / "models/first")
+    assert find_models([Path(".")]).alone() == find_models([results / "models/first"]).alone()
+    monkeypatch.chdir(results / "ensembles")
+    assert find_models([Path("both.json")]).folders == find_models([results]).folders
+
+
+def test_damaged_descriptions_are_told(results: Path, tmp_path: Path) -> None:
+    home = shutil.copytree(results, tmp_path / "results")
+    for text, told in {
+        "": "damaged, no JSON",
+        "[]": "not a calibration",
+        '{"features": []}': "not a calibration",
+    }.items():
+        (home / "calibration").mkdir(exist_ok=True)
+        (home / "calibration/first.json").write_text(text)
+        with pytest.raises(UserError, match=rf"calibration/first\.json: {told}"):
+            Team(find_models([home / "models/first"]), "pairs", Reading(), CPU)
+    for text, told in {"{": "damaged, no JSON", '{"name": "x"}': "damaged, or not the weights of"}.items():
+        (home / "models/second/model.json").write_text(text)
+        with pytest.raises(UserError, match=told):
+            Team(find_models([home / "models/second"]), "pairs", Reading(), CPU)
+
+
+@pytest.mark.parametrize("option", ["--batch=0", "--beams=0", "--threads=0", "--gpus=2"])
+def test_numbers_out_of_range_are_told(results: Path, pictures: Path, tmp_path: Path, option: str) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "ocsrflow.predict",
+        "--models",
+        results,
+        pictures,
+        "-o",
+        tmp_path / "o.csv",
+        option,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert option.split("=")[0] in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
 
 
 def test_stopped_by_ctrl_c_it_leaves_what_it_has_read(results: Path, pictures: Path, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Answers to pictures from elsewhere, as files that other programs read: CSV, JSON, SDF."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,6 +39,25 @@ def form_of(path: Path) -> str:
     if path.suffix.lower() not in FORMS:
         raise UserError(f"{path}: the form of the output is told by its name, which must end in {', '.join(FORMS)}")
     return path.suffix.lower()
+
+
+def try_output(path: Path) -> None:
+    """Find out whether answers can be written, before anything is read.
+
+    Raises
+    ------
+    UserError
+        Where the form is unknown, or a folder lies there.
+    OSError
+        Where nothing can be written there.
+    """
+    form_of(path)
+    if path.is_dir():
+        raise UserError(f"{path}: a folder; give the name of a file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.touch()
+    part.unlink()
 
 
 def write_answers(path: Path, answers: Sequence[Answer]) -> None:
@@ -90,13 +108,13 @@ def _write_sdf(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     with whole(path) as part:
         writer = Chem.SDWriter(str(part))
         for row in rows:
-            molecule = parse(row["smiles"])
+            molecule = parse(row["smiles"]) if row["valid"] else None  # not again where RDKit was given up
             if molecule is None:
                 continue
             rdDepictor.Compute2DCoords(molecule)
             molecule.SetProp("_Name", row["id"])
             for column in COLUMNS[1:-1]:
                 if row[column] is not None:
-                    molecule.SetProp(column, json.dumps(row[column]).strip('"'))
+                    molecule.SetProp(column, str(_cell(row[column])))
             writer.write(molecule)
         writer.close()

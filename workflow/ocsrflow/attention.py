@@ -3,6 +3,7 @@
 import io
 import math
 import textwrap
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -77,7 +78,9 @@ def draw_attention(
         axes.set_title(label + certain, fontsize=9, family="monospace", pad=2, parse_math=False)
     figure.subplots_adjust(0.01, 0.01, 0.99, 1 - (above + 0.2) / height, wspace=0.06, hspace=0.2)
     data = io.BytesIO()
-    figure.savefig(data, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # of names in scripts that the font lacks
+        figure.savefig(data, format="png")
     return Image.open(data)
 
 

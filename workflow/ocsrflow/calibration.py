@@ -45,8 +45,17 @@ class Calibration:
 
     @classmethod
     def from_json(cls, value: Row) -> "Calibration":
-        """From what :meth:`to_json` made, among other keys."""
-        return cls(**{field.name: value[field.name] for field in fields(cls)})
+        """From what :meth:`to_json` made, among other keys.
+
+        Raises
+        ------
+        UserError
+            Where a key is missing.
+        """
+        try:
+            return cls(**{field.name: value[field.name] for field in fields(cls)})
+        except (KeyError, TypeError):
+            raise UserError("not a calibration; make it again with the stage calibrate") from None
 
 
 def fit(rows: pd.DataFrame, exact: NDArray[np.bool_]) -> Calibration:

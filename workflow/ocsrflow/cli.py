@@ -31,7 +31,7 @@ def explain(error: Exception) -> str | None:
         return f"no permission{where}: {os.strerror(error.errno)}"
     if isinstance(error, FileNotFoundError):
         return f"no such file or folder: {error.filename or error}"
-    if error.errno in (errno.EISDIR, errno.ENOTDIR):
+    if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
         return f"{os.strerror(error.errno).lower()}: {error.filename}; give the path of a file"
     return None
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .errors import UserError
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
@@ -37,8 +39,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The value of a JSON file.
+
+    Raises
+    ------
+    UserError
+        Where it is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # UnicodeDecodeError too
+        raise UserError(f"{path}: damaged, no JSON ({error}); remove it and run what made it again") from None
 
 
 def sha256(path: Path) -> str:

@@ -154,11 +154,11 @@ def load_reader(description: Path, weights: Path, device: torch.device) -> tuple
     Raises
     ------
     UserError
-        Where the weights are damaged or do not fit the description.
+        Where the description or the weights are damaged, or do not fit together.
     """
     facts = read_json(description)
-    network = Network(**facts["network"])
     try:
+        network = Network(**facts["network"])
         reader = Reader(network, len(facts["vocabulary"]))
         reader.load_state_dict(load_file(weights))
     except FileNotFoundError:

@@ -20,6 +20,8 @@ from .settings.depiction import Depiction
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".gif", ".webp", ".bmp")
 FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "WEBP", "BMP")
 KINDS = "PNG, JPEG, TIFF, GIF, WebP, BMP"
+NOTHING = "blank: nothing is drawn on it; give a picture with a molecule"
+NO_PICTURE = f"no picture in this folder ({KINDS}); subfolders are not looked into"
 MOST_PIXELS = 80_000_000  # of a picture that is opened at all: an A4 page at 900 dots per inch
 KEPT_PIXELS = 4_000_000  # what is larger is made smaller before anything else, for the sake of memory
 LEAST = 8  # pixels of the drawing's longer side
@@ -69,20 +71,31 @@ def find(paths: Sequence[Path]) -> Found:
             pictures = [p for p in inside if p.is_file() and p.suffix.lower() in SUFFIXES]
             found += pictures
             if not pictures:
-                refused[path.as_posix()] = f"no picture in this folder ({KINDS}); subfolders are not looked into"
+                is_model = (path / "model.json").exists()
+                why = "a trained model: give each one after a --models of its own" if is_model else NO_PICTURE
+                refused[_printable(path.as_posix())] = why
             elif len(inside) > len(pictures):
                 notes.append(_passed_over(path, [p for p in inside if p not in pictures]))
-        elif path.exists():
+        elif os.path.exists(path):  # False, too, for what can be no path
             found.append(path)
         else:
-            refused[path.as_posix()] = "no such file or folder"
+            refused[_printable(path.as_posix())] = "no such file or folder"
     if not found:
         listed = "; ".join(f"{path}: {why}" for path, why in refused.items())
         raise UserError(listed or "no picture: give files or folders of pictures")
     different = {path.resolve(): path for path in reversed(found)}  # as it was given first
     in_order = [different.pop(resolved) for path in found if (resolved := path.resolve()) in different]
     times = Counter(path.name for path in in_order)
-    return Found({p.name if times[p.name] == 1 else p.as_posix(): p for p in in_order}, refused, notes)
+    twice = len(found) - len(in_order)
+    if twice:
+        notes.append(f"{twice} given more than once, or by a link too: each is read once")
+    return Found({_printable(p.name if times[p.name] == 1 else p.as_posix()): p for p in in_order}, refused, notes)
+
+
+def _printable(name: str) -> str:
+    """A file's name as one line of text: names may hold any bytes."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return text.replace("\n", "\\n").replace("\r", "\\r")
 
 
 def _passed_over(folder: Path, others: list[Path]) -> str:
@@ -129,8 +142,7 @@ def load(source: Path | BinaryIO, depiction: Depiction, name: str | None = None)
             warnings.simplefilter("ignore")  # of large and of slightly damaged pictures: the checks are here
             with Image.open(source, formats=FORMATS) as image:
                 pixels = _pixels(image)
-                # The further ones of MPO, the JPEGs of some cameras, are previews and the like.
-                frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+                several = _several(image)
     except UnidentifiedImageError:
         raise ValueError(_unidentified(source)) from None
     except (Image.DecompressionBombError, _TooLarge):
@@ -139,9 +151,19 @@ def load(source: Path | BinaryIO, depiction: Depiction, name: str | None = None)
     except Exception as error:  # noqa: BLE001  (decoders raise all kinds)
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"damaged or cut off ({reason}); get the file again or save it as PNG") from None
-    if frames > 1:
-        print(f"{name or source}: the first of its {frames} pictures is read", file=sys.stderr)
+    if several:
+        print(f"{name or source}: the first of its pictures is read", file=sys.stderr)
     return fit_drawing(pixels, depiction)
+
+
+def _several(image: Image.Image) -> bool:
+    """Whether there are more pictures in a file than the first."""
+    if image.format == "MPO":  # the JPEGs of some cameras, whose further ones are previews and the like
+        return False
+    try:
+        return int(getattr(image, "n_frames", 1)) > 1
+    except Exception:  # noqa: BLE001  (decoders raise all kinds, where later pictures are damaged)
+        return True
 
 
 class _TooLarge(Exception):
@@ -164,13 +186,15 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
         brightest = float(np.nanmax(levels))
         image = Image.fromarray((np.nan_to_num(levels) * (255 / max(brightest, 1e-9))).clip(0, 255).astype(np.uint8))
     image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data:
-        image = _opaque(image.convert("RGBA"))
     factor = int(np.ceil(np.sqrt(image.width * image.height / KEPT_PIXELS)))
-    if image.mode != "CMYK":
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+    elif image.mode != "CMYK":
         image = image.convert("L" if image.mode == "1" else "RGB")
     if factor > 1:
         image = image.reduce(factor)
+    if image.mode == "RGBA":
+        image = _opaque(image)
     return np.asarray(image.convert("RGB"))
 
 
@@ -226,6 +250,8 @@ def fit_drawing(pixels: NDArray[np.uint8], depiction: Depiction) -> Picture:
 def _clean(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The drawing dark on pure white, (height, width, 3)."""
     levels: Levels = (pixels / np.float32(255)).astype(np.float32)
+    if np.ptp(levels) <= BLANK:
+        raise ValueError(NOTHING)
     lightness = levels @ GREY
     difference = lightness - np.median(lightness)  # most of a drawing is its background
     if (np.maximum(difference, 0) ** 2).sum() > (np.minimum(difference, 0) ** 2).sum():
@@ -282,7 +308,7 @@ def _ink(clean: NDArray[np.uint8]) -> NDArray[np.bool_]:
     dark = 255 - _darkest(clean)
     darkest = int(dark.max())
     if darkest <= BLANK * 255:
-        raise ValueError("blank: nothing is drawn on it; give a picture with a molecule")
+        raise ValueError(NOTHING)
     inked: NDArray[np.bool_] = dark > INKED * darkest
     return inked
 

@@ -9,10 +9,11 @@ from typing import Annotated
 import numpy as np
 import torch
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
-from .answers import Answer, form_of, write_answers
+from .answers import Answer, try_output, write_answers
 from .attention import draw_attention
-from .cli import run
+from .cli import explain, run
 from .errors import UserError
 from .files import whole
 from .gpus import take
@@ -32,11 +33,11 @@ def predict(
     models: Annotated[list[Path] | None, Parameter(consume_multiple=False)] = None,
     method: MethodName | None = None,
     attention: Path | None = None,
-    beams: int = 5,
+    beams: Annotated[int, Parameter(validator=Number(gte=1, lte=64))] = 5,
     grammar: bool = True,
-    batch: int = 32,
-    gpus: int = 1,
-    threads: int = 2,
+    batch: Annotated[int, Parameter(validator=Number(gte=1))] = 64,
+    gpus: Annotated[int, Parameter(validator=Number(gte=0, lte=1))] = 1,
+    threads: Annotated[int, Parameter(validator=Number(gte=1))] = 2,
 ) -> None:
     """Read pictures of molecules: SMILES with a confidence to sort by.
 
@@ -78,7 +79,9 @@ def predict(
     UserError
         Where the models do not go together, there is no picture, or some could not be read.
     """
-    form_of(out)
+    try_output(out)
+    if attention is not None:
+        attention.mkdir(parents=True, exist_ok=True)
     lineup = find_models(models or [Path("results")])
     found = find(pictures)
     lease = take(gpus)
@@ -102,8 +105,9 @@ def predict(
                 answers += _read(team, part, attention)
                 bar.update(len(part))
     finally:  # also where it is stopped
-        write_answers(out, answers)
-        if len(answers) < len(found):
+        if answers:
+            write_answers(out, answers)
+        if 0 < len(answers) < len(found):
             print(f"{len(answers)} of {len(found)} pictures were read; these are in {out}", file=sys.stderr)
     refused = [answer for answer in answers if answer.reply is None]
     for answer in refused:
@@ -137,10 +141,14 @@ def _draw(team: Team, name: str, picture: Picture, text: str, folder: Path) -> N
     if maps is None:
         print(f"{name}: no attention, {text!r} is no SMILES", file=sys.stderr)
         return
-    path = folder / (name.replace("/", "-") + ".png")
-    image = draw_attention(picture, tokenize(text), maps, title=f"{name}, read by {team.names[0]}")
-    with whole(path) as file:
-        image.save(file, "PNG")
+    path = folder / f"{name.lstrip('/').replace('..', '__')}.png"  # in folders as its own
+    title = f"{name}, read by {team.names[0]}"
+    image = draw_attention(picture, tokenize(text), maps, title=title, channel_order=team.depiction.channel_order)
+    try:
+        with whole(path) as file:
+            image.save(file, "PNG")
+    except OSError as error:
+        print(f"{name}: no attention, {explain(error) or error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

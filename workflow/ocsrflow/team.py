@@ -24,7 +24,7 @@ from .search import attend, likelihood
 from .settings.depiction import Depiction
 from .settings.reading import Reading
 from .similarity import known
-from .tokenizer import decode, encode
+from .tokenizer import VOCABULARY, decode, encode
 from .voting import METHODS, Ballot, Decision, MethodName, Pooled
 
 
@@ -70,6 +70,7 @@ def find_models(paths: Sequence[Path]) -> Lineup:
     UserError
         Where a path is none of these, or means more than one thing.
     """
+    paths = [path.absolute() for path in paths]  # their parents are looked at
     if len(paths) == 1 and not _is_model(paths[0]):
         path = paths[0]
         if (path / "models").is_dir():
@@ -90,7 +91,17 @@ def find_models(paths: Sequence[Path]) -> Lineup:
         paths = [path]
     if len({path.resolve() for path in paths}) < len(paths):
         raise UserError("--models names a model twice; each votes once")
-    return Lineup(_models(paths), None)
+    return Lineup(_models(paths), _ensemble_of(paths))
+
+
+def _ensemble_of(folders: Sequence[Path]) -> str | None:
+    """The ensemble of the workflow with exactly these members."""
+    results = folders[0].parent.parent
+    if len(folders) < 2 or any(folder.parent.parent != results for folder in folders):
+        return None
+    names = {folder.name for folder in folders}
+    ensembles = sorted((results / "ensembles").glob("*.json"))
+    return next((path.stem for path in ensembles if set(read_json(path)["members"]) == names), None)
 
 
 def _is_model(path: Path) -> bool:
@@ -150,8 +161,10 @@ class Team:
         about = [facts for _, facts in loaded]
         for folder, facts in zip(lineup.folders, about, strict=True):
             _fit_together(lineup.folders[0], about[0], folder, facts)
-        self.names = [facts["name"] for facts in about]
-        self.depiction = Depiction(**about[0]["depiction"])
+        self.names = [str(facts["name"]) for facts in about]
+        if len(set(self.names)) < len(self.names):  # of several runs
+            self.names = [str(folder) for folder in lineup.folders]
+        self.depiction = _depiction(lineup.folders[0], about[0])
         self.eyes = [
             Eye(reader.eval(), int(facts["training"]["decode_length"]), reading, device) for reader, facts in loaded
         ]
@@ -159,7 +172,7 @@ class Team:
         self.processes = processes
         together = lineup.together(self.method)
         paths = [together] if together else lineup.alone()
-        self.calibrations = [path and Calibration.from_json(read_json(path)) for path in paths]
+        self.calibrations = [path and _calibration(path) for path in paths]
 
     def read(self, pictures: NDArray[np.uint8]) -> list[Reply]:
         """The answers to some pictures, (pictures, channels, size, size)."""
@@ -257,18 +270,35 @@ class Team:
         return list(np.mean(each, axis=0))
 
 
+def _calibration(path: Path) -> Calibration:
+    learnt = read_json(path)
+    try:
+        return Calibration.from_json(learnt)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
 def _fit_together(first: Path, ours: dict[str, Any], other: Path, theirs: dict[str, Any]) -> None:
     """Look that two models read the same kind of pictures in the same tokens."""
     for folder, facts in ((first, ours), (other, theirs)):
         if "depiction" not in facts:
             raise UserError(f"{folder}: model.json does not say what pictures it learnt from; train it again")
-    if ours["vocabulary"] != theirs["vocabulary"]:
-        raise UserError(f"{first} and {other} have other vocabularies; give models that were trained alike")
-    kinds = [_kind(Depiction(**facts["depiction"])) for facts in (ours, theirs)]
+        if facts["vocabulary"] != VOCABULARY:
+            raise UserError(f"{folder}: trained with another vocabulary than this ocsrflow has; train it again")
+    kinds = [_kind(_depiction(*model)) for model in ((first, ours), (other, theirs))]
     if kinds[0] != kinds[1]:
         raise UserError(
             f"{first} learnt from pictures of {kinds[0]}, {other} from {kinds[1]}; give models of one configuration"
         )
+
+
+def _depiction(folder: Path, facts: dict[str, Any]) -> Depiction:
+    try:
+        return Depiction(**facts["depiction"])
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{folder}: model.json tells of no depiction that this ocsrflow knows; train it again"
+        ) from None
 
 
 def _kind(depiction: Depiction) -> str:
