@@ -23,6 +23,7 @@ from ocsrflow.choose import choose
 from ocsrflow.ensemble import ensemble
 from ocsrflow.errors import UserError
 from ocsrflow.files import read_json, write_json
+from ocsrflow.lineup import find_models
 from ocsrflow.packed import Packed
 from ocsrflow.predict import predict
 from ocsrflow.predict_set import predict_set
@@ -30,7 +31,7 @@ from ocsrflow.redraw import redraw
 from ocsrflow.rescore import rescore
 from ocsrflow.settings.reading import Reading
 from ocsrflow.similarity import is_valid
-from ocsrflow.team import Reply, Team, find_models
+from ocsrflow.team import Reply, Team
 from ocsrflow.tokenizer import tokenize
 from ocsrflow.voting import Ballot, Decision, Pooled
 from PIL import Image

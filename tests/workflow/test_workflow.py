@@ -110,6 +110,7 @@ USED_BY = {
     # Only the command for pictures from elsewhere.
     "answers": set(),
     "attention": set(),
+    "lineup": set(),
     "predict": set(),
     "team": set(),
 }

@@ -18,10 +18,11 @@ from .errors import UserError
 from .files import whole
 from .gpus import take
 from .images import Picture
+from .lineup import find_models
 from .own_pictures import find, load_all
 from .progress import progress
 from .settings.reading import Reading
-from .team import Team, find_models
+from .team import Team
 from .tokenizer import tokenize
 from .voting import MethodName
 
