@@ -156,7 +156,7 @@ def trust(rows: pd.DataFrame, label: str, title: str, caption: str, *, share: bo
                 marker="o", markersize=4, linewidth=1.2, elinewidth=0.6,
             )  # fmt: skip
         axes.set(xlabel=label, ylabel="share exactly right", ylim=(-0.02, 1.02))
-        axes.legend(title=None, frameon=False, fontsize="small")
+        _legend_beside(axes)
 
     return _figure(title, caption, paint)
 
@@ -178,9 +178,14 @@ def by_length(rows: pd.DataFrame, title: str, caption: str) -> Drawing:
             errorbar=None,
         )
         axes.set(xlabel="length of the reference [characters]", ylabel="mean Tanimoto", ylim=(0, 1.02))
-        axes.legend(title=None, frameon=False, fontsize="small")
+        _legend_beside(axes)
 
     return _figure(title, caption, paint)
+
+
+def _legend_beside(axes: Axes) -> None:
+    """A legend to the right, where it hides no line."""
+    axes.legend(title=None, frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def bars(

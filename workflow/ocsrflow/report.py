@@ -42,7 +42,8 @@ SIGNS = {
     "log_probability": ("log-probability", "Natural logarithm of the answer's probability, mean over the members."),
     "distance": (
         "distance of the drawing",
-        "How badly a drawing of the answer fits the picture; 0 is the same picture.",
+        "How badly a drawing of the answer fits the picture; 0 is the same picture, as a right answer's mostly is "
+        "where the run's own renderer drew the test pictures too. Pictures from elsewhere fit less well.",
     ),
 }
 
@@ -247,15 +248,19 @@ def _length_figures(corpora: list[Path], samples: list[Path]) -> list[figures.Dr
 
 
 def _by_length(scored: list[dict[str, Any]], images: list[Path], predictions: list[Path], main: str) -> figures.Drawing:
+    of_main = [facts for facts in scored if facts["test_set"] == main and "scores" in facts]
+    best = _best(of_main, "model", "ensemble")
     parts = []
     for facts, image, prediction in zip(scored, images, predictions, strict=True):
-        if facts["test_set"] == main and facts["kind"] != "ceiling" and "scores" in facts:
+        alone = facts["kind"] in ("model", "baseline") or facts.get("method") == "pairs"
+        if facts in of_main and (alone or facts is best):
             rows = pd.read_parquet(image).merge(pd.read_parquet(prediction, columns=["cid", "reference"]), on="cid")
             parts.append(rows.assign(length=rows["reference"].str.len(), name=facts["name"]))
     return figures.by_length(
         pd.concat(parts, ignore_index=True),
         "Score by length",
-        f"Mean Tanimoto similarity on {main}, by length of the reference.",
+        f"Mean Tanimoto similarity on {main}, by length of the reference; of the ensembles by the pair rule, and by "
+        "what was best on validation pictures.",
     )
 
 
