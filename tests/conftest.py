@@ -3,6 +3,7 @@
 import gzip
 import http.server
 import json
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,6 +102,11 @@ def make_model(dataset: Path, folder: Path, seed: int) -> Path:
     facts |= {"vocabulary": packed.vocabulary, "depiction": packed.depiction.model_dump()}
     (folder / "model.json").write_text(json.dumps({"name": folder.name, "key": folder.name, **facts}))
     return folder
+
+
+def hear_ctrl_c() -> None:
+    """Called in a process about to be started: one in the background of a shell is deaf to SIGINT otherwise."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Server:

@@ -4,6 +4,8 @@ import signal
 import subprocess
 import sys
 
+from conftest import hear_ctrl_c
+
 STAGE = """
 import sys, time
 from ocsrflow.cli import run
@@ -27,7 +29,8 @@ run(stage)
 
 def begun(what: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", STAGE, what]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, **pipes, text=True, preexec_fn=hear_ctrl_c)  # type: ignore[call-overload,no-any-return]
 
 
 def test_mistakes_are_one_line() -> None:

@@ -154,7 +154,7 @@ def test_who_is_not_chosen_has_no_say(three: dict[str, Any], tmp_path: Path) -> 
     rows = {method: pd.read_parquet(three["folder"] / f"e.{method}.parquet") for method in ("rescored", "redrawn")}
     facts = read_json(three["folder"] / "e.redrawn.json")
     assert facts["members"] == ["b", "a"]
-    assert facts["seconds_per_image"] == pytest.approx(0.5 + (0.5 + 1.0) + 4.0 + facts["seconds_per_vote"])
+    assert facts["seconds_per_image"] == pytest.approx(0.5 + (2.5 + 0.5) + 4.0 + facts["seconds_per_vote"])
     # CCS was c's proposal only; and c's likelihood of CCN counts no more.
     assert rows["redrawn"]["prediction"][0] == "CCO"
     assert rows["rescored"][["prediction", "winner", "log_probability"]].iloc[0].tolist() == ["CCN", "b", -1.0]

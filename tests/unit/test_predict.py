@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import make_model
+from conftest import hear_ctrl_c, make_model
 from ocsrflow.answers import Answer, write_answers
 from ocsrflow.calibration import Calibration, confidence, fit
 from ocsrflow.choose import choose
@@ -354,6 +354,7 @@ def test_stopped_by_ctrl_c_it_leaves_what_it_has_read(results: Path, pictures: P
             *("--attention", maps, "--threads", "1", "--beams", "1", "--batch", "2"),
         ],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=hear_ctrl_c,
     )  # fmt: skip
     while process.poll() is None and not (maps.exists() and len(list(maps.iterdir())) >= 4):
         time.sleep(0.05)
