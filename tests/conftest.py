@@ -104,6 +104,15 @@ def make_model(dataset: Path, folder: Path, seed: int) -> Path:
     return folder
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads that wait for one another on a busy machine would make small tensors a hundred times as slow."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def hear_ctrl_c() -> None:
     """Called in a process about to be started: one in the background of a shell is deaf to SIGINT otherwise."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -44,19 +44,25 @@ SHAPES = {
 }
 
 
+def plain_cell(ours: Decoder) -> nn.LSTMCell:
+    """PyTorch's own cell with a decoder's weights."""
+    dim, channels = ours.gate.in_features, ours.gate.out_features
+    cell = nn.LSTMCell(dim + channels, dim)
+    with torch.no_grad():
+        cell.weight_ih.copy_(torch.cat([ours.from_token.weight, ours.from_context.weight], dim=1))
+        cell.weight_hh.copy_(ours.from_state.weight)
+        cell.bias_ih.copy_(ours.from_token.bias)
+        cell.bias_hh.zero_()
+    return cell
+
+
 class Plain(nn.Module):
     """The decoder written the plain way."""
 
     def __init__(self, ours: Decoder) -> None:
         super().__init__()
         self.ours, self.grid = ours, ours.grid
-        dim, channels = ours.gate.in_features, ours.gate.out_features
-        self.cell = nn.LSTMCell(dim + channels, dim)
-        with torch.no_grad():
-            self.cell.weight_ih.copy_(torch.cat([ours.from_token.weight, ours.from_context.weight], dim=1))
-            self.cell.weight_hh.copy_(ours.from_state.weight)
-            self.cell.bias_ih.copy_(ours.from_token.bias)
-            self.cell.bias_hh.zero_()
+        self.cell = plain_cell(ours)
 
     def forward(self, features: Tensor, tokens: Tensor, steps: list[int]) -> tuple[Tensor, Tensor]:
         """As :meth:`Decoder.forward`, but for the scores, (batch, longest, vocabulary)."""

@@ -22,13 +22,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 import yaml
+from decoder import plain_cell
 from ocsrflow.config import load
 from ocsrflow.decoder import Decoder
 from ocsrflow.model import Reader, autocast
 from ocsrflow.search import Candidate, search
 from ocsrflow.settings.network import Network
 from ocsrflow.tokenizer import END, PAD, START, VOCABULARY
-from torch import Tensor, nn
+from torch import Tensor
 
 LONGEST = 140
 TALK_MODEL, TALK_ENSEMBLE = 0.0934, 0.1992  # seconds an image
@@ -67,13 +68,7 @@ class Plain:
 
     def __init__(self, ours: Decoder) -> None:
         self.ours = ours
-        dim, channels = ours.gate.in_features, ours.gate.out_features
-        self.cell = nn.LSTMCell(dim + channels, dim)
-        with torch.no_grad():
-            self.cell.weight_ih.copy_(torch.cat([ours.from_token.weight, ours.from_context.weight], dim=1))
-            self.cell.weight_hh.copy_(ours.from_state.weight)
-            self.cell.bias_ih.copy_(ours.from_token.bias)
-            self.cell.bias_hh.zero_()
+        self.cell = plain_cell(ours)
 
     @torch.inference_mode()
     def read(self, features: Tensor) -> list[int]:

@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -27,13 +26,7 @@ PIECE = re.compile(BRACKET.pattern + r"|Cl|Br|[BCNOPSFIbcnops*]|%\d\d|\d|->|<-|[
 BONDS = {"-", "=", "#", "$", ":", "/", "\\", "~", "->", "<-"}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for one another on a busy machine would make these small tensors a hundred times as slow."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def fault(smiles: str) -> str | None:

@@ -1,7 +1,7 @@
 """The search is the plain one, picture by picture; so are likelihood and attention."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -13,14 +13,7 @@ from ocsrflow.search import Candidate, attend, likelihood, search
 from ocsrflow.tokenizer import END, PAD, START, VOCABULARY
 from torch import Tensor
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for one another on a busy machine would make these small tensors a hundred times as slow."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @torch.inference_mode()

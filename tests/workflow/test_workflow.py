@@ -91,6 +91,7 @@ USED_BY = {
     "settings/augmentation": STEP,
     "settings/base": PICTURES,
     "settings/depiction": PICTURES,
+    "settings/methods": {"choose", "ensemble", "speed_prediction"},  # as voting
     "settings/network": NETWORK,
     "settings/reading": {"predict", "speed_prediction"},
     "settings/sections": set(),

@@ -17,12 +17,12 @@ from pydantic import Field, ValidationError, model_validator
 from .errors import UserError
 from .settings.base import Settings
 from .settings.depiction import Depiction
+from .settings.methods import MethodName
 from .settings.sections import (
     Benchmark,
     Checkpoints,
     Dataset,
     Ensemble,
-    Method,
     Model,
     Prediction,
     Rendering,
@@ -70,8 +70,8 @@ class Config(Settings):
         default_factory=Selection, description="What members and confidences are chosen on: validation pictures."
     )
     ensembles: list[Ensemble] = Field(default_factory=list, description="Which models answer together.")
-    methods: list[Method] = Field(
-        default=["pairs", "medoid", "votes", "rescored", "redrawn"],
+    methods: list[MethodName] = Field(
+        default=list(get_args(MethodName)),
         description="Ways in which every ensemble finds its answer. pairs: the slides' rule, always there; medoid: "
         "largest sum of similarities; votes: equal answers add up, weighted by their probability; rescored: all "
         "candidates, by their mean log-probability under all members; redrawn: the candidate whose drawing fits the "

@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .cli import run
-from .errors import UserError
 from .files import whole, write_json
 from .images import Picture
 from .packed import Packed
@@ -89,9 +88,7 @@ def osra(
         Where the split is empty.
     """
     packed = Packed(data)
-    members = packed.members(split)[:size]
-    if not len(members):
-        raise UserError(f"{data}: its {split} split is empty")
+    members = packed.first(split, size)
     about = {"name": name, "kind": "baseline", "key": f"baseline:{name}:{packed.digest}", "device": "CPU, 1 process"}
     program = shutil.which("osra")
     if program is None:

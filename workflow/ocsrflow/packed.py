@@ -231,6 +231,30 @@ class Packed:
         """Positions of the pictures of a split, ascending."""
         return np.flatnonzero(self.split == SPLITS.index(split))
 
+    def first(self, split: str, size: int | None) -> NDArray[np.int64]:
+        """Positions of the first ``size`` pictures of a split, ascending; of all where ``size`` is None.
+
+        Raises
+        ------
+        UserError
+            Where there is none.
+        """
+        members = self.members(split)[:size]
+        if not len(members):
+            raise UserError(f"{self.path}: its {split} split is empty")
+        return members
+
+    def expect_vocabulary(self, vocabulary: list[str], weights: Path) -> None:
+        """Look that a model, whose weights lie there, was trained with the tokens of this data set.
+
+        Raises
+        ------
+        UserError
+            Where it was trained with others.
+        """
+        if vocabulary != self.vocabulary:
+            raise UserError(f"{weights}: trained with another vocabulary than {self.path} has; train it again")
+
     def text(self, name: str, positions: Iterable[int]) -> list[str]:
         """``smiles`` or ``canonical`` at some positions."""
         with h5py.File(self.path) as file:

@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 
 from .cli import run
-from .errors import UserError
 from .files import whole, write_json
 from .gpus import take
 from .loader import Loader
@@ -80,11 +79,8 @@ def predict_set(
         torch.set_num_threads(threads)
     packed = Packed(data)
     reader, model = load_reader(description, weights, device)
-    if model["vocabulary"] != packed.vocabulary:
-        raise UserError(f"{weights}: trained with another vocabulary than {data} has; train it again")
-    members = packed.members(split)[:size]
-    if not len(members):
-        raise UserError(f"{data}: its {split} split is empty")
+    packed.expect_vocabulary(model["vocabulary"], weights)
+    members = packed.first(split, size)
     eye = Eye(reader, int(model["training"]["decode_length"]), reading, device)
     found: dict[int, tuple[list[Candidate], float]] = {}
     parts = [members[at : at + batch] for at in range(0, len(members), batch)]

@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 
 from .cli import run
-from .errors import UserError
 from .files import whole, write_json
 from .gpus import take
 from .model import Reader, autocast, load_reader
@@ -79,8 +78,7 @@ def rescore(
     seconds = []
     for column, (model, about, file) in enumerate(zip(members, descriptions, weights, strict=True)):
         reader, described = load_reader(about, file, device)
-        if described["vocabulary"] != packed.vocabulary:
-            raise UserError(f"{file}: trained with another vocabulary than {data} has; train it again")
+        packed.expect_vocabulary(described["vocabulary"], file)
         parts = [range(at, min(at + batch, len(positions))) for at in range(0, len(positions), batch)]
         for part in progress(parts, what=f"{model['name']} scores all candidates", unit="batches"):
             found, _ = _scored(reader, packed, positions[part.start : part.stop], candidates[part.start : part.stop])

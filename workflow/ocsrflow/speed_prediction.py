@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 
 from .cli import run
-from .errors import UserError
 from .files import read_json, write_json
 from .gpus import present, take
 from .model import load_reader
@@ -87,9 +86,7 @@ def speed_prediction(
     lease = take(min(gpus, len(present())) if gpus else 0)
     devices = [f"cuda:{i}" for i in range(len(lease.ids))] if lease else ["cpu"]
     packed = Packed(data)
-    members = packed.members(split)[:size][:timed_images]
-    if not len(members):
-        raise UserError(f"{data}: its {split} split is empty")
+    members = packed.first(split, size)[:timed_images]
     files = _members(list(zip(descriptions, weights, strict=True)), choice)
     each = 1 if lease else max(1, threads // len(files))
     in_turn = _in_turn(packed, members, files, torch.device(devices[0]), threads, each, reading)
@@ -181,8 +178,7 @@ def _in_turn(
     keys, alone = [], []
     for description, weights in files:
         reader, model = load_reader(description, weights, device)
-        if model["vocabulary"] != packed.vocabulary:
-            raise UserError(f"{weights}: trained with another vocabulary than {packed.path} has; train it again")
+        packed.expect_vocabulary(model["vocabulary"], weights)
         reads.append(Eye(reader, int(model["training"]["decode_length"]), reading, device).read_one)
         seconds = statistics.median(timed(reads[-1], packed, pictures)[0])
         keys.append(str(model["key"]))

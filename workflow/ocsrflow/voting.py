@@ -9,12 +9,12 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from rdkit import DataStructs
 
+from .settings.methods import MethodName as MethodName  # with the functions of these names
 from .similarity import Known, fingerprint
 
 Molecules = Mapping[str, Known | None]  # of every text of a ballot; None where RDKit cannot parse it
@@ -60,7 +60,6 @@ class Vote:
 
 
 Method = Callable[[Ballot, Molecules], Decision]
-MethodName = Literal["pairs", "medoid", "votes", "rescored", "redrawn"]  # the keys of METHODS
 
 
 def similarities(prints: Sequence[DataStructs.ExplicitBitVect | None]) -> list[list[float]]:

@@ -256,13 +256,3 @@ def on_gpu(wildcards):
 
 def ensemble_gpus(wildcards):
     return CONFIG.speed.prediction_gpus if on_gpu(wildcards) else 0
-
-
-def speed_options(files):
-    """What was measured of the speed, where anything was."""
-    options = []
-    if files.get("speed_training"):
-        options += ["--speed-training", *files.speed_training]
-    if files.get("speed_prediction"):
-        options += ["--speed-prediction", *files.speed_prediction]
-    return options

@@ -43,7 +43,8 @@ rule report:
         # With the data set each is taken from; the members of an ensemble are in its file.
         test_sets=[f"{name}={test_set.dataset}" for name, test_set in TEST_SETS.items()],
         choices=lambda wildcards, input: option("--choices", input.choices),
-        speed=lambda wildcards, input: speed_options(input),
+        speed=lambda wildcards, input: option("--speed-training", input.speed_training)
+        + option("--speed-prediction", input.speed_prediction),
     message:
         "Write the report"
     shell:

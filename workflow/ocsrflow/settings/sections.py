@@ -150,9 +150,6 @@ class Benchmark(Settings):
     smiles_column: str = Field("smiles", description="Column of the CSV with the SMILES.")
 
 
-Method = Literal["pairs", "medoid", "votes", "rescored", "redrawn"]
-
-
 class Ensemble(Settings):
     """Models that answer together."""
 
