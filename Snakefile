@@ -18,14 +18,32 @@ include: "workflow/rules/models.smk"
 include: "workflow/rules/ensemble.smk"
 include: "workflow/rules/speed.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/tracking.smk"
 
 
 localrules:
     all,
     datasets,
     download,
+    record_model,
+    record_report,
+    record_score,
+    record_speed,
     tracking,
     weights,
+
+
+onstart:
+    provenance.begin(CONFIG, Path(workflow.basedir))
+
+
+onsuccess:
+    for line in provenance.missed(CONFIG):
+        print(line, file=sys.stderr)
+
+
+onerror:
+    shell("python -m ocsrflow.tracking close {CONFIG.results:q} --status FAILED || true")
 
 
 rule all:
@@ -33,6 +51,7 @@ rule all:
     input:
         "<results>/report/index.html",
         expand("<results>/report/data/{dataset}.html", dataset=DATASETS),
+        "<results>/recorded/report.json",
 
 
 rule datasets:

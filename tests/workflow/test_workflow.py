@@ -3,21 +3,27 @@
 The dry run's job list is read from its messages, one line a job.
 """
 
+import base64
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import h5py
 import pandas as pd
 import pytest
 import yaml
 from conftest import REPOSITORY
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
 
 CONFIG = "tests/workflow/toy.yaml"
 
@@ -26,24 +32,34 @@ STAGES = ["download", "filter", "sample", "render", "pack", "weights", "train", 
 SPEED = {"speed_training", "speed_prediction"}
 PARSE = {"predict", "rescore", "choose", "ensemble", "calibrate", "score"}  # many texts, in processes of their own
 JUDGED = {"choose", "ensemble", "calibrate"}
-EVERY = {*STAGES, *SPEED, *PARSE, "browse", "redraw", "benchmark_set", "constant", "osra", "tracking", "report"}
-NETWORK = {"train", "predict", "rescore", *SPEED}
+RECORD = {"record_model", "record_score", "record_speed", "record_report"}
+OTHERS = {"browse", "redraw", "benchmark_set", "constant", "osra", "attend", "tracking", "report"}
+EVERY = {*STAGES, *SPEED, *PARSE, *RECORD, *OTHERS}
+NETWORK = {"train", "predict", "rescore", "attend", "record_model", *SPEED}  # a registered model brings the code along
 PICTURES = {*NETWORK, "render", "pack", "browse", "redraw", "benchmark_set", "constant", "osra", "report"}
 STEP = {"train", "speed_training"}
 USED_BY = {
+    "about": {"report"},
+    "attend": {"attend"},
+    "attention": {"attend"},
     "augment": STEP,
     "benchmark_set": {"benchmark_set"},
     "bottom_k": {"sample", "render"},
     "browse": {"browse"},
     "calibrate": {"calibrate"},
-    "calibration": {"calibrate", "score"},
+    "calibration": {"calibrate", "score", "record_model"},
+    "captions": {"report"},
+    "changes": set(),
     "checkpoints": {"train"},
     "chemistry": {*PICTURES, *PARSE, "sample"},
+    "compare": set(),
+    "comparison": set(),
     "choose": {"choose"},
     "cli": EVERY,
     "clocked_training": {"speed_training"},
     "config": set(),
     "constant": {"constant"},
+    "costs": {"report"},
     "decoder": NETWORK,
     "download": {"download"},
     "encoders": {"weights", *NETWORK},
@@ -55,100 +71,126 @@ USED_BY = {
     "files": EVERY,
     "filter": {"filter"},
     "flops": STEP,
+    "gallery": {"report"},
     "grammar": NETWORK - {"speed_training"},
     "gpus": NETWORK,
-    "guarded": {*PARSE, "train", "render", "redraw", "constant", "osra", "speed_prediction"},
+    "guarded": {*PARSE, "train", "render", "redraw", "constant", "osra", "attend", "record_model", "speed_prediction"},
     "images": PICTURES,
+    "job": {"train", "predict", "ensemble", "constant", "osra", *SPEED},
     "launch": STEP,
     "lines": {"filter"},
+    "lineup": {"record_model"},
     "loader": {*STEP, "predict"},
     "meter": {"train"},
     "metrics": {"calibrate", "score"},
     "mirror": {"train"},
     "model": NETWORK,
     "osra": {"osra"},
-    "own_pictures": {"benchmark_set"},
+    "own_pictures": {"benchmark_set", "record_model"},
     "pack": {"pack"},
     "packed": PICTURES,
     "pages": {"browse", "report"},
+    "paired": set(),
     "picture_folder": {"filter", "render", "benchmark_set"},
     "picture_store": {"render"},
     "predict_set": {"predict"},
     "predictions": {*JUDGED, "rescore", "score"},
     "processes": STEP,
-    "progress": {*STAGES, *PARSE, "speed_prediction", "browse", "redraw", "benchmark_set", "constant", "osra"},
-    "reading": {"predict", "speed_prediction"},
+    "progress": {*STAGES, *PARSE, *RECORD, "speed_prediction", *OTHERS} - {"tracking", "report"},
+    "provenance": set(),
+    "reading": {"predict", "speed_prediction", "attend", "record_model"},
+    "record": RECORD,
     "recorder": {"train"},
     "recurrence": NETWORK,
-    "redepiction": {"redraw"},
+    "redepiction": {"redraw", "record_model"},
     "redraw": {"redraw"},
+    "registry": RECORD,
     "render": {"render"},
     "report": {"report"},
     "rescore": {"rescore"},
     "sample": {"sample"},
     "score": {"score"},
     "search": NETWORK - {"speed_training"},
+    "served": {"record_model"},
     "settings/augmentation": STEP,
-    "settings/base": PICTURES,
+    "settings/base": {*PICTURES, *RECORD},
     "settings/depiction": PICTURES,
-    "settings/methods": {"choose", "ensemble", "speed_prediction"},  # as voting
+    "settings/methods": {"choose", "ensemble", "speed_prediction", "record_model"},  # as voting
     "settings/network": NETWORK,
-    "settings/reading": {"predict", "speed_prediction"},
+    "settings/reading": {"predict", "speed_prediction", "attend", *RECORD},
     "settings/sections": set(),
     "settings/training": STEP,
     "side_by_side": {"speed_prediction"},
-    "similarity": {*PARSE, "train", "redraw", "constant", "osra", "speed_prediction"},
+    "sides": set(),
+    "similarity": {*PARSE, "train", "redraw", "constant", "osra", "attend", "record_model", "speed_prediction"},
     "speed_prediction": {"speed_prediction"},
     "speed_training": {"speed_training"},
+    "status": set(),
     "tables": {"filter", "sample", "render", "pack", "benchmark_set"},
     "talk": {"report"},
+    "team": {"record_model"},
     "tokenizer": {"pack", "benchmark_set", *NETWORK},
-    "tracking": {"tracking", "train", "score", *SPEED},
+    "tracking": {"tracking", "train", *RECORD},
     "train": {"train"},
     "validation": {"train"},
-    "voting": {"choose", "ensemble", "speed_prediction"},
+    "voting": {"choose", "ensemble", "speed_prediction", "record_model"},
     "weights": {"weights"},
     # Only the command for pictures from elsewhere.
     "answers": set(),
-    "attention": set(),
-    "lineup": set(),
     "predict": set(),
-    "team": set(),
 }
 AFTER = {
     "download": {"filter"},
     "filter": {"sample", "browse", "report"},
     "sample": {"render", "pack", "browse", "report"},
     "render": {"pack"},
-    "pack": {"browse", "train", "predict", "redraw", "rescore", "constant", "osra", "report", *SPEED},
+    "pack": {
+        "browse",
+        "train",
+        "predict",
+        "redraw",
+        "rescore",
+        "constant",
+        "osra",
+        "attend",
+        "report",
+        *SPEED,
+        *RECORD,
+    },
     "browse": set(),
     "benchmark_set": {"predict", "redraw", "rescore", "constant", "osra", "report"},
     "weights": set(),  # the toy has no ImageNet weights
-    "train": {"predict", "rescore", "speed_prediction", "report"},
-    "predict": {"redraw", "choose", "rescore", "ensemble", "calibrate", "score", "report"},
+    "train": {"predict", "rescore", "speed_prediction", "attend", "report", "record_model"},
+    "predict": {"redraw", "choose", "rescore", "ensemble", "calibrate", "score", "attend", "report", "record_score"},
     "redraw": {"ensemble", "calibrate", "score"},
     "choose": {"ensemble", "speed_prediction", "report"},
     "rescore": {"ensemble"},
-    "ensemble": {"calibrate", "score", "report"},
-    "calibrate": {"score"},
-    "constant": {"score", "report"},
-    "osra": {"score", "report"},
-    "score": {"report"},
-    "speed_training": {"report"},
-    "speed_prediction": {"report"},
-    "tracking": {"train", "score", *SPEED},
-    "report": set(),
+    "ensemble": {"calibrate", "score", "report", "record_score"},
+    "calibrate": {"score", "record_model"},
+    "constant": {"score", "report", "record_score"},
+    "osra": {"score", "report", "record_score"},
+    "score": {"attend", "report", "record_score"},
+    "attend": {"report"},
+    "speed_training": {"report", "record_speed"},
+    "speed_prediction": {"report", "record_speed"},
+    "tracking": {"train", *RECORD},
+    "report": {"record_report"},
+    "record_model": {"record_score", "record_report"},
+    "record_score": {"record_report"},
+    "record_speed": {"record_report"},
+    "record_report": set(),
 }
 # Members are chosen and confidences learnt on validation pictures, whatever benchmarks there are.
 OF_A_BENCHMARK = {
     *("benchmark_set", "predict", "redraw", "rescore", "ensemble", "constant", "osra", "score", "report"),
+    *("record_score", "record_report"),
 }
 
 
 def with_followers(rules: set[str]) -> set[str]:
     """The rules and all that depend on them, in the toy experiment."""
-    if rules == {"benchmark_set"}:
-        return OF_A_BENCHMARK
+    if "benchmark_set" in rules and rules <= {"benchmark_set", *RECORD}:
+        return OF_A_BENCHMARK | with_followers(rules - {"benchmark_set"})
     found, todo = set(), [rule for rule in rules if rule != "weights"]
     while todo:
         rule = todo.pop()
@@ -242,10 +284,11 @@ def test_an_edit_of_a_module_runs_the_stages_that_use_it(changed: Path, module: 
 def test_an_edit_of_the_template_writes_the_report(changed: Path) -> None:
     path = changed / "workflow/ocsrflow/templates/report.html"
     path.write_text(path.read_text().replace("What came out", "What came of it"))
-    assert planned(changed)[0] == {"Write the report"}
+    assert planned(changed)[0] == OF_THE_REPORT
 
 
 TEST_SETS = ["held-out", "foreign"]
+OF_THE_REPORT = {"Write the report", "Record the report in MLflow"}
 
 
 def of_one_model(name: str, dataset: str) -> set[str]:
@@ -255,7 +298,10 @@ def of_one_model(name: str, dataset: str) -> set[str]:
         *(f"Draw what {name} read in {pictures} and compare" for pictures in (*TEST_SETS, "selection")),
         f"Learn on validation pictures how far {name} is to be trusted",
         *(f"Score {name} on {test_set}" for test_set in TEST_SETS),
-        "Write the report",
+        f"Draw where {name} looked",
+        f"Register {name} in MLflow",
+        *(f"Record {name} on {test_set} in MLflow" for test_set in TEST_SETS),
+        *OF_THE_REPORT,
     }
 
 
@@ -265,6 +311,8 @@ OF_THE_ENSEMBLE = {
     *(f"The models of ensemble both vote on {name}" for name in (*TEST_SETS, "selection")),
     *(f"Learn on validation pictures how far {voted} is to be trusted" for voted in ("both", "both.redrawn")),
     *(f"Score {voted} on {name}" for voted in ("both", "both.redrawn", "both.oracle") for name in TEST_SETS),
+    *(f"Record {voted} on {name} in MLflow" for voted in ("both", "both.redrawn", "both.oracle") for name in TEST_SETS),
+    "Record the speed of prediction/both in MLflow",
     "Measure how fast the models of ensemble both read side by side",
 }
 TRAINING_SPEED = "Measure the training speed of shuffle (gpu=0, 2 threads)"
@@ -283,9 +331,10 @@ def test_a_models_learning_rate_runs_that_model_and_its_ensembles(
 
 def test_another_number_of_processes_measures_the_speed_of_the_training(changed: Path) -> None:
     edit(changed, speed={"training": ["shuffle"], "processes": [2], "steps": 2})
-    assert planned(changed)[0] == {TRAINING_SPEED, "Write the report"}
+    recorded = "Record the speed of training/shuffle in MLflow"
+    assert planned(changed)[0] == {TRAINING_SPEED, recorded, *OF_THE_REPORT}
     edit(changed, speed={"training": [], "ensembles": []})
-    assert planned(changed)[0] == {"Write the report"}
+    assert planned(changed)[0] == OF_THE_REPORT
 
 
 def test_a_new_model_runs_that_model_alone(changed: Path) -> None:
@@ -340,12 +389,12 @@ def test_a_benchmark_that_is_not_there_is_told(changed: Path) -> None:
 
 def test_a_new_title_writes_the_report(changed: Path) -> None:
     edit(changed, report={"title": "Another", "note": "", "gallery": 4})
-    assert planned(changed)[0] == {"Write the report"}
+    assert planned(changed)[0] == OF_THE_REPORT
 
 
 def test_another_order_of_the_members_votes_again(changed: Path) -> None:
     edit(changed, ensembles=[{"name": "both", "models": ["mobile", "shuffle"]}])
-    assert planned(changed)[0] == OF_THE_ENSEMBLE | {"Write the report"}
+    assert planned(changed)[0] == OF_THE_ENSEMBLE | OF_THE_REPORT
 
 
 def test_other_threads_and_cores_run_nothing(toy: Path) -> None:
@@ -395,25 +444,131 @@ def test_members_are_chosen_speeds_measured_and_votes_are_answers_of_members(toy
         assert answers["confidence"].between(0, 1).all()
 
 
-def test_mlflow_has_a_run_for_every_model_and_the_ensemble(toy: Path) -> None:
-    from mlflow.tracking import MlflowClient
-
+def runs_of(toy: Path) -> dict[str, Run]:
+    """All runs of the toy experiment by their names."""
     client = MlflowClient(f"sqlite:///{toy}/results/mlflow.db")
     experiment = client.get_experiment_by_name("toy")
     assert experiment is not None
-    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    speeds = {"training speed of shuffle", "prediction speed of both"}
-    voted = {"both", "both.redrawn", "both.oracle"}
-    assert set(runs) == {"shuffle", "mobile", *voted, "constant", *speeds, *(["osra"] if shutil.which("osra") else [])}
     default = client.get_experiment_by_name("Default")
     assert default is None or not client.search_runs([default.experiment_id])
-    for name in ("shuffle", "mobile"):
-        assert runs[name].data.params["training.batch"] == "32"
-        assert {"loss", "validation_tanimoto", "held-out.tanimoto", "held-out.seconds_per_image"} <= set(
-            runs[name].data.metrics
-        )
-    assert runs["both"].data.params["members"] == "shuffle, mobile"
-    assert all(run.info.status == "FINISHED" for run in runs.values())
+    found = client.search_runs([experiment.experiment_id])
+    runs = {str(run.info.run_name): run for run in found}
+    assert len(runs) == len(found)
+    return runs
+
+
+READ_BY = ["shuffle", "mobile", "both", "both.redrawn", "both.oracle", "constant", "osra"]
+
+
+def test_mlflow_has_a_run_for_everything_below_one_parent(toy: Path) -> None:
+    runs = runs_of(toy)
+    (parent,) = [run for run in runs.values() if run.data.tags["ocsrflow.kind"] == "workflow"]
+    about = json.loads((toy / "results/workflow.json").read_text())
+    assert parent.info.run_name == f"workflow {about['config_hash'][:6]} at no commit"  # the copy is no checkout
+    speeds = {"training speed of shuffle", "prediction speed of both"}
+    scored = {f"{reader} on {test_set}" for reader in READ_BY for test_set in TEST_SETS}
+    assert set(runs) == {str(parent.info.run_name), "shuffle", "mobile", *scored, *speeds}
+    for name, run in runs.items():
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["ocsrflow.config"] == about["config_hash"]
+        if run is not parent:
+            assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id, name
+            assert run.data.tags["snakemake.rule"]
+    kinds = {name.removesuffix(" on held-out"): run.data.tags["ocsrflow.kind"] for name, run in runs.items()}
+    assert kinds["shuffle on foreign"] == kinds["mobile on foreign"] == "prediction"
+    assert (kinds["both"], kinds["both.oracle"], kinds["constant"]) == ("ensemble", "ceiling", "baseline")
+
+
+def test_mlflow_has_parameters_curves_scores_data_sets_and_files(toy: Path) -> None:
+    runs = runs_of(toy)
+    client = MlflowClient(f"sqlite:///{toy}/results/mlflow.db")
+    for name, dataset in (("shuffle", "short"), ("mobile", "longer")):
+        with h5py.File(toy / f"results/datasets/{dataset}/images.h5") as file:
+            digest = file.attrs["digest"]
+        run = runs[name]
+        assert run.data.params["training.batch"] == "32"
+        assert {"loss", "validation_tanimoto", "best_validation_tanimoto"} <= set(run.data.metrics)
+        assert run.data.tags[f"data.{dataset}"] == digest
+        assert {(d.dataset.name, d.dataset.digest) for d in run.inputs.dataset_inputs} == {(dataset, digest)}
+    scores = json.loads((toy / "results/scores/held-out/both.json").read_text())
+    both = runs["both on held-out"]
+    assert both.data.params["members"] == "shuffle, mobile"
+    for end in ("", "_low", "_high"):
+        assert both.data.metrics[f"tanimoto{end}"] == scores["scores"]["tanimoto"][end[1:] or "value"]
+    assert both.data.metrics["seconds_per_image"] == scores["seconds_per_image"]
+    kept = {
+        file.path for folder in ("scores", "predictions") for file in client.list_artifacts(both.info.run_id, folder)
+    }
+    assert kept == {"scores/both.json", "scores/both.parquet", "predictions/both.parquet"}
+    (parent,) = [run for run in runs.values() if run.data.tags["ocsrflow.kind"] == "workflow"]
+    figures = {file.path for file in client.list_artifacts(parent.info.run_id, "figures")}
+    assert {"figures/validation.svg", "figures/by-length.csv", "figures/agreement.both.held-out.svg"} <= figures
+    ids = json.loads((toy / "results/runs.json").read_text())
+    assert ids["scores/held-out/both"] == both.info.run_id
+    assert len(ids) == len(runs) - 1
+
+
+def test_a_model_of_the_registry_reads_as_the_stage_did(toy: Path) -> None:
+    import mlflow
+    from ocsrflow.packed import Packed
+    from PIL import Image
+
+    recorded = json.loads((toy / "results/recorded/models/shuffle.json").read_text())
+    mlflow.set_tracking_uri(f"sqlite:///{toy}/results/mlflow.db")
+    model = mlflow.pyfunc.load_model(f"models:/{recorded['registered']}/{recorded['version']}")
+    packed = Packed(toy / "results/datasets/short/images.h5")
+    expected = pd.read_parquet(toy / "results/predictions/held-out/shuffle.parquet").head(4)
+    files = []
+    for at in packed.positions(expected["cid"]):
+        data = io.BytesIO()
+        Image.fromarray(packed.picture(at).squeeze(2)).save(data, "PNG")
+        files.append(data.getvalue())
+    found = model.predict(pd.DataFrame({"picture": [*files, b"no picture"]}))
+    assert found["smiles"].tolist() == [*expected["prediction"], ""]
+    assert found["error"][4].startswith("not a picture")
+    assert found["confidence"].between(0, 1).all()
+    metrics = {metric.key for metric in mlflow.get_logged_model(recorded["model_id"]).metrics}
+    assert {"tanimoto", "exact", "seconds_per_image"} <= metrics  # its scores stand with the model
+
+
+def test_recording_again_makes_no_run_and_another_model_one_that_names_the_one_before(changed: Path) -> None:
+    before = {run.info.run_id: run for run in runs_of(changed).values()}
+    results = changed / "results"
+    copy = shutil.copytree(results, changed / "copy")
+    subprocess.run(
+        [sys.executable, "-m", "ocsrflow.tracking", "sync", "results", "--everything"], cwd=changed, check=True
+    )
+    after = {run.info.run_id: run for run in runs_of(changed).values()}
+    assert set(after) == set(before)
+    for run_id, run in after.items():
+        assert run.data.metrics == before[run_id].data.metrics
+        assert run.info.status == "FINISHED"
+    client = MlflowClient(f"sqlite:///{changed}/results/mlflow.db")
+    shuffle = next(run for run in after.values() if run.info.run_name == "shuffle")
+    steps = [point.step for point in client.get_metric_history(shuffle.info.run_id, "loss")]
+    assert steps == sorted(set(steps))
+    assert len(client.search_model_versions("name = 'toy.shuffle'")) == 1
+    # The same model trained in another way, and a configuration of its own.
+    path = results / "models/shuffle/model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"key": "0123456789ab"}))
+    about = results / "workflow.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"config_hash": "ba9876543210"}))
+    try:
+        command = ["record", "models/shuffle", "--results", "results", "--out", "results/recorded/models/shuffle.json"]
+        data = ["--data", "results/datasets/short/images.h5"]
+        subprocess.run([sys.executable, "-m", f"ocsrflow.{command[0]}", *command[1:], *data], cwd=changed, check=True)
+        client = MlflowClient(f"sqlite:///{changed}/results/mlflow.db")
+        new = client.get_run(json.loads((results / "recorded/models/shuffle.json").read_text())["run_id"])
+        assert new.info.run_id not in before
+        assert new.data.tags["ocsrflow.previous"] == shuffle.info.run_id
+        assert shuffle.info.run_id in new.data.tags["mlflow.note.content"]
+        parent = client.get_run(new.data.tags["mlflow.parentRunId"])
+        assert parent.info.run_id not in before
+        assert parent.data.tags["ocsrflow.previous"] == shuffle.data.tags["mlflow.parentRunId"]
+        assert {int(v.version) for v in client.search_model_versions("name = 'toy.shuffle'")} == {1, 2}
+    finally:
+        shutil.rmtree(results)
+        shutil.move(copy, results)
 
 
 class Page(HTMLParser):
@@ -439,7 +594,22 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_the_report_is_one_file_with_every_section_and_escaped_text(toy: Path) -> None:
+HEADINGS = [
+    *(
+        "What came out",
+        "What was done",
+        "Beside the talk",
+        "Models",
+        "Single against ensemble",
+        "Training",
+        "Molecules",
+    ),
+    *("How far to trust an answer", "What is read well", "Speed: one after the other and side by side", "Gallery"),
+    *("Where a model looks", "Rejects", "Run time and cost", "How to do it again"),
+]
+
+
+def test_the_report_is_one_file_with_every_section(toy: Path) -> None:
     html = (toy / "results/report/index.html").read_text()
     page = Page()
     page.feed(html)
@@ -447,16 +617,54 @@ def test_the_report_is_one_file_with_every_section_and_escaped_text(toy: Path) -
     assert page.scripts == 0
     assert page.images_without_text == 0
     assert "Toy <script>alert(1)</script>" in page.text
-    for heading in ("What came out", "Models", "Single against ensemble", "Training", "Gallery", "Rejects"):
+    for heading in HEADINGS:
         assert f"<h2>{heading}</h2>" in html
-    assert "<h2>Speed: one after the other and side by side</h2>" in html
+    for target in re.findall(r'<a href="#([^"]*)"', html):
+        assert f'<section id="{target}"' in html
     assert "not measured: a step has only 32 pictures" in page.text
     assert "All 2, side by side" in page.text
-    assert html.count("<svg") >= 7
+    assert html.count("<svg") == len(list((toy / "results/report/figures").glob("*.svg"))) >= 14
     assert html.count('<article class="card') == 4
     assert "Best constant answer" in page.text
     scores = json.loads((toy / "results/scores/held-out/constant.json").read_text())
     assert f"{scores['scores']['tanimoto']['value']:.4f}" in page.text
+    for stage in ("train", "predict", "score", "record_score"):
+        assert re.search(rf'<th scope="row">{stage}</th><td class="n">\d', html)
+
+
+def test_the_reports_configuration_makes_the_same_experiment(toy: Path) -> None:
+    html = (toy / "results/report/index.html").read_text()
+    found = re.search(r'href="data:text/plain;charset=utf-8;base64,([^"]+)" download="experiment.yaml"', html)
+    assert found is not None
+    (toy / "again.yaml").write_bytes(base64.b64decode(found[1]))
+    text = snakemake(toy, "-n", "--cores", "2", "--configfile", "again.yaml").stdout
+    assert "Nothing to be done" in text
+
+
+def test_every_figure_has_its_data_beside_it(toy: Path) -> None:
+    folder = toy / "results/report/figures"
+    drawn = sorted(path.stem for path in folder.glob("*.svg"))
+    assert drawn == sorted(path.stem for path in folder.glob("*.csv"))
+    for path in folder.glob("*.svg"):
+        root = ElementTree.fromstring(path.read_text())
+        assert root.get("role") == "img"
+        assert root.find("{http://www.w3.org/2000/svg}desc") is not None
+    lengths = pd.read_csv(folder / "lengths-sampled.csv")
+    assert lengths.groupby("name")["count"].sum().to_dict() == {"short": 120, "longer": 120}
+    methods = pd.read_csv(folder / "methods.csv").set_index("name")
+    scores = json.loads((toy / "results/scores/held-out/both.json").read_text())
+    assert methods["value"]["both"] == pytest.approx(scores["scores"]["tanimoto"]["value"])
+
+
+def test_snakemakes_own_report_has_the_figures_with_captions(toy: Path) -> None:
+    snakemake(toy, "--configfile", CONFIG, "--report", "report.zip")
+    with zipfile.ZipFile(toy / "report.zip") as archive:
+        names = archive.namelist()
+        text = "".join(archive.read(name).decode() for name in names if name.endswith((".html", ".js")))
+    assert any(name.endswith("index.html") for name in names)
+    for told in ("Readers compared", "Agreement of the members: both on held-out", "Run time of each stage"):
+        assert told in text
+    assert "bootstrap interval" in text  # of a caption
 
 
 def test_the_full_experiment_is_planned(tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ def explain(error: Exception) -> str | None:
     return None
 
 
-def run(stage: Callable[..., Any]) -> NoReturn:
-    """Run a stage from its command line and leave the process.
+def run(stage: Callable[..., Any], *commands: Callable[..., Any]) -> NoReturn:
+    """Run a stage from its command line and leave the process; further functions are commands, by their names.
 
     Exit status: 0 done; 1 a :class:`UserError` or a full disk, told in one line on standard error; 2 a wrong
     command line; 130 stopped by Ctrl-C, 143 by SIGTERM; 141 who reads the output has gone. Anything else is a defect of
@@ -55,6 +55,8 @@ def run(stage: Callable[..., Any]) -> NoReturn:
         default_parameter=cyclopts.Parameter(consume_multiple=True, negative=()),
     )
     app.default(stage)
+    for command in commands:
+        app.command(command)
     try:
         app()
         sys.stdout.flush()

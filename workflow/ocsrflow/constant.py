@@ -9,6 +9,7 @@ from rdkit import DataStructs
 from .cli import run
 from .errors import UserError
 from .files import whole, write_json
+from .job import of_cluster
 from .packed import Packed
 from .progress import progress
 from .similarity import known
@@ -79,6 +80,7 @@ def constant(
         {
             "name": name,
             "kind": "baseline",
+            **of_cluster(),
             "key": f"baseline:{name}:{packed.digest}:{source.digest}",
             "answer": answer,
             "candidates": len(tried),

@@ -18,6 +18,7 @@ from .chemistry import parse
 from .cli import run
 from .errors import UserError
 from .files import read_json, whole, write_json
+from .job import of_cluster
 from .predictions import read_beside, read_predictions
 from .progress import progress
 from .similarity import Known, known
@@ -293,6 +294,7 @@ class _Output:
                 "ensemble": self.name,
                 "method": method,
                 "kind": "ceiling" if method == "oracle" else "ensemble",
+                **of_cluster(),
                 "key": f"ensemble:{reader}:{hashlib.sha256(keys.encode()).hexdigest()[:12]}",
                 "members": names,
                 "pairs": self.pairs,

@@ -3,9 +3,12 @@
 import io
 import itertools
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape, quoteattr
 
 import matplotlib
 import pandas as pd
@@ -13,6 +16,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from .files import write_text
 
 matplotlib.rcParams.update(
     {
@@ -33,6 +38,16 @@ class Drawing:
     title: str
     svg: str
     caption: str
+    table: pd.DataFrame  # what is drawn
+
+
+def save(drawings: Mapping[str, Drawing], folder: Path) -> None:
+    """Write figures by their names as SVG and what they draw as CSV; what else is in the folder is removed."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, drawing in drawings.items():
+        write_text(folder / f"{name}.svg", drawing.svg)
+        write_text(folder / f"{name}.csv", drawing.table.to_csv(index=False))
 
 
 def _svg(figure: Figure) -> str:
@@ -42,14 +57,28 @@ def _svg(figure: Figure) -> str:
     return re.sub(r"^.*?(?=<svg)", "", text.getvalue(), flags=re.DOTALL)
 
 
-def _figure(title: str, caption: str, paint: Callable[[Axes], Any], size: tuple[float, float] = (7, 3.2)) -> Drawing:
+def _figure(
+    title: str,
+    caption: str,
+    table: pd.DataFrame,
+    paint: Callable[[Axes], Any],
+    size: tuple[float, float] = (6, 3),
+) -> Drawing:
     with sns.axes_style("whitegrid"), sns.color_palette(PALETTE):
         figure = Figure(figsize=size)
         axes = figure.subplots()
         paint(axes)
         sns.despine(fig=figure)
-    svg = _svg(figure).replace("<svg ", '<svg role="img" aria-hidden="true" ', 1)
-    return Drawing(title, svg, caption)
+    told = f"<title>{escape(title)}</title><desc>{escape(caption)}</desc>"
+    label = quoteattr(f"{title}. {caption}")
+    svg = re.sub(
+        r"<svg (.*?)>",
+        lambda found: f'<svg role="img" aria-label={label} {found[1]}>{told}',
+        _svg(figure),
+        count=1,
+        flags=re.DOTALL,
+    )
+    return Drawing(title, svg, caption, table)
 
 
 def lengths(tables: dict[str, pd.DataFrame], title: str, caption: str, *, log: bool = False) -> Drawing:
@@ -72,9 +101,9 @@ def lengths(tables: dict[str, pd.DataFrame], title: str, caption: str, *, log: b
             _logarithmic(axes, "y", rows["count"].min(), rows["count"].max())
         else:
             axes.set_ylim(0, None)
-        axes.legend(title=None, frameon=False)
+        _legend_beside(axes)
 
-    return _figure(title, caption, paint)
+    return _figure(title, caption, rows[["name", "length", "count"]], paint)
 
 
 def curves(metrics: dict[str, pd.DataFrame], column: str, label: str, title: str, caption: str) -> Drawing:
@@ -88,9 +117,9 @@ def curves(metrics: dict[str, pd.DataFrame], column: str, label: str, title: str
         marker = "o" if len(rows) < 60 * len(metrics) else None
         sns.lineplot(rows, x="step", y=column, hue="name", marker=marker, markersize=4, ax=axes, estimator=None)
         axes.set(xlabel="optimiser step", ylabel=label)
-        axes.legend(title=None, frameon=False, fontsize="small")
+        _legend_beside(axes)
 
-    return _figure(title, caption, paint)
+    return _figure(title, caption, rows[["name", "step", column]], paint)
 
 
 def scaling(rows: pd.DataFrame, title: str, caption: str) -> Drawing:
@@ -109,9 +138,9 @@ def scaling(rows: pd.DataFrame, title: str, caption: str) -> Drawing:
         axes.plot([], [], "--", color="0.4", linewidth=1, label="ideal")
         axes.set(xlabel="processes", ylabel="images per second", ylim=(0, None))
         axes.set_xticks(sorted(rows["processes"].unique()))
-        axes.legend(title=None, frameon=False, fontsize="small")
+        _legend_beside(axes)
 
-    return _figure(title, caption, paint)
+    return _figure(title, caption, rows, paint)
 
 
 def pairs(names: list[str], matrix: list[list[float]], title: str, caption: str) -> Drawing:
@@ -136,7 +165,7 @@ def pairs(names: list[str], matrix: list[list[float]], title: str, caption: str)
             tick.set_horizontalalignment("right")
 
     side = 2.4 + 0.7 * len(names)
-    return _figure(title, caption, paint, (side + 1.5, side))
+    return _figure(title, caption, table.rename_axis("model").reset_index(), paint, (side + 1.5, side))
 
 
 def trust(rows: pd.DataFrame, label: str, title: str, caption: str, *, share: bool = False) -> Drawing:
@@ -158,29 +187,40 @@ def trust(rows: pd.DataFrame, label: str, title: str, caption: str, *, share: bo
         axes.set(xlabel=label, ylabel="share exactly right", ylim=(-0.02, 1.02))
         _legend_beside(axes)
 
-    return _figure(title, caption, paint)
+    return _figure(title, caption, rows, paint)
 
 
 def by_length(rows: pd.DataFrame, title: str, caption: str) -> Drawing:
     """Mean score against SMILES length (columns: length, tanimoto, name), in up to ten bins of equal size."""
     bins = pd.qcut(rows["length"], 10, duplicates="drop")
     middle = rows.groupby(bins, observed=True)["length"].transform("mean")
+    means = rows.assign(length=middle).groupby(["name", "length"], sort=False)["tanimoto"]
+    table = means.agg(tanimoto="mean", pictures="size").reset_index().sort_values(["name", "length"])
 
     def paint(axes: Axes) -> None:
-        sns.lineplot(
-            rows.assign(middle=middle),
-            x="middle",
-            y="tanimoto",
-            hue="name",
-            marker="o",
-            markersize=4,
-            ax=axes,
-            errorbar=None,
-        )
+        order = list(dict.fromkeys(rows["name"]))
+        shown = {"hue": "name", "hue_order": order, "marker": "o", "markersize": 4, "estimator": None}
+        sns.lineplot(table, x="length", y="tanimoto", ax=axes, **shown)
         axes.set(xlabel="length of the reference [characters]", ylabel="mean Tanimoto", ylim=(0, 1.02))
         _legend_beside(axes)
 
-    return _figure(title, caption, paint)
+    return _figure(title, caption, table, paint)
+
+
+def intervals(rows: pd.DataFrame, label: str, title: str, caption: str) -> Drawing:
+    """A value with its interval for each name, in the order given (columns: name, kind, value, low, high)."""
+
+    def paint(axes: Axes) -> None:
+        place = {name: at for at, name in enumerate(rows["name"])}
+        for colour, (kind, own) in zip(itertools.cycle(sns.color_palette(PALETTE)), rows.groupby("kind", sort=False)):
+            around = [(own["value"] - own["low"]).clip(0), (own["high"] - own["value"]).clip(0)]
+            at = own["name"].map(place)
+            axes.errorbar(own["value"], at, xerr=around, fmt="o", color=colour, label=str(kind), capsize=3)
+        axes.set_yticks(range(len(rows)), rows["name"])
+        axes.set(xlabel=label, xlim=(0, None), ylim=(len(rows) - 0.5, -0.5))
+        _legend_beside(axes)
+
+    return _figure(title, caption, rows, paint, (6, 0.8 + 0.26 * len(rows)))
 
 
 def _legend_beside(axes: Axes) -> None:
@@ -209,7 +249,8 @@ def bars(
         if log:
             _logarithmic(axes, across, min(values), max(values))
 
-    return _figure(title, caption, paint, (7, 0.8 + 0.3 * len(names)) if lying else (7, 3.2))
+    table = pd.DataFrame({"name": names, "value": values})
+    return _figure(title, caption, table, paint, (6, 0.8 + 0.26 * len(names)) if lying else (6, 3))
 
 
 def histogram(
@@ -226,7 +267,7 @@ def histogram(
         if log:
             _logarithmic(axes, "y", rows["share"].min(), rows["share"].max())
 
-    return _figure(title, caption, paint)
+    return _figure(title, caption, rows, paint)
 
 
 def _logarithmic(axes: Axes, which: str, low: float, high: float) -> None:
@@ -247,4 +288,4 @@ def band(rows: pd.DataFrame, labels: tuple[str, str], title: str, caption: str) 
         axes.set(xlabel=labels[0], ylabel=labels[1])
         axes.legend(title=None, frameon=False)
 
-    return _figure(title, caption, paint)
+    return _figure(title, caption, rows, paint)

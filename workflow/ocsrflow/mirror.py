@@ -22,7 +22,15 @@ LAST_TRY = 20.0  # seconds that the end waits for what is still to be sent
 class Mirror:
     """The MLflow run of one training, written to by a thread."""
 
-    def __init__(self, where: Path | None, *, key: str, name: str, parameters: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        where: Path | None,
+        *,
+        key: str,
+        name: str,
+        parameters: Mapping[str, Any],
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
         """Begin; the run is opened by the thread.
 
         Parameters
@@ -30,13 +38,16 @@ class Mirror:
         where
             The JSON file that the stage ``tracking`` wrote; None sends nothing.
         key
-            What the run is known by.
+            What decides the weights.
         name
-            Its name, as MLflow shows it.
+            Name of the model.
         parameters
             Logged once.
+        tags
+            Tags of the run, where it is a new one.
         """
-        self._where, self._key, self._name, self._parameters = where, key, name, dict(parameters)
+        self._where, self._key, self._name = where, key, name
+        self._parameters, self._tags = dict(parameters), dict(tags or {})
         self._waiting: list[tuple[Mapping[str, float], int, int]] = []
         self._change = threading.Condition()
         self._status: str | None = None  # at the end
@@ -100,9 +111,9 @@ class Mirror:
                     return
 
     def _open(self) -> "Run":
-        from .tracking import Run
+        from .tracking import Run, model_identity
 
         assert self._where is not None
-        run = Run(self._where, key=self._key, name=self._name, tags={"stage": "train"})
+        run = Run(self._where, model_identity(self._name, self._key, self._tags))
         run.parameters(self._parameters)
         return run

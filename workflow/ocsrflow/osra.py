@@ -31,6 +31,7 @@ from PIL import Image
 from .cli import run
 from .files import whole, write_json
 from .images import Picture
+from .job import of_cluster
 from .packed import Packed
 from .progress import progress
 from .similarity import known
@@ -90,6 +91,7 @@ def osra(
     packed = Packed(data)
     members = packed.first(split, size)
     about = {"name": name, "kind": "baseline", "key": f"baseline:{name}:{packed.digest}", "device": "CPU, 1 process"}
+    about |= of_cluster()
     program = shutil.which("osra")
     if program is None:
         print(MISSING)

@@ -25,4 +25,14 @@ def data_uri(picture: Picture) -> str:
     """A picture, (size, size, channels) uint8, as the address of a PNG without metadata."""
     data = io.BytesIO()
     Image.fromarray(picture.squeeze(2) if picture.shape[2] == 1 else picture).save(data, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode("ascii")
+    return png_uri(data.getvalue())
+
+
+def png_uri(data: bytes) -> str:
+    """The bytes of a PNG file as an address."""
+    return f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def text_uri(text: str) -> str:
+    """A text as an address, to be saved from the page."""
+    return f"data:text/plain;charset=utf-8;base64,{base64.b64encode(text.encode()).decode('ascii')}"

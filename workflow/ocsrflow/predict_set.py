@@ -12,6 +12,7 @@ import torch
 from .cli import run
 from .files import whole, write_json
 from .gpus import take
+from .job import of_cluster
 from .loader import Loader
 from .model import load_reader
 from .packed import Packed
@@ -106,6 +107,7 @@ def predict_set(
         {
             "name": model["name"],
             "kind": "model",
+            **of_cluster(),
             "key": f"model:{model['name']}:{model['key']}",
             "seconds_per_image": statistics.median(times),
             "images_per_second": batched,

@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .images import Picture
 from .model import Reader, autocast
 from .packed import Packed
-from .search import Candidate, search
+from .search import Candidate, attend, search
 from .settings.reading import Reading
 from .similarity import is_valid
-from .tokenizer import decode
+from .tokenizer import decode, encode
 
 WARM_UP = 5  # pictures read before the clock counts
 
@@ -45,6 +46,20 @@ class Eye:
         with torch.inference_mode(), autocast(self.device):
             features: Tensor = self.reader.encoder(pictures.to(self.device, non_blocking=True))
             return features
+
+    def look(self, picture: Picture, text: str) -> NDArray[np.float32]:
+        """Where the model looks while it writes a text: (tokens + 1, grid, grid), the last as it ends.
+
+        Raises
+        ------
+        ValueError
+            Where the text has what is no token.
+        """
+        tokens = encode(text).tolist()
+        features = self.see(torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)[None])))
+        with torch.inference_mode(), autocast(self.device):
+            maps: NDArray[np.float32] = attend(self.reader.decoder, features, tokens).float().cpu().numpy()
+            return maps
 
     def write(self, features: Tensor) -> list[list[Candidate]]:
         """The texts that each picture may have by its features, likeliest first."""

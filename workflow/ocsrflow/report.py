@@ -1,25 +1,21 @@
-"""Stage ``report``: one self-contained page with everything that came out."""
+"""Stage ``report``: one self-contained page with everything that came out, and its figures as files."""
 
-import platform
+from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from . import figures, talk
-from .chemistry import parse
+from . import about, figures, talk
+from .captions import caption_of
 from .cli import run
-from .files import read_json, write_text
-from .images import draw
+from .costs import costs
+from .figures import Drawing
+from .files import read_json, write_json, write_text
+from .gallery import gallery as cards_of
 from .packed import Packed
-from .pages import data_uri, template
-from .settings.depiction import Depiction
-
-VERSIONS = ("snakemake", "torch", "torchvision", "timm", "rdkit", "h5py", "pandas", "seaborn", "mlflow")
-
+from .pages import png_uri, template, text_uri
 
 # What the ensembles' methods do, for the reader of the report.
 METHODS = {
@@ -30,40 +26,33 @@ METHODS = {
     "redrawn": "candidate whose drawing fits best",
     "oracle": "best member of each picture: the ceiling of choosing among the members' answers",
 }
-
+# What an answer may be trusted by, and what its axis is called.
 SIGNS = {
-    "confidence": (
-        "confidence",
-        "How often an answer is exactly right, against the confidence that it comes with, which was calibrated on "
-        "validation pictures. Points are tenths of the pictures with 95 % intervals; in brackets the area under the "
-        "ROC curve.",
-    ),
-    "agreement": ("agreement", "Mean Tanimoto similarity of the answer with the answers of all members."),
-    "log_probability": ("log-probability", "Natural logarithm of the answer's probability, mean over the members."),
-    "distance": (
-        "distance of the drawing",
-        "How badly a drawing of the answer fits the picture; 0 is the same picture, as a right answer's mostly is "
-        "where the run's own renderer drew the test pictures too. Pictures from elsewhere fit less well.",
-    ),
+    "confidence": "confidence",
+    "agreement": "agreement",
+    "log_probability": "log-probability",
+    "distance": "distance of the drawing",
 }
+KINDS = {"model": "single model", "ensemble": "ensemble", "ceiling": "ceiling", "baseline": "baseline"}
+LONGEST_SHOWN = 150  # characters: a tail of a few very long molecules would hide the rest
 
 
 @dataclass(frozen=True)
-class Card:
-    """One prediction of the gallery."""
+class Overlay:
+    """A picture with the attention of a model."""
 
-    cid: int
-    verdict: str  # right, wrong or invalid
-    picture: str  # data URI
-    drawn: str  # data URI of the prediction drawn again; empty where RDKit cannot
-    reference: str
-    prediction: str
+    image: str  # data URI
+    text: str
+    exact: bool
     tanimoto: float
 
 
 def report(
     *,
     out: Path,
+    drawings: Path,
+    summary: Path,
+    results: Path,
     title: str,
     note: str = "",
     gallery: int = 24,
@@ -80,13 +69,21 @@ def report(
     choices: list[Path] | None = None,
     speed_training: list[Path] | None = None,
     speed_prediction: list[Path] | None = None,
+    attention: list[Path] | None = None,
 ) -> None:
     """Write the report.
 
     Parameters
     ----------
     out
-        HTML file; it needs no other file and no network.
+        HTML file; it needs no other file and no network, and has no script.
+    drawings
+        Folder for its figures: each as SVG, and what it draws as CSV.
+    summary
+        JSON file: which single model and which ensemble are the report's headline, and their scores.
+    results
+        Folder of results. What Snakemake wrote of the run (``experiment.yaml``, ``workflow.json``), what ``filter``
+        remembers of its sources and the benchmark files of all jobs are looked for there.
     title, note
         What stands on top.
     gallery
@@ -104,17 +101,19 @@ def report(
     samples
         Length counts of the data sets (.../DATASET/lengths.csv).
     data
-        Packed data sets that the test sets are taken from.
+        All packed data sets.
     rejects
         Tables of rejects of sources and data sets.
     choices
         What the stage ``choose`` wrote: the members of each ensemble.
     speed_training, speed_prediction
         What the stages of these names wrote.
+    attention
+        What the stage ``attend`` wrote, .../MODEL.parquet.
     """
     scored = [read_json(path) for path in scores]
-    described = {facts["name"]: facts for facts in map(read_json, models)}
-    main = test_sets[0].split("=")[0]
+    descriptions = [read_json(path) for path in models]
+    described = {facts["name"]: facts for facts in descriptions}
     tables: list[dict[str, Any]] = [
         {
             "name": name,
@@ -123,66 +122,54 @@ def report(
         }
         for name, dataset in (pair.split("=", 1) for pair in test_sets)
     ]
-    curves = {path.parent.name: pd.read_json(path, lines=True) for path in metrics}
-    best = _best(tables[0]["rows"], "model", "ensemble")
+    main = tables[0]
+    best = _best(main["rows"], "model", "ensemble")
+    headline = _headline(main["rows"])
     assert best is not None  # there is a model
-    at = next(i for i, s in enumerate(scored) if s["test_set"] == main and s["name"] == best["name"])
+    at = next(i for i, s in enumerate(scored) if s["test_set"] == main["name"] and s["name"] == best["name"])
     packed = {path.parent.name: path for path in data}
     trained = [read_json(path) for path in speed_training or []]
+    read = [read_json(path) for path in speed_prediction or []]
+    made = about.of_run(results)
+    stages = costs(results / "benchmarks", _gpu_seconds(descriptions, trained))
+    shown = {
+        **_of_lengths(corpora, samples, made),
+        **_of_training({path.parent.name: pd.read_json(path, lines=True) for path in metrics}),
+        **_of_readers(scored, images, main),
+        **_of_trust(main["rows"]),
+        **_of_speed(trained, read),
+        **_of_stages(stages),
+    }
     html = template("report.html").render(
         title=title,
         note=note,
         tables=tables,
-        summary=_summary(tables[0]["rows"]),
+        headline=headline,
         best=best,
         talk=talk,
-        lengths=_length_figures(corpora, samples),
-        curves=[
-            figures.curves(curves, *labels)
-            for labels in (
-                (
-                    "validation_tanimoto",
-                    "Tanimoto similarity",
-                    "Validation score",
-                    "Mean Tanimoto similarity of greedy readings of validation pictures.",
-                ),
-                (
-                    "loss",
-                    "cross-entropy [nats a token]",
-                    "Training loss",
-                    "Mean cross-entropy of the last steps.",
-                ),
-            )
-        ],
-        pairs=[
-            figures.pairs(
-                s["members"],
-                s["pairs"],
-                f"Agreement in {s['name']} on {s['test_set']}",
-                "Mean Tanimoto similarity between the predictions of every two members, where both are valid.",
-            )
-            for s in scored
-            if s["kind"] == "ensemble" and s["method"] == "pairs"
-        ],
+        figures=shown,
         methods=METHODS,
         choices=[read_json(path) for path in choices or []],
-        trust=_trust(tables[0]["rows"]),
         groups=best["groups"],
-        by_length=_by_length(scored, images, predictions, main),
-        gallery=_gallery(
-            gallery,
-            pd.read_parquet(predictions[at]),
-            pd.read_parquet(images[at]),
-            Packed(packed[tables[0]["dataset"]]),
+        cards=cards_of(
+            gallery, pd.read_parquet(predictions[at]), pd.read_parquet(images[at]), Packed(packed[main["dataset"]])
         ),
+        overlays=_overlays(attention or [], headline["model"]["name"]),
         rejects=_rejects(rejects),
         speed_training=trained,
-        speed_prediction=[read_json(path) for path in speed_prediction or []],
-        scaling=_scaling(trained),
-        models=list(described.values()),
-        versions={name: version(name) for name in VERSIONS},
-        machine=f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
+        speed_prediction=read,
+        models=descriptions,
+        stages=stages.to_dict("records"),
+        made=made,
+        sources=about.sources(results, [path.parent.name for path in corpora]),
+        datasets=about.datasets(data),
+        weights=about.weights(models, descriptions),
+        versions=about.versions(),
+        machine=about.machine(),
+        text_uri=text_uri,
     )
+    figures.save(shown, drawings)
+    write_json(summary, _summary(headline))
     write_text(out, html)
     print(f"the report is {out}")
 
@@ -204,7 +191,7 @@ def _best(rows: list[dict[str, Any]], *kinds: str) -> dict[str, Any] | None:
     return max(readers, key=lambda row: row["validation_tanimoto"], default=None)
 
 
-def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _headline(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Single against ensemble, constant answer and peers."""
     return {
         "model": _best(rows, "model"),
@@ -214,11 +201,83 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _trust(rows: list[dict[str, Any]]) -> list[figures.Drawing]:
+def _summary(headline: dict[str, Any]) -> dict[str, Any]:
+    """The headline as numbers: names of the readers, and their scores as NAME.SCORE."""
+    readers = {name: row for name, row in headline.items() if name in ("model", "ensemble", "constant") and row}
+    final: dict[str, float] = {}
+    for name, row in readers.items():
+        for score, value in row["scores"].items():
+            final |= {f"{name}.{score}": value["value"]}
+        final[f"{name}.seconds_per_image"] = row["seconds_per_image"]
+    return {"readers": {name: row["name"] for name, row in readers.items()}, "scores": final}
+
+
+def _gpu_seconds(models: list[dict[str, Any]], speeds: list[dict[str, Any]]) -> dict[str, float]:
+    """What trainings and their speed studies held GPUs for; other stages hold one for a moment."""
+    held = [m["seconds"] * m["processes"] for m in models if not m["device"].startswith("CPU")]
+    rows = [row for study in speeds if study["on"] == "gpu" for row in study["rows"] if "device" in row]
+    return {
+        "train": sum(held),
+        "speed_training": sum(row["processes"] * row["step_seconds"] * row.get("steps", 0) for row in rows),
+    }
+
+
+def _of_lengths(corpora: list[Path], samples: list[Path], made: dict[str, Any]) -> dict[str, Drawing]:
+    """Histograms of source, filtered and sampled; the filter keeps all that is not longer than a source's limit."""
+    limits = {source["name"]: source["max_length"] for source in made.get("config", {}).get("sources", [])}
+    source: dict[str, pd.DataFrame] = {}
+    for path in corpora:
+        name, table = path.parent.name, pd.read_csv(path)
+        source[f"{name}: source"] = table[table["length"] <= LONGEST_SHOWN]
+        if name in limits:
+            source[f"{name}: filtered"] = table[table["length"] <= limits[name]]
+    drawn = {path.parent.name: pd.read_csv(path).rename(columns={"got": "count"}) for path in samples}
+    return {
+        "lengths-source": figures.lengths(source, *caption_of("lengths-source"), log=True),
+        "lengths-sampled": figures.lengths(drawn, *caption_of("lengths-sampled")),
+    }
+
+
+def _of_training(curves: dict[str, pd.DataFrame]) -> dict[str, Drawing]:
+    columns = (
+        ("validation", "validation_tanimoto", "Tanimoto similarity"),
+        ("loss", "loss", "cross-entropy [nats a token]"),
+    )
+    return {name: figures.curves(curves, column, label, *caption_of(name)) for name, column, label in columns}
+
+
+def _of_readers(scored: list[dict[str, Any]], images: list[Path], main: dict[str, Any]) -> dict[str, Drawing]:
+    """The readers of the main test set compared, by length too, and how far members agree."""
+    of_main = [row for row in main["rows"] if "scores" in row]
+    best = _best(of_main, "model", "ensemble")
+    ordered = sorted(of_main, key=lambda row: -row["scores"]["tanimoto"]["value"])
+    points = [{"name": row["name"], "kind": KINDS[row["kind"]], **row["scores"]["tanimoto"]} for row in ordered]
+    parts = []
+    for facts, image in zip(scored, images, strict=True):
+        alone = facts["kind"] in ("model", "baseline") or facts.get("method") == "pairs"
+        is_best = best is not None and facts["name"] == best["name"]
+        if facts["test_set"] == main["name"] and "scores" in facts and (alone or is_best):
+            rows = pd.read_parquet(image, columns=["reference", "tanimoto"])
+            parts.append(rows.assign(length=rows["reference"].str.len(), name=facts["name"]))
+    return {
+        "methods": figures.intervals(
+            pd.DataFrame(points)[["name", "kind", "value", "low", "high"]], "mean Tanimoto", *caption_of("methods")
+        ),
+        "by-length": figures.by_length(pd.concat(parts, ignore_index=True), *caption_of("by-length")),
+        **dict(_agreement(s) for s in scored if s["kind"] == "ensemble" and s["method"] == "pairs"),
+    }
+
+
+def _agreement(facts: dict[str, Any]) -> tuple[str, Drawing]:
+    name = f"agreement.{facts['name']}.{facts['test_set']}"
+    return name, figures.pairs(facts["members"], facts["pairs"], *caption_of(name))
+
+
+def _of_trust(rows: list[dict[str, Any]]) -> dict[str, Drawing]:
     """How each sign of trust goes with being right: of the best single model, and of the ensembles."""
     shown = [*filter(None, [_best(rows, "model")]), *(row for row in rows if row["kind"] == "ensemble")]
-    drawings = []
-    for sign, (label, caption) in SIGNS.items():
+    drawings = {}
+    for sign, label in SIGNS.items():
         points = [
             {"name": _with_area(row, sign), "mean": point["mean"], "exact": point["exact"]["value"]}
             | {end: point["exact"][end] for end in ("low", "high")}
@@ -226,8 +285,8 @@ def _trust(rows: list[dict[str, Any]]) -> list[figures.Drawing]:
             for point in row["trust"].get(sign, {}).get("curve", [])
         ]
         if points:
-            table = pd.DataFrame(points)
-            drawings.append(figures.trust(table, label, label.capitalize(), caption, share=sign == "confidence"))
+            name, table = f"trust-{sign}", pd.DataFrame(points)
+            drawings[name] = figures.trust(table, label, *caption_of(name), share=sign == "confidence")
     return drawings
 
 
@@ -236,36 +295,9 @@ def _with_area(row: dict[str, Any], sign: str) -> str:
     return row["name"] if area is None else f"{row['name']} ({area:.2f})"
 
 
-def _length_figures(corpora: list[Path], samples: list[Path]) -> list[figures.Drawing]:
-    source = {path.parent.name: pd.read_csv(path) for path in corpora}
-    drawn = {path.parent.name: pd.read_csv(path).rename(columns={"got": "count"}) for path in samples}
-    # A tail of a few very long molecules would hide the rest.
-    shown = {name: table[table["length"] <= 150] for name, table in source.items()}
-    return [
-        figures.lengths(shown, "Before sampling", "Lengths of all molecules of the sources, up to 150 characters."),
-        figures.lengths(drawn, "After sampling", "Lengths of the molecules drawn for each data set."),
-    ]
-
-
-def _by_length(scored: list[dict[str, Any]], images: list[Path], predictions: list[Path], main: str) -> figures.Drawing:
-    of_main = [facts for facts in scored if facts["test_set"] == main and "scores" in facts]
-    best = _best(of_main, "model", "ensemble")
-    parts = []
-    for facts, image, prediction in zip(scored, images, predictions, strict=True):
-        alone = facts["kind"] in ("model", "baseline") or facts.get("method") == "pairs"
-        if facts in of_main and (alone or facts is best):
-            rows = pd.read_parquet(image).merge(pd.read_parquet(prediction, columns=["cid", "reference"]), on="cid")
-            parts.append(rows.assign(length=rows["reference"].str.len(), name=facts["name"]))
-    return figures.by_length(
-        pd.concat(parts, ignore_index=True),
-        "Score by length",
-        f"Mean Tanimoto similarity on {main}, by length of the reference; of the ensembles by the pair rule, and by "
-        "what was best on validation pictures.",
-    )
-
-
-def _scaling(trained: list[dict[str, Any]]) -> figures.Drawing | None:
-    """The training speeds, where there is more than one of a model."""
+def _of_speed(trained: list[dict[str, Any]], read: list[dict[str, Any]]) -> dict[str, Drawing]:
+    """The training speeds, where there is more than one of a model; and the ensembles'."""
+    drawings = {}
     measured = [
         {"name": facts["name"], "processes": row["processes"], "images_per_second": row["images_per_second"]}
         for facts in trained
@@ -273,54 +305,39 @@ def _scaling(trained: list[dict[str, Any]]) -> figures.Drawing | None:
         if "device" in row
     ]
     rows = pd.DataFrame(measured)
-    if not measured or rows["name"].value_counts().max() < 2:
-        return None
-    return figures.scaling(
-        rows,
-        "Training with one process and with several",
-        "Images per second of all processes together. Dashed: as many times those of one process.",
-    )
+    if measured and rows["name"].value_counts().max() > 1:
+        drawings["speed-training"] = figures.scaling(rows, *caption_of("speed-training"))
+    for study in read:
+        name = f"speed-prediction.{study['name']}"
+        table = pd.DataFrame(_ways(study))
+        drawings[name] = figures.intervals(table, "seconds per image", *caption_of(name))
+    return drawings
 
 
-def _gallery(size: int, rows: pd.DataFrame, images: pd.DataFrame, packed: Packed) -> list[Card]:
-    """Right and wrong predictions, half and half where there are enough; the wrong ones from near to far."""
-    rows = (
-        rows[["cid", "id", "reference", "prediction"]]
-        .merge(images.drop(columns="id"), on="cid")
-        .sort_values("tanimoto", ascending=False, kind="stable")
-    )
-    right = rows[rows["exact"]]
-    wrong = rows[~rows["exact"]]
-    n_right = min(len(right), max(size // 2, size - len(wrong)))
-    n_wrong = min(len(wrong), size - n_right)
-    spread = np.linspace(0, max(0, len(wrong) - 1), n_wrong).round().astype(int)
-    position = {int(cid): i for i, cid in enumerate(packed.cid)}
-    cards = []
-    row: Any
-    for row in pd.concat([right.head(n_right), wrong.iloc[spread]]).itertuples():
-        verdict = "right" if row.exact else "wrong" if row.valid else "invalid"
-        cards.append(
-            Card(
-                int(row.cid),
-                verdict,
-                data_uri(packed.picture(position[int(row.cid)])),
-                _drawn(str(row.prediction), packed.depiction),
-                str(row.reference),
-                str(row.prediction),
-                float(row.tanimoto),
-            )
-        )
-    return cards
+def _ways(study: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    for member in study["members"]:
+        value = member["seconds_per_image"]
+        yield {"name": member["name"], "kind": "alone", "value": value, "low": value, "high": value}
+    for key, name in (("one_after_the_other", "all, one after the other"), ("side_by_side", "all, side by side")):
+        times = study[key]
+        yield {"name": name, "kind": "together", "value": times["seconds_per_image"]} | {
+            end: times[end] for end in ("low", "high")
+        }
 
 
-def _drawn(smiles: str, depiction: Depiction) -> str:
-    molecule = parse(smiles)
-    if molecule is None:
-        return ""
-    try:
-        return data_uri(draw(molecule, depiction))
-    except ValueError:
-        return ""
+def _of_stages(stages: pd.DataFrame) -> dict[str, Drawing]:
+    if stages.empty:
+        return {}
+    labels = ("", "minutes, all jobs added up")
+    names, minutes = stages["stage"].tolist(), stages["minutes"].tolist()
+    return {"stages": figures.bars(names, minutes, labels, *caption_of("stages"), lying=True)}
+
+
+def _overlays(paths: list[Path], model: str) -> list[Overlay]:
+    """The attention of the best single model."""
+    path = next((path for path in paths if path.stem == model), None)
+    rows: Any = () if path is None else pd.read_parquet(path).itertuples()
+    return [Overlay(png_uri(row.png), str(row.prediction), bool(row.exact), float(row.tanimoto)) for row in rows]
 
 
 def _rejects(paths: list[Path]) -> list[dict[str, Any]]:

@@ -12,7 +12,6 @@ from .cli import run
 from .files import read_json, whole, write_json
 from .metrics import Evaluation, evaluate
 from .predictions import with_distances
-from .tracking import Run, forgiving
 
 # What an answer may be trusted by, where it is there.
 TRUST = ("confidence", "log_probability", "agreement", "distance")
@@ -27,7 +26,6 @@ def score(
     images: Path,
     redrawn: Path | None = None,
     calibration: Path | None = None,
-    tracking: Path | None = None,
     processes: int = 1,
 ) -> None:
     """Score one reader of one test set.
@@ -45,13 +43,11 @@ def score(
         pictures and for groups of them; and how well each sign of trust goes with being right (``trust``: its area
         under the ROC curve, and a calibration curve).
     images
-        Parquet file, a row a picture: cid, id, tanimoto, exact, valid, and the signs of trust that there are.
+        Parquet file, a row a picture: cid, id, reference, tanimoto, exact, valid, and the signs of trust there are.
     redrawn
         Parquet file of the stage ``redraw`` for a single model: how well its answers' drawings fit.
     calibration
         JSON file of the stage ``calibrate``, from which the confidences are computed.
-    tracking
-        JSON file of the stage ``tracking``; the scores become final values of the reader's MLflow run.
     processes
         Processes that compare molecules.
     """
@@ -60,7 +56,7 @@ def score(
     if reader.get("missing"):
         print(f"{reader['name']} on {test_set}: not scored, {reader['missing']}")
         with whole(images) as part:
-            pd.DataFrame({"cid": [], "id": [], "tanimoto": [], "exact": [], "valid": []}).to_parquet(part, index=False)
+            pd.DataFrame(columns=["cid", "id", "reference", "tanimoto", "exact", "valid"]).to_parquet(part, index=False)
         write_json(out, {**reader, "test_set": test_set, "images": 0, "dropped_references": 0})
         return
     if calibration is not None:
@@ -71,9 +67,9 @@ def score(
     used = rows.iloc[found.used].reset_index(drop=True)
     signs = [name for name in TRUST if name in used]
     with whole(images) as part:
-        used[["cid", "id", *signs]].assign(tanimoto=found.similarity, exact=found.exact, valid=found.valid).to_parquet(
-            part, index=False
-        )
+        used[["cid", "id", "reference", *signs]].assign(
+            tanimoto=found.similarity, exact=found.exact, valid=found.valid
+        ).to_parquet(part, index=False)
     write_json(
         out,
         {
@@ -89,9 +85,6 @@ def score(
             "trust": {name: _trust(used[name].to_numpy(float), name, found) for name in signs},
         },
     )
-    if tracking is not None:
-        with forgiving():
-            _record(tracking, reader, test_set, found, predictions)
     mean = found.scores["tanimoto"]
     print(
         f"{reader['name']} on {test_set}: Tanimoto {mean.value:.4f} ({mean.low:.4f}–{mean.high:.4f}), "
@@ -108,20 +101,6 @@ def _trust(values: np.ndarray[Any, np.dtype[np.float64]], name: str, found: Eval
         "auroc": auroc(-values if name == "distance" else values, exact),
         "curve": reliability(values, exact, similarity),
     }
-
-
-def _record(tracking: Path, reader: dict[str, Any], test_set: str, found: Evaluation, predictions: Path) -> None:
-    """Send the scores to the reader's MLflow run."""
-    opened = Run(tracking, key=reader["key"], name=reader["name"], tags={"stage": reader["kind"]})
-    if "members" in reader:
-        opened.parameters({"members": ", ".join(reader["members"]), "method": reader["method"]})
-    final: dict[str, float] = {}
-    for name, score in found.scores.items():
-        final |= {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
-    final |= {name: reader[name] for name in ("seconds_per_image", "images_per_second") if name in reader}
-    opened.final({f"{test_set}.{name}": value for name, value in final.items()})
-    opened.file(predictions)
-    opened.close()
 
 
 if __name__ == "__main__":

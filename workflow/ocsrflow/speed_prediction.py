@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from .cli import run
 from .files import read_json, write_json
 from .gpus import present, take
+from .job import of_cluster
 from .model import load_reader
 from .packed import Packed
 from .reading import Eye, timed
@@ -41,7 +42,6 @@ def speed_prediction(
     timed_images: int = 100,
     gpus: int = 0,
     threads: int = 1,
-    tracking: Path | None = None,
 ) -> None:
     """Measure the seconds per image of an ensemble, and of each member alone.
 
@@ -73,8 +73,6 @@ def speed_prediction(
         GPUs that the members share, side by side; as many of them as there are. 0 reads on the CPU.
     threads
         Threads on the CPU; side by side they are divided.
-    tracking
-        JSON file of the stage ``tracking``; the speeds become an MLflow run.
 
     Raises
     ------
@@ -107,6 +105,8 @@ def speed_prediction(
         "name": name,
         "key": f"speed-prediction:{name}:{digest[:12]}",
         "test_set": test_set,
+        "data": packed.digest,
+        **of_cluster(),
         "images": len(members),
         "device": ", ".join(sorted(kinds)) if lease else f"CPU, {threads} threads",
         "gpus": len(lease.ids) if lease else 0,
@@ -120,8 +120,6 @@ def speed_prediction(
         "speed_up": round(statistics.median(in_turn.times) / statistics.median(times), 4),
     }
     write_json(out, facts)
-    if tracking is not None:
-        _record(tracking, facts)
     print(
         f"{name} on {facts['device']}: {statistics.median(in_turn.times):.4f} s an image one after the other, "
         f"{statistics.median(times):.4f} s side by side"
@@ -204,24 +202,6 @@ def _voted(texts: list[str]) -> tuple[list[str], str]:
 def _quartiles(times: list[float]) -> dict[str, float]:
     low, middle, high = np.quantile(times, (0.25, 0.5, 0.75)).tolist()
     return {"seconds_per_image": round(middle, 6), "low": round(low, 6), "high": round(high, 6)}
-
-
-def _record(tracking: Path, facts: dict[str, Any]) -> None:
-    """Send the speeds to an MLflow run of their own."""
-    # Here, since MLflow takes some seconds to import, and each member's process imports this module.
-    from .tracking import Run, forgiving
-
-    with forgiving():
-        opened = Run(
-            tracking, key=facts["key"], name=f"prediction speed of {facts['name']}", tags={"stage": "speed_prediction"}
-        )
-        shown = ("name", "test_set", "images", "device", "gpus", "threads")
-        opened.parameters({k: facts[k] for k in shown} | {"members": ", ".join(m["name"] for m in facts["members"])})
-        values = {f"{m['name']}.seconds_per_image": m["seconds_per_image"] for m in facts["members"]}
-        for way in ("one_after_the_other", "side_by_side"):
-            values[f"{way}.seconds_per_image"] = facts[way]["seconds_per_image"]
-        opened.final(values | {"speed_up": facts["speed_up"]})
-        opened.close()
 
 
 if __name__ == "__main__":

@@ -11,11 +11,10 @@ from typing import Any
 from .cli import run
 from .files import read_json, write_json
 from .gpus import present
+from .job import of_cluster
 from .packed import Packed
 from .settings.network import Network
 from .settings.training import Training
-
-MEASURED = ("images_per_second", "step_seconds", "speed_up", "efficiency", "data_wait", "teraflops", "mfu")
 
 
 def speed_training(
@@ -31,7 +30,6 @@ def speed_training(
     gpus: int = 0,
     granted: int = 0,
     threads: int = 1,
-    tracking: Path | None = None,
 ) -> None:
     """Measure the training speed of one model with several numbers of processes, one after the other.
 
@@ -64,8 +62,6 @@ def speed_training(
         GPUs that Snakemake granted.
     threads
         Threads of all processes together on a CPU, or worker processes of all that read pictures for GPUs.
-    tracking
-        JSON file of the stage ``tracking``; the speeds become an MLflow run.
     """
     packed = Packed(data)
     here = len(present()) if gpus else 0
@@ -91,6 +87,8 @@ def speed_training(
         "name": name,
         "key": f"speed-training:{name}:{key}",
         "dataset": dataset,
+        "data": packed.digest,
+        **of_cluster(),
         **settings,
         "steps": steps,
         "threads": threads,
@@ -99,8 +97,6 @@ def speed_training(
         "rows": rows,
     }
     write_json(out, facts)
-    if tracking is not None and device:
-        _record(tracking, facts, packed.digest)
 
 
 def _too_few_threads(count: int, batch: int, threads: int) -> str:
@@ -157,27 +153,6 @@ def _line(name: str, row: dict[str, Any]) -> str:
     if "device" not in row:
         return f"{who}: not measured: {row['not_measured']}"
     return f"{who}: {row['images_per_second']:.1f} images/s, {100 * row['data_wait']:.1f} % waiting for data"
-
-
-def _record(tracking: Path, facts: dict[str, Any], digest: str) -> None:
-    """Send the speeds to an MLflow run of their own."""
-    from .tracking import Run, forgiving  # here, since MLflow takes some seconds to import
-
-    with forgiving():
-        opened = Run(
-            tracking, key=facts["key"], name=f"training speed of {facts['name']}", tags={"stage": "speed_training"}
-        )
-        opened.parameters(
-            {
-                **{f"network.{k}": v for k, v in facts["network"].items()},
-                **{f"training.{k}": v for k, v in facts["training"].items()},
-                **{k: facts[k] for k in ("name", "dataset", "steps", "threads", "device")},
-                "data": digest,
-            }
-        )
-        values = {f"{row['processes']}_processes.{k}": row[k] for row in facts["rows"] for k in MEASURED if k in row}
-        opened.final(values)
-        opened.close()
 
 
 if __name__ == "__main__":

@@ -29,3 +29,20 @@ SINGLE = (0.9729, 0.0934)  # best score, mean seconds per image
 ENSEMBLE = (0.9961, 0.1992)  # public score of five models, seconds per image
 IN_TURN = sum(model.seconds for model in MODELS)  # seconds per image of the five, added up; not on the slides
 WINNER = 0.9986  # the contest's best score
+
+
+@dataclass(frozen=True)
+class TalkDataset:
+    """A row of the talk's table of training data."""
+
+    name: str
+    samples: int
+    drawn: str  # how
+
+
+DATASETS = (
+    TalkDataset("contest", 700_000, "the contest's own, at most 70 characters"),
+    TalkDataset("ours1", 1_290_000, "35,000 of each length up to 100, then a random draw"),
+    TalkDataset("ours2", 1_548_000, "35,000 of each length up to 100, then a random draw"),
+)
+SHORT = 106_595_711  # molecules of PubChem of at most 100 characters, about 95 % of all

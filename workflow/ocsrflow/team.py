@@ -20,7 +20,7 @@ from .lineup import Lineup
 from .model import autocast, load_reader
 from .reading import Eye, best_first
 from .redepiction import fits
-from .search import attend, likelihood
+from .search import likelihood
 from .settings.depiction import Depiction
 from .settings.reading import Reading
 from .similarity import known
@@ -134,13 +134,9 @@ class Team:
     def attention(self, picture: Picture, text: str) -> NDArray[np.float32] | None:
         """Where the first model looks while it writes a text, (tokens + 1, grid, grid); None for no SMILES."""
         try:
-            tokens = encode(text).tolist()
+            return self.eyes[0].look(picture, text)
         except ValueError:
             return None
-        eye = self.eyes[0]
-        features = eye.see(torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)[None])))
-        with autocast(eye.device):
-            return attend(eye.reader.decoder, features, tokens).float().cpu().numpy()
 
     def _likelihoods(self, features: list[Tensor], pools: list[list[str]]) -> list[list[tuple[float, ...]]]:
         """Of each picture, of each text of its pool, the log-probability by each model; nothing for a single one."""

@@ -1,19 +1,25 @@
-"""MLflow: one experiment per workflow configuration, one run per model, ensemble and baseline.
+"""MLflow: where runs are kept, and how each is found again.
 
-A run is found again by a key that says what it is the run of, so that a job that starts again continues its own run
-and logs no point twice. MLflow never stops a stage; a training sends its curves through ``mirror``, beside its own
-work.
+Every run of the workflow, that is a configuration at a commit, has a parent run; what it made, each model, prediction,
+ensemble and speed study, has a run of its own below it. A run is found again by a key that says what it is the run of:
+a job that starts again continues its own run and logs no point twice, and a stage that is made again in the same way
+makes no new one. What is made in another way makes a new run, which names the one before it of the same thing.
+
+MLflow never stops a stage. A training sends its curves through ``mirror``, beside its own work; everything else is sent
+by ``record`` from finished files, and ``python -m ocsrflow.tracking sync`` sends what a server missed.
 """
 
 import fcntl
+import getpass
+import importlib
 import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 # Few and short tries: a server that is away must not hold a training up.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -22,7 +28,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Creating the SQLite tables is not worth forty log lines.
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
-from mlflow.entities import Metric, Param
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -32,6 +38,11 @@ from .errors import UserError
 from .files import read_json, write_json
 
 KEY = "ocsrflow.key"
+SLOT = "ocsrflow.slot"  # what it is a run of, whatever it was made from: the runs of one slot follow each other
+KIND = "ocsrflow.kind"
+PREVIOUS = "ocsrflow.previous"
+PARENT = "mlflow.parentRunId"
+NOTE = "mlflow.note.content"
 LONGEST = 6000  # characters of a parameter that MLflow takes
 MOST_PARAMETERS, MOST_METRICS = 100, 1000  # in one request
 
@@ -43,6 +54,17 @@ class Point:
     values: Mapping[str, float]
     step: int
     milliseconds: int  # since 1970
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run is the run of."""
+
+    kind: str  # workflow, model, prediction, ensemble, ceiling, baseline, training_speed or prediction_speed
+    slot: str  # what it is about: the same for all runs that follow each other
+    key: str  # changes with what it was made from: the same key continues the same run
+    name: str  # as MLflow shows it
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 def tracking(*, out: Path, experiment: str, store: Path, uri: str = "") -> None:
@@ -87,46 +109,95 @@ def tracking(*, out: Path, experiment: str, store: Path, uri: str = "") -> None:
     write_json(out, {"uri": uri, "experiment": experiment})
 
 
+def sync(results: Path = Path("results"), *, everything: bool = False) -> None:
+    """Send to MLflow what it missed while it was away: see :mod:`ocsrflow.record`.
+
+    Parameters
+    ----------
+    results
+        Folder of results.
+    everything
+        Whether to look at every run again, also at those that were sent: for a store that was lost or is a new one.
+
+    Raises
+    ------
+    UserError
+        Where MLflow still does not take all of it.
+    """
+    # By its name, so that an edit of what records finished files is none of what trainings import.
+    importlib.import_module("ocsrflow.record").send_missed(results, everything=everything)
+
+
+def close(results: Path = Path("results"), *, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED") -> None:
+    """Mark the parent run of the workflow as ended, where there is one.
+
+    Parameters
+    ----------
+    results
+        Folder of results.
+    status
+        How it ended.
+    """
+    where, about = results / "tracking.json", of_workflow(results)
+    if about and where.is_file():
+        with forgiving():
+            Run(where, workflow_identity(about)).close(status)
+
+
 class Run:
     """One MLflow run, found again by its key or made. Its methods raise whatever MLflow raises."""
 
-    def __init__(self, where: Path, *, key: str, name: str, tags: Mapping[str, str] | None = None) -> None:
-        """Open the run.
+    def __init__(self, where: Path, identity: Identity) -> None:
+        """Open the run, below the parent of the workflow's run where that is known.
 
         Parameters
         ----------
         where
-            The JSON file that :func:`tracking` wrote.
-        key
-            What the run is the run of: the same key continues the same run.
-        name
-            Its name, as MLflow shows it.
-        tags
-            Its tags.
+            The JSON file that :func:`tracking` wrote; beside it lies what :mod:`ocsrflow.provenance` wrote.
+        identity
+            Which run.
         """
         place = read_json(where)
         self.client = MlflowClient(tracking_uri=place["uri"])
-        # Two jobs may open the run of one ensemble at once: it must be made by one of them only.
+        found = self.client.get_experiment_by_name(place["experiment"])
+        if found is None:
+            raise MlflowException(f"there is no experiment {place['experiment']!r}")
+        self.experiment_id = found.experiment_id
+        # Two jobs may open a run at once: it must be made by one of them only.
         with open(where.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            opened = self._find_or_make(place["experiment"], key, name, dict(tags or {}))
-        self.run_id = opened.info.run_id
+            opened = self._find(identity.key) or self._make(identity, where.parent)
+        self.client.update_run(opened.info.run_id, status="RUNNING")
+        self.run_id: str = opened.info.run_id
         # The last step of each curve, so that a training that starts again logs no point twice.
         self._logged = {
             metric: max(point.step for point in self.client.get_metric_history(self.run_id, metric))
             for metric in opened.data.metrics
         }
 
-    def _find_or_make(self, experiment: str, key: str, name: str, tags: dict[str, str]) -> MlflowRun:
-        found = self.client.get_experiment_by_name(experiment)
-        if found is None:
-            raise MlflowException(f"there is no experiment {experiment!r}")
-        runs = self.client.search_runs([found.experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
-        if not runs:
-            return self.client.create_run(found.experiment_id, run_name=name, tags={**tags, KEY: key})
-        self.client.update_run(runs[0].info.run_id, status="RUNNING")
-        opened: MlflowRun = runs[0]
-        return opened
+    def _find(self, key: str) -> MlflowRun | None:
+        runs = self.client.search_runs([self.experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
+        return runs[0] if runs else None
+
+    def _make(self, identity: Identity, results: Path) -> MlflowRun:
+        about = of_workflow(results)
+        tags = {KEY: identity.key, SLOT: identity.slot, KIND: identity.kind, **common_tags(about), **identity.tags}
+        before = self.client.search_runs(
+            [self.experiment_id], f"tags.`{SLOT}` = '{identity.slot}'", order_by=["start_time DESC"], max_results=1
+        )
+        if before:
+            tags[PREVIOUS] = before[0].info.run_id
+            tags[NOTE] = f"Made again in another way; before: {self.link(before[0])}"
+        if about and identity.kind != "workflow":
+            whole = workflow_identity(about)
+            parent = self._find(whole.key) or self._make(whole, results)
+            tags[PARENT] = parent.info.run_id
+        return self.client.create_run(self.experiment_id, run_name=identity.name, tags=tags)
+
+    def link(self, other: MlflowRun) -> str:
+        """A link to a run of the same experiment, as text that MLflow's pages show as one."""
+        name = other.info.run_name or other.info.run_id
+        return f"[{name}](#/experiments/{self.experiment_id}/runs/{other.info.run_id})"
 
     def parameters(self, values: Mapping[str, Any]) -> None:
         """Log parameters; what is there already stays."""
@@ -149,36 +220,98 @@ class Run:
             self.client.log_batch(self.run_id, metrics=part)
             self._logged.update((metric.key, metric.step) for metric in part)
 
-    def final(self, values: Mapping[str, float]) -> None:
-        """Log final values: the latest is what MLflow shows, and one that has not changed is not logged again."""
+    def final(self, values: Mapping[str, float], *, of: Mapping[str, str] | None = None) -> None:
+        """Log final values: the latest is what MLflow shows, and one that has not changed is not logged again.
+
+        ``of`` says of which model and data set they are, in the words of MLflow's metrics: ``model_id``,
+        ``dataset_name``, ``dataset_digest``.
+        """
         there = self.client.get_run(self.run_id).data.metrics
         now = int(time.time() * 1000)
         metrics = [
-            Metric(key, float(value), now, self._logged.get(key, -1) + 1)
+            Metric(key, float(value), now, self._logged.get(key, -1) + 1, run_id=self.run_id, **(of or {}))
             for key, value in values.items()
             if there.get(key) != float(value)
         ]
         if metrics:
             self.client.log_batch(self.run_id, metrics=metrics)
 
-    def file(self, path: Path) -> None:
-        """Keep a copy of a file with the run."""
-        self.client.log_artifact(self.run_id, str(path))
+    def dataset(self, dataset: Dataset, context: str) -> None:
+        """Say that the run read a data set; ``context`` is what for: training, validation, test."""
+        tags = [InputTag("mlflow.data.context", context)]
+        self.client.log_inputs(self.run_id, [DatasetInput(dataset, tags)])
+
+    def file(self, path: Path, folder: str | None = None) -> None:
+        """Keep a copy of a file, or of a folder's files, with the run."""
+        if path.is_dir():
+            self.client.log_artifacts(self.run_id, str(path), folder)
+        else:
+            self.client.log_artifact(self.run_id, str(path), folder)
+
+    def tag(self, values: Mapping[str, str]) -> None:
+        """Set tags."""
+        for key, value in values.items():
+            self.client.set_tag(self.run_id, key, value)
 
     def close(self, status: str = "FINISHED") -> None:
         """Mark the run as ended."""
         self.client.set_terminated(self.run_id, status)
 
 
+def of_workflow(results: Path) -> dict[str, Any]:
+    """What :mod:`ocsrflow.provenance` wrote about the workflow's run; nothing where Snakemake does not run it."""
+    path = results / "workflow.json"
+    found: dict[str, Any] = read_json(path) if path.is_file() else {}
+    return found
+
+
+def workflow_identity(about: Mapping[str, Any]) -> Identity:
+    """The parent run: a configuration at a commit."""
+    made_by = str(about["version"])
+    return Identity(
+        "workflow",
+        "workflow",
+        f"workflow:{about['config_hash']}:{made_by}",
+        f"workflow {about['config_hash'][:6]} at {made_by[:7] or 'no commit'}",
+    )
+
+
+def model_identity(name: str, key: str, tags: Mapping[str, str] | None = None) -> Identity:
+    """The run of a training, by what decides its weights."""
+    return Identity("model", f"model:{name}", f"model:{name}:{key}", name, {"snakemake.rule": "train", **(tags or {})})
+
+
+def common_tags(about: Mapping[str, Any]) -> dict[str, str]:
+    """What every run is tagged with."""
+    tags = {"mlflow.source.name": "ocsrflow", "mlflow.source.type": "PROJECT", "mlflow.user": _user()}
+    if about:
+        tags["ocsrflow.config"] = str(about["config_hash"])
+        if about["version"]:
+            tags["mlflow.source.git.commit"] = str(about["version"])
+    return tags
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        return "unknown"
+
+
 @contextmanager
-def forgiving() -> Iterator[None]:
-    """MLflow never stops a stage: when it fails in this block, that is said in one line, and the stage goes on."""
+def forgiving(told: list[str] | None = None) -> Iterator[None]:
+    """MLflow never stops a stage: when it fails in this block, that is said in one line, and the stage goes on.
+
+    The reason is appended to ``told``, too.
+    """
     try:
         yield
     except Exception as error:  # noqa: BLE001  (whatever a server, its database or the network may raise)
         reason = (str(error) or type(error).__name__).splitlines()[0]
         print(f"MLflow does not take the run: {reason}", file=sys.stderr)
+        if told is not None:
+            told.append(reason)
 
 
 if __name__ == "__main__":
-    run(tracking)
+    run(tracking, sync, close)

@@ -22,6 +22,7 @@ from .engine import Engine, enough_memory
 from .errors import UserError
 from .files import sha256, whole, write_json, write_text
 from .flops import peak, training_flops
+from .job import of_cluster
 from .loader import Epochs, Loader, Share
 from .meter import Meter, medians
 from .mirror import Mirror
@@ -140,9 +141,10 @@ def train(
         parameters = {f"{part}.{k}": v for part in ("network", "training") for k, v in about[part].items()}
         mirror = Mirror(
             tracking if place.first else None,
-            key=f"model:{name}:{key}",
+            key=key,
             name=name,
             parameters=parameters | {"dataset": dataset, "data": packed.digest},
+            tags={**of_cluster(), f"data.{dataset}": packed.digest},
         )
         loop.recorder = Recorder(saved.folder / "metrics.jsonl" if place.first else None, course.history, mirror)
         loop.run(course)
@@ -152,7 +154,8 @@ def train(
             write_text(metrics, "".join(json.dumps(line) + "\n" for line in course.history))
             # What it learnt to read, so that pictures from elsewhere can be fitted to the same frame.
             depiction = packed.depiction.model_dump()
-            facts = {"name": name, "key": key, "dataset": dataset, "depiction": depiction, **about}
+            facts = {"name": name, "key": key, "dataset": dataset, "data": packed.digest, "depiction": depiction}
+            facts |= {**about, **of_cluster()}
             write_json(description, facts | loop.facts(course))
             loop.recorder.close("FINISHED")
             print(

@@ -18,6 +18,8 @@ PACKAGE_HOME = Path(workflow.basedir) / "workflow"
 sys.path.insert(0, str(PACKAGE_HOME))
 
 from ocsrflow import config as settings
+from ocsrflow import provenance
+from ocsrflow.captions import CAPTIONS, caption_of
 from ocsrflow.errors import UserError
 
 try:
@@ -32,6 +34,7 @@ DATASETS = {dataset.name: dataset for dataset in CONFIG.datasets}
 MODELS = {model.name: model for model in CONFIG.models}
 BENCHMARKS = {benchmark.name: benchmark for benchmark in CONFIG.benchmarks}
 TEST_SETS = settings.test_sets(CONFIG)  # the benchmarks among them
+ALL_DATASETS = dict.fromkeys([*(t.dataset for t in TEST_SETS.values()), *DATASETS])
 PICTURE_SETS = {**TEST_SETS, settings.SELECTION: settings.selection(CONFIG)}
 ENSEMBLES = {ensemble.name: ensemble for ensemble in CONFIG.ensembles}
 # The slides' rule bears the ensemble's own name; the others have theirs behind it, the best member of each picture too.
@@ -41,6 +44,18 @@ CEILINGS = [f"{ensemble}.oracle" for ensemble in ENSEMBLES]
 READERS = [*MODELS, *VOTED, *CEILINGS, *CONFIG.baselines]
 CLOCKED_MODELS = CONFIG.speed.training
 CLOCKED_ENSEMBLES = [*ENSEMBLES] if CONFIG.speed.ensembles is None else CONFIG.speed.ensembles
+
+
+# Each becomes an MLflow run.
+RECORDED = [
+    f"{CONFIG.results}/recorded/{what}.json"
+    for what in [
+        *(f"models/{model}" for model in MODELS),
+        *(f"scores/{test_set}/{reader}" for test_set in TEST_SETS for reader in READERS),
+        *(f"speed/training/{model}" for model in CLOCKED_MODELS),
+        *(f"speed/prediction/{ensemble}" for ensemble in CLOCKED_ENSEMBLES),
+    ]
+]
 
 
 pathvars:
@@ -64,6 +79,7 @@ wildcard_constraints:
     reader=one_of(READERS),
     encoder=one_of({model.network.encoder for model in CONFIG.models}),
     shard=r"\d+",
+    speed=r"(training|prediction)/[\w-]+",
 
 
 # Jobs find the package in this checkout, in the interpreter that runs Snakemake or in the rule's conda environment.
@@ -82,9 +98,10 @@ def imports(name):
     below = name.split(".")[:-1]
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = below[: len(below) - node.level + 1] + (node.module or "").split(".")
-            base = [part for part in base if part]
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("ocsrflow.")):
+            # Absolute where others run a file of the package by its path.
+            base = below[: len(below) - node.level + 1] if node.level else []
+            base += [part for part in (node.module or "").removeprefix("ocsrflow.").split(".") if part]
             targets = [base] if node.module else [base + [alias.name] for alias in node.names]
             found |= {".".join(target) for target in targets}
     return found

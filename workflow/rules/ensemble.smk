@@ -165,7 +165,6 @@ rule score:
         facts="<results>/predictions/{test_set}/{reader}.json",
         redrawn=redrawn_files("{test_set}"),
         calibration=calibration_of,
-        tracking="<results>/tracking.json",
         code=modules("score"),
     output:
         scores="<results>/scores/{test_set}/{reader}.json",
@@ -175,7 +174,7 @@ rule score:
     benchmark:
         "<benchmarks>/score/{test_set}-{reader}.tsv"
     conda:
-        "../../envs/report.yaml"
+        "../../envs/chem.yaml"
     threads: 2
     resources:
         mem_mb=4000,
@@ -186,4 +185,4 @@ rule score:
         "Score {wildcards.reader} on {wildcards.test_set}"
     shell:
         "python -m ocsrflow.score {input.predictions:q} --facts {input.facts:q} --test-set {wildcards.test_set:q} "
-        "{params.trust:q} --processes {threads} --tracking {input.tracking:q} --out {output.scores:q} --images {output.images:q} 2>&1 | tee {log:q}"
+        "{params.trust:q} --processes {threads} --out {output.scores:q} --images {output.images:q} 2>&1 | tee {log:q}"

@@ -88,6 +88,7 @@ rule browse:
             "<results>/report/data/{dataset}.html",
             caption="../report/browse.rst",
             category="Data",
+            labels={"data set": "{dataset}"},
         ),
     log:
         "<logs>/browse/{dataset}.log",

@@ -21,27 +21,6 @@ rule weights:
         "2>&1 | tee {log:q}"
 
 
-rule tracking:
-    input:
-        code=modules("tracking"),
-    output:
-        "<results>/tracking.json",
-    log:
-        "<logs>/tracking.log",
-    conda:
-        "../../envs/report.yaml"
-    params:
-        experiment=CONFIG.tracking.experiment,
-        server=["--uri", CONFIG.tracking.uri] if CONFIG.tracking.uri else [],
-        # Not an output: it grows with every run, and Snakemake would empty it before it makes it.
-        store=f"{CONFIG.results}/mlflow.db",
-    message:
-        "Prepare MLflow"
-    shell:
-        "python -m ocsrflow.tracking --experiment {params.experiment:q} {params.server:q} "
-        "--store {params.store:q} --out {output:q} 2>&1 | tee {log:q}"
-
-
 rule train:
     input:
         data=training_data,

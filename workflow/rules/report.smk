@@ -1,6 +1,36 @@
 # The report: one page with everything.
 
 
+rule attend:
+    input:
+        data=f"{CONFIG.results}/datasets/{CONFIG.test_sets[0].dataset}/images.h5",
+        weights="<results>/models/{model}/weights.safetensors",
+        description="<results>/models/{model}/model.json",
+        predictions=f"{CONFIG.results}/predictions/{CONFIG.test_sets[0].name}/{{model}}.parquet",
+        scores=f"{CONFIG.results}/scores/{CONFIG.test_sets[0].name}/{{model}}.parquet",
+        code=modules("attend"),
+    output:
+        "<results>/attention/{model}.parquet",
+    log:
+        "<logs>/attend/{model}.log",
+    benchmark:
+        "<benchmarks>/attend/{model}.tsv"
+    conda:
+        "../../envs/report.yaml"
+    threads: 2
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    params:
+        size=CONFIG.report.attention,
+    message:
+        "Draw where {wildcards.model} looked"
+    shell:
+        "python -m ocsrflow.attend {input.data:q} --weights {input.weights:q} --description {input.description:q} "
+        "--predictions {input.predictions:q} --scores {input.scores:q} --size {params.size} --threads {threads} "
+        "--out {output:q} 2>&1 | tee {log:q}"
+
+
 rule report:
     input:
         scores=of_each("scores/{test_set}/{reader}.json", test_set=TEST_SETS, reader=READERS),
@@ -10,7 +40,7 @@ rule report:
         metrics=of_each("models/{model}/metrics.jsonl", model=MODELS),
         corpora=of_each("corpus/{source}/lengths.csv", source=SOURCES),
         samples=of_each("datasets/{dataset}/lengths.csv", dataset=DATASETS),
-        data=of_each("datasets/{dataset}/images.h5", dataset={t.dataset: None for t in TEST_SETS.values()}),
+        data=of_each("datasets/{dataset}/images.h5", dataset=ALL_DATASETS),
         rejects=of_each("corpus/{source}/rejects.csv", source=SOURCES)
         + of_each("datasets/{dataset}/rejects/sample.csv", dataset=DATASETS)
         + of_each("datasets/{dataset}/rejects/pack.csv", dataset=DATASETS)
@@ -18,14 +48,25 @@ rule report:
         choices=of_each("ensembles/{ensemble}.json", ensemble=ENSEMBLES),
         speed_training=of_each("speed/training/{model}.json", model=CLOCKED_MODELS),
         speed_prediction=of_each("speed/prediction/{ensemble}.json", ensemble=CLOCKED_ENSEMBLES),
+        attention=of_each("attention/{model}.parquet", model=MODELS if CONFIG.report.attention else []),
         code=modules("report"),
         templates=templates("report.html"),
     output:
-        report(
+        page=report(
             "<results>/report/index.html",
             caption="../report/report.rst",
             category="Report",
+            labels={"page": "everything, one file"},
         ),
+        # Which ones there are depends on what was measured.
+        figures=report(
+            directory("<results>/report/figures"),
+            patterns=["{figure}.svg"],
+            caption="../report/figure.rst",
+            category="Figures",
+            labels=lambda wildcards: {"figure": caption_of(wildcards.figure).title},
+        ),
+        summary="<results>/report/summary.json",
     log:
         "<logs>/report.log",
     benchmark:
@@ -36,6 +77,10 @@ rule report:
         mem_mb=8000,
         runtime=60,
     params:
+        results=lambda wildcards, output: str(Path(output.page).parent.parent),
+        # The report shows the whole configuration, which is too long for a command line: the run's start writes it down.
+        config=provenance.hash_of(CONFIG),
+        captions=CAPTIONS,  # for Snakemake's own report
         title=CONFIG.report.title,
         note=["--note", CONFIG.report.note] if CONFIG.report.note else [],
         gallery=CONFIG.report.gallery,
@@ -44,7 +89,8 @@ rule report:
         test_sets=[f"{name}={test_set.dataset}" for name, test_set in TEST_SETS.items()],
         choices=lambda wildcards, input: option("--choices", input.choices),
         speed=lambda wildcards, input: option("--speed-training", input.speed_training)
-        + option("--speed-prediction", input.speed_prediction),
+        + option("--speed-prediction", input.speed_prediction)
+        + option("--attention", input.attention),
     message:
         "Write the report"
     shell:
@@ -52,4 +98,5 @@ rule report:
         "--test-sets {params.test_sets:q} --scores {input.scores:q} --images {input.images:q} "
         "--predictions {input.predictions:q} --models {input.models:q} --metrics {input.metrics:q} "
         "--corpora {input.corpora:q} --samples {input.samples:q} --data {input.data:q} "
-        "--rejects {input.rejects:q} {params.choices:q} {params.speed:q} --out {output:q} 2>&1 | tee {log:q}"
+        "--rejects {input.rejects:q} {params.choices:q} {params.speed:q} --results {params.results:q} "
+        "--out {output.page:q} --drawings {output.figures:q} --summary {output.summary:q} 2>&1 | tee {log:q}"

@@ -8,7 +8,6 @@
 rule speed_training:
     input:
         data=training_data,
-        tracking="<results>/tracking.json",
         code=modules("launch", "speed_training", "clocked_training"),
     output:
         "<results>/speed/training/{model}.json",
@@ -37,7 +36,7 @@ rule speed_training:
         "python -m ocsrflow.speed_training {input.data:q} --name {wildcards.model:q} --dataset {params.dataset:q} "
         "--network {params.network:q} --training {params.training:q} --processes {params.processes:q} "
         "--steps {params.steps} --gpus {params.gpus} --granted {resources.gpu} --threads {threads} "
-        "--tracking {input.tracking:q} --out {output:q} 2>&1 | tee {log:q}"
+        "--out {output:q} 2>&1 | tee {log:q}"
 
 
 rule speed_prediction:
@@ -46,7 +45,6 @@ rule speed_prediction:
         weights=members_files("models/{model}/weights.safetensors"),
         descriptions=members_files("models/{model}/model.json"),
         choice="<results>/ensembles/{ensemble}.json",
-        tracking="<results>/tracking.json",
         code=modules("speed_prediction"),
     output:
         "<results>/speed/prediction/{ensemble}.json",
@@ -75,4 +73,4 @@ rule speed_prediction:
         "--weights {input.weights:q} --descriptions {input.descriptions:q} --choice {input.choice:q} "
         "--reading {params.reading:q} --test-set {params.test_set:q} "
         "{params.pictures:q} --timed-images {params.timed_images} --gpus {resources.gpu} --threads {threads} "
-        "--tracking {input.tracking:q} --out {output:q} 2>&1 | tee {log:q}"
+        "--out {output:q} 2>&1 | tee {log:q}"

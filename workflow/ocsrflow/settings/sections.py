@@ -241,3 +241,4 @@ class Report(Settings):
     title: str = Field("ocsrflow", min_length=1, description="Title of the report.")
     note: str = Field("", description="A remark under the title.")
     gallery: int = Field(24, ge=0, description="Predictions shown in the gallery.")
+    attention: int = Field(3, ge=0, description="Predictions shown with where the best single model looked.")

@@ -1,0 +1,79 @@
+"""Titles and captions of the report's figures, the same in the report, in its SVG files and in Snakemake's report."""
+
+from typing import NamedTuple
+
+
+class Caption(NamedTuple):
+    """What stands over a figure, and under it."""
+
+    title: str
+    text: str
+
+
+# By the name of the figure's file, up to its first dot; behind it stands what the figure is of.
+CAPTIONS = {
+    "lengths-source": Caption(
+        "Source and what the filter keeps",
+        "Molecules of each SMILES length, in characters, in each source and among those that the filter keeps, on a "
+        "logarithmic axis.",
+    ),
+    "lengths-sampled": Caption(
+        "Sampled", "Molecules of each SMILES length, in characters, drawn for each data set, before the splits."
+    ),
+    "validation": Caption(
+        "Validation score", "Mean Tanimoto similarity of greedy readings of validation pictures during training."
+    ),
+    "loss": Caption("Training loss", "Mean cross-entropy, in nats a token, of the last steps."),
+    "methods": Caption(
+        "Readers compared",
+        "Mean Tanimoto similarity with its 95 % bootstrap interval: single models, ensembles by each method, the "
+        "ceiling of choosing among the members' answers, and baselines.",
+    ),
+    "by-length": Caption(
+        "Score by length",
+        "Mean Tanimoto similarity by length of the reference, in bins of equally many pictures; of the ensembles by "
+        "the pair rule, and by what was best on validation pictures.",
+    ),
+    "agreement": Caption(
+        "Agreement of the members",
+        "Mean Tanimoto similarity between the predictions of every two members, where RDKit parses both.",
+    ),
+    "trust-confidence": Caption(
+        "Confidence",
+        "How often an answer is exactly right, against the confidence that it comes with, which was calibrated on "
+        "validation pictures. Points are tenths of the pictures with 95 % intervals; in brackets the area under the "
+        "ROC curve.",
+    ),
+    "trust-agreement": Caption(
+        "Agreement",
+        "How often an answer is exactly right, against its mean Tanimoto similarity with the answers of all members.",
+    ),
+    "trust-log_probability": Caption(
+        "Log-probability",
+        "How often an answer is exactly right, against the natural logarithm of its probability, mean over the "
+        "members.",
+    ),
+    "trust-distance": Caption(
+        "Distance of the drawing",
+        "How often an answer is exactly right, against how badly a drawing of it fits the picture; 0 is the same "
+        "picture, as a right answer's mostly is where the run's own renderer drew the test pictures too. Pictures from "
+        "elsewhere fit less well.",
+    ),
+    "speed-training": Caption(
+        "Training with one process and with several",
+        "Images per second of all processes together. Dashed: as many times those of one process.",
+    ),
+    "speed-prediction": Caption(
+        "Single models and the ensemble",
+        "Seconds per image: each member alone, all of them one after the other in one process, and side by side in "
+        "parallel processes, with quartiles where they were measured.",
+    ),
+    "stages": Caption("Run time of each stage", "Wall time of all jobs of a stage, added up, in minutes."),
+}
+
+
+def caption_of(figure: str) -> Caption:
+    """The caption of a figure by its name; what it is of stands behind the title."""
+    name, *of = figure.split(".", 1)
+    title, text = CAPTIONS[name]
+    return Caption(f"{title}: {of[0].replace('.', ' on ')}" if of else title, text)
