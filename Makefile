@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 PORT ?= 5000
+RESULTS ?= results
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format browse ui lock clean
+.PHONY: help demo test check format status compare browse ui lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -24,7 +25,7 @@ $(READY): requirements.lock envs/bootstrap.lock pyproject.toml
 
 demo: $(READY) ## Run the whole experiment at small scale, from embedded molecules to the report
 	snakemake --workflow-profile workflow/profiles/demo
-	@echo "The report: results/report/index.html    MLflow: make ui"
+	@echo "The report: results/report/index.html    MLflow: make ui    What took how long: make status"
 
 test: $(READY) ## Run the tests
 	pytest tests
@@ -41,6 +42,13 @@ format: $(READY) ## Format the code
 	ruff format .
 	snakefmt Snakefile workflow/rules
 
+status: $(READY) ## Show how far a run is (RESULTS=results)
+	@python -m ocsrflow.status "$(RESULTS)"
+
+compare: $(READY) ## Compare two folders of results or MLflow runs (A=results-before B=results)
+	@test -n "$(A)" -a -n "$(B)" || { echo "give A=... and B=...: folders of results, or ids of MLflow runs" >&2; exit 1; }
+	@python -m ocsrflow.compare "$(A)" "$(B)"
+
 browse: $(READY) ## Show what is in a data set of results/ (DATASET=nci-short)
 	@test -f "results/datasets/$(DATASET)/images.h5" || \
 		{ echo "give DATASET=..., one of: $$(cd results/datasets 2>/dev/null && ls -d */images.h5 | cut -d/ -f1 | xargs)" >&2; exit 1; }
@@ -50,9 +58,9 @@ browse: $(READY) ## Show what is in a data set of results/ (DATASET=nci-short)
 		--out "results/browse/$(DATASET).html"
 	@echo "The page: results/browse/$(DATASET).html"
 
-ui: $(READY) ## Browse the MLflow runs of results/ (PORT=5000)
-	@test -f results/mlflow.db || { echo "no runs yet: results/mlflow.db is made by 'make demo' or a full run" >&2; exit 1; }
-	mlflow ui --backend-store-uri sqlite:///results/mlflow.db --host 127.0.0.1 --port $(PORT)
+ui: $(READY) ## Browse the MLflow runs of a folder of results (RESULTS=results PORT=5000)
+	@test -f "$(RESULTS)/mlflow.db" || { echo "no runs yet: $(RESULTS)/mlflow.db is made by 'make demo' or a full run" >&2; exit 1; }
+	mlflow ui --backend-store-uri "sqlite:///$(RESULTS)/mlflow.db" --host 127.0.0.1 --port $(PORT)
 
 lock: $(READY) ## Compile requirements.lock from pyproject.toml, and what follows from it
 	uv pip compile --quiet --python-platform linux --python-version 3.11 --generate-hashes --no-header \

@@ -3,8 +3,15 @@
 import gzip
 import http.server
 import json
+import os
+import shutil
 import signal
+import socket
+import subprocess
+import sys
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +31,7 @@ from ocsrflow.settings.training import Training
 from safetensors.torch import save_file
 
 REPOSITORY = Path(__file__).parent.parent
+CONFIG = "tests/workflow/toy.yaml"
 
 settings.register_profile("ocsrflow", deadline=None)  # what takes long once need not be slow: machines are noisy
 settings.load_profile("ocsrflow")
@@ -118,6 +126,50 @@ def hear_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def wait_for(url: str, process: "subprocess.Popen[bytes]", seconds: float = 120) -> None:
+    """Wait until a server that was started answers."""
+    for _ in range(int(10 * seconds)):
+        try:
+            urllib.request.urlopen(url, timeout=1)
+            return
+        except OSError:
+            assert process.poll() is None, f"{url}: the server has ended"
+            time.sleep(0.1)
+    raise AssertionError(f"{url}: no answer")
+
+
+class MlflowServer:
+    """MLflow's own server with its artifact proxy, which can be killed and started again."""
+
+    def __init__(self, folder: Path, store: str = "") -> None:
+        self.folder, self.port = folder, free_port()
+        self.store = store or f"sqlite:///{folder / 'server.db'}"
+        self.uri = f"http://127.0.0.1:{self.port}"
+
+    def start(self, workers: int = 1) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", self.store]
+        command += ["--port", str(self.port), "--workers", str(workers)]
+        self.process = subprocess.Popen(
+            [*command, "--artifacts-destination", str(self.folder / "artifacts")],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            start_new_session=True,
+        )
+        wait_for(f"{self.uri}/health", self.process)
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
 class Server:
     """An HTTP server on this machine whose answers a test can spoil."""
 
@@ -171,3 +223,32 @@ def server() -> Iterator[Server]:
 def gzipped(text: str | bytes) -> bytes:
     """Text as gzip bytes."""
     return gzip.compress(text.encode() if isinstance(text, str) else text)
+
+
+def snakemake(folder: Path, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Snakemake in a checkout."""
+    run = subprocess.run(
+        [sys.executable, "-m", "snakemake", *options], cwd=folder, capture_output=True, text=True, check=False
+    )
+    if check:
+        assert run.returncode == 0, run.stdout + run.stderr
+    return run
+
+
+def copy_checkout(folder: Path) -> Path:
+    """The files of this checkout, as they are, in a new folder."""
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    files = subprocess.run(listed, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.splitlines()
+    for name in files:
+        if (REPOSITORY / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout in which the toy experiment has run."""
+    folder = copy_checkout(tmp_path_factory.mktemp("toy"))
+    snakemake(folder, "--cores", "2", "--configfile", CONFIG)
+    return folder

@@ -2,18 +2,13 @@
 
 import http.server
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import MlflowServer
 from ocsrflow import mirror as module
 from ocsrflow.mirror import Mirror
 from ocsrflow.tracking import tracking
@@ -106,39 +101,6 @@ def test_a_server_that_never_answers_neither_slows_nor_stops(
     assert time.monotonic() - began < 5  # half a millisecond a point, in a process whose other thread imports MLflow
     mirror.close("FINISHED", patience=0.5)
     assert "MLflow does not take the run: no answer in time; 10000 points of slow one" in capsys.readouterr().err
-
-
-class MlflowServer:
-    """MLflow's own server, which can be killed and started again."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.folder, self.uri = folder, f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        store = f"sqlite:///{self.folder / 'server.db'}"
-        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--port", str(self.port)]
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        self.process = subprocess.Popen(
-            [*command, "--workers", "1", "--artifacts-destination", str(self.folder / "artifacts")],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            start_new_session=True,
-        )
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=1)
-                return
-            except OSError:
-                time.sleep(0.1)
-        raise AssertionError("the MLflow server does not start")
-
-    def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
 
 
 def test_what_a_server_missed_is_sent_when_it_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

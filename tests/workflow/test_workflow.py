@@ -21,11 +21,9 @@ import h5py
 import pandas as pd
 import pytest
 import yaml
-from conftest import REPOSITORY
+from conftest import CONFIG, copy_checkout, snakemake
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-
-CONFIG = "tests/workflow/toy.yaml"
 
 # Which rules run a module, directly or through others, written down by hand: the workflow works it out itself.
 STAGES = ["download", "filter", "sample", "render", "pack", "weights", "train", "predict", "ensemble"]
@@ -73,7 +71,7 @@ USED_BY = {
     "flops": STEP,
     "gallery": {"report"},
     "grammar": NETWORK - {"speed_training"},
-    "gpus": NETWORK,
+    "gpus": NETWORK - {"attend", "record_model"},
     "guarded": {*PARSE, "train", "render", "redraw", "constant", "osra", "attend", "record_model", "speed_prediction"},
     "images": PICTURES,
     "job": {"train", "predict", "ensemble", "constant", "osra", *SPEED},
@@ -82,7 +80,7 @@ USED_BY = {
     "lineup": {"record_model"},
     "loader": {*STEP, "predict"},
     "meter": {"train"},
-    "metrics": {"calibrate", "score"},
+    "metrics": {"calibrate", "score", "record_model"},
     "mirror": {"train"},
     "model": NETWORK,
     "osra": {"osra"},
@@ -129,7 +127,7 @@ USED_BY = {
     "tables": {"filter", "sample", "render", "pack", "benchmark_set"},
     "talk": {"report"},
     "team": {"record_model"},
-    "tokenizer": {"pack", "benchmark_set", *NETWORK},
+    "tokenizer": {"pack", "benchmark_set", "report", *NETWORK},
     "tracking": {"tracking", "train", *RECORD},
     "train": {"train"},
     "validation": {"train"},
@@ -185,6 +183,8 @@ OF_A_BENCHMARK = {
     *("benchmark_set", "predict", "redraw", "rescore", "ensemble", "constant", "osra", "score", "report"),
     *("record_score", "record_report"),
 }
+# What of these is scored again is no single model, whose attention is drawn.
+OF_ENSEMBLES = {"choose", "rescore", "ensemble", "constant", "osra", *SPEED, *RECORD}
 
 
 def with_followers(rules: set[str]) -> set[str]:
@@ -197,34 +197,7 @@ def with_followers(rules: set[str]) -> set[str]:
         if rule not in found:
             found.add(rule)
             todo += AFTER[rule]
-    return found
-
-
-def snakemake(folder: Path, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    run = subprocess.run(
-        [sys.executable, "-m", "snakemake", *options], cwd=folder, capture_output=True, text=True, check=False
-    )
-    if check:
-        assert run.returncode == 0, run.stdout + run.stderr
-    return run
-
-
-def copy_checkout(folder: Path) -> Path:
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    files = subprocess.run(listed, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.splitlines()
-    for name in files:
-        if (REPOSITORY / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, folder / name)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout in which the toy experiment has run."""
-    folder = copy_checkout(tmp_path_factory.mktemp("toy"))
-    snakemake(folder, "--cores", "2", "--configfile", CONFIG)
-    return folder
+    return found - {"attend"} if rules <= OF_ENSEMBLES else found
 
 
 @pytest.fixture
@@ -274,7 +247,22 @@ def test_every_module_is_looked_at(toy: Path) -> None:
     assert found - {"__init__", "settings/__init__"} == set(USED_BY)
 
 
-@pytest.mark.parametrize("module", USED_BY)
+def test_every_rule_has_the_modules_that_it_runs_among_its_inputs(toy: Path) -> None:
+    lines = snakemake(toy, "--detailed-summary", "--configfile", CONFIG).stdout.splitlines()
+    rows = [dict(zip(lines[0].split("\t"), line.split("\t"), strict=True)) for line in lines[1:]]
+    found: dict[str, set[str]] = {module: set() for module in USED_BY}
+    for row in rows:
+        for path in row["input-file(s)"].split(","):
+            if path.startswith("workflow/ocsrflow/") and path.endswith(".py"):
+                found[path.removeprefix("workflow/ocsrflow/").removesuffix(".py")].add(row["rule"])
+    assert found == {module: rules - {"weights"} for module, rules in USED_BY.items()}
+
+
+# A shared one, one of a single stage, one that only others' rules run, one that no rule does, those near to MLflow.
+EDITED = ("cli", "voting", "grammar", "settings/reading", "own_pictures", "gallery", "record", "tracking", "provenance")
+
+
+@pytest.mark.parametrize("module", EDITED)
 def test_an_edit_of_a_module_runs_the_stages_that_use_it(changed: Path, module: str) -> None:
     path = changed / f"workflow/ocsrflow/{module}.py"
     path.write_text(path.read_text() + "\n# edited\n")
@@ -535,9 +523,8 @@ def test_recording_again_makes_no_run_and_another_model_one_that_names_the_one_b
     before = {run.info.run_id: run for run in runs_of(changed).values()}
     results = changed / "results"
     copy = shutil.copytree(results, changed / "copy")
-    subprocess.run(
-        [sys.executable, "-m", "ocsrflow.tracking", "sync", "results", "--everything"], cwd=changed, check=True
-    )
+    inside = {"cwd": changed, "check": True, "env": {**os.environ, "PYTHONPATH": str(changed / "workflow")}}
+    subprocess.run([sys.executable, "-m", "ocsrflow.tracking", "sync", "results", "--everything"], **inside)
     after = {run.info.run_id: run for run in runs_of(changed).values()}
     assert set(after) == set(before)
     for run_id, run in after.items():
@@ -556,7 +543,7 @@ def test_recording_again_makes_no_run_and_another_model_one_that_names_the_one_b
     try:
         command = ["record", "models/shuffle", "--results", "results", "--out", "results/recorded/models/shuffle.json"]
         data = ["--data", "results/datasets/short/images.h5"]
-        subprocess.run([sys.executable, "-m", f"ocsrflow.{command[0]}", *command[1:], *data], cwd=changed, check=True)
+        subprocess.run([sys.executable, "-m", f"ocsrflow.{command[0]}", *command[1:], *data], **inside)
         client = MlflowClient(f"sqlite:///{changed}/results/mlflow.db")
         new = client.get_run(json.loads((results / "recorded/models/shuffle.json").read_text())["run_id"])
         assert new.info.run_id not in before

@@ -1,7 +1,8 @@
 """The one description of the configuration.
 
 ``config.yaml`` is validated against :class:`Config` before any job is planned. The JSON schema in
-``workflow/schemas/`` is generated from it: ``python -m ocsrflow.config --schema``.
+``workflow/schemas/`` is generated from it: ``python -m ocsrflow.config --schema``; so is the table of settings in the
+documentation: ``python -m ocsrflow.config --settings``.
 """
 
 import json
@@ -286,6 +287,10 @@ def schema() -> str:
 if __name__ == "__main__":
     if sys.argv[1:] == ["--schema"]:
         print(schema(), end="")
+    elif sys.argv[1:] == ["--settings"]:
+        from .settings_table import settings  # here, so that no stage depends on it
+
+        print(settings(Config.model_json_schema()), end="")
     elif len(sys.argv) == 2 and not sys.argv[1].startswith("-"):
         import yaml
 
@@ -295,4 +300,4 @@ if __name__ == "__main__":
             sys.exit(f"ocsrflow.config: error: {mistake}")
         print(f"{sys.argv[1]}: valid")
     else:
-        sys.exit("usage: python -m ocsrflow.config CONFIG.yaml | --schema")
+        sys.exit("usage: python -m ocsrflow.config CONFIG.yaml | --schema | --settings")

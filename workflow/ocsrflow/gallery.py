@@ -79,6 +79,7 @@ def choose(rows: pd.DataFrame, size: int) -> pd.DataFrame:
     size
         At most so many.
     """
+    rows = rows.astype({"exact": bool, "valid": bool})  # also where there is none
     verdict = np.where(rows["exact"], "right", np.where(rows["valid"], "wrong", "invalid"))
     rows = rows.assign(verdict=verdict, confident=False).reset_index(drop=True)
     mistakes = rows[~rows["exact"]]
