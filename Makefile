@@ -8,7 +8,7 @@ RESULTS ?= results
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format status compare browse ui lock clean
+.PHONY: help setup demo test check format status compare browse ui lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -22,6 +22,8 @@ $(READY): requirements.lock envs/bootstrap.lock pyproject.toml
 	@uv pip install --python $(VENV)/bin/python --require-hashes --compile-bytecode -r requirements.lock
 	@uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation --editable .
 	@touch $@
+
+setup: $(READY) ## Install everything into .venv; the other targets do so by themselves
 
 demo: $(READY) ## Run the whole experiment at small scale, from embedded molecules to the report
 	snakemake --workflow-profile workflow/profiles/demo

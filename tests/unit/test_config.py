@@ -115,6 +115,8 @@ def spoil(path: str, value: object) -> dict[str, Any]:
         ("datasets.0.seed", 2**64, "datasets.0.seed: Input should be less than 4294967296"),
         ("network.stride", 7, "network.stride: 8, 16 or 32 is expected"),
         ("sources.0.url", "ftp://x/y", "sources.0.url: an https:// address"),
+        ("sources.0.url", "https://me:secret@x/y", "sources.0.url: an address without a password"),
+        ("tracking.uri", "https://me:secret@x", "tracking.uri: an address without a password"),
         ("sources.0.kind", "disk", "sources.0.kind: one of 'pubchem', 'file', 'nci', 'pictures' is expected"),
         ("datasets.0.max_length", 300, "datasets.0.max_length: 300 is more than the max_length 100"),
         ("split.test", 0.995, "split: validation and test must leave a share for training"),

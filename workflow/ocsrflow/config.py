@@ -266,7 +266,8 @@ def _line(error: Any, raw: Mapping[str, Any]) -> str:
     if error["type"].startswith("union_tag"):
         message = "one of 'pubchem', 'file', 'nci', 'pictures' is expected"
     found = error.get("input")
-    shown = "" if isinstance(found, (dict, list)) or error["type"] == "missing" else f" (found {found!r})"
+    untold = isinstance(found, (dict, list)) or error["type"] == "missing" or "without a password" in message
+    shown = "" if untold else f" (found {found!r})"
     return f"{path}: {message}{shown}" if path else message
 
 

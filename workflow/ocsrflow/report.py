@@ -16,6 +16,7 @@ from .files import read_json, write_json, write_text
 from .gallery import gallery as cards_of
 from .packed import Packed
 from .pages import png_uri, template, text_uri
+from .paired import Tested, paired_mean, same_pictures
 
 # What the ensembles' methods do, for the reader of the report.
 METHODS = {
@@ -140,11 +141,13 @@ def report(
         **_of_speed(trained, read),
         **_of_stages(stages),
     }
+    files = {s["name"]: path for s, path in zip(scored, images, strict=True) if s["test_set"] == main["name"]}
     html = template("report.html").render(
         title=title,
         note=note,
         tables=tables,
         headline=headline,
+        gain=_gain(headline, files),
         best=best,
         talk=talk,
         figures=shown,
@@ -199,6 +202,15 @@ def _headline(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "constant": next((row for row in rows if "answer" in row), None),
         "peers": [row for row in rows if row["kind"] == "baseline" and "answer" not in row and "scores" in row],
     }
+
+
+def _gain(headline: dict[str, Any], files: dict[str, Path]) -> Tested | None:
+    """What the ensemble gains over the single model on the same pictures."""
+    if headline["ensemble"] is None:
+        return None
+    single, several = (pd.read_parquet(files[headline[kind]["name"]]) for kind in ("model", "ensemble"))
+    both = same_pictures(single, several)
+    return paired_mean(both["tanimoto_a"].to_numpy(float), both["tanimoto_b"].to_numpy(float))
 
 
 def _summary(headline: dict[str, Any]) -> dict[str, Any]:

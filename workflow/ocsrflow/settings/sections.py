@@ -19,6 +19,16 @@ Name = Annotated[
 ]
 
 
+def _no_password(address: str | None) -> str | None:
+    """The configuration is shown in the report and kept in MLflow."""
+    if address is not None and urlsplit(address).password is not None:
+        raise ValueError(
+            "an address without a password, which the report would show; for MLflow set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD (for a PostgreSQL store PGPASSWORD) in the environment"
+        )
+    return address
+
+
 class _Source(Settings):
     name: Name
     max_length: int = Field(
@@ -37,6 +47,7 @@ class PubChemSource(_Source):
     @classmethod
     def _secure(cls, value: str | None) -> str | None:
         if value is not None:
+            _no_password(value)
             parts = urlsplit(value)
             if parts.scheme != "https" and parts.hostname not in ("localhost", "127.0.0.1"):
                 raise ValueError("an https:// address (http:// is for localhost only)")
@@ -233,6 +244,8 @@ class Tracking(Settings):
     uri: str | None = Field(
         None, description="MLflow tracking server; null for an SQLite file under the results folder."
     )
+
+    _secret = field_validator("uri")(_no_password)
 
 
 class Report(Settings):
