@@ -246,5 +246,10 @@ def test_mlflow_shows_the_experiment_two_runs_curves_and_the_registered_model(se
     page.goto(f'{ui}/#/compare-runs?runs={pair}&experiments=["{experiment.experiment_id}"]')
     for told in ("shuffle", "mobile", "validation_tanimoto", "network.encoder"):
         expect(page.get_by_text(told, exact=True).first).to_be_visible(timeout=30_000)
+    page.goto(
+        f'{ui}/#/metric?runs={pair}&metric="loss"&experiments=["{experiment.experiment_id}"]&plot_metric_keys=["loss"]'
+    )
+    for told in ("loss", "shuffle", "mobile", "Max"):
+        expect(page.get_by_text(told, exact=True).first).to_be_visible(timeout=30_000)
     page.goto(f"{ui}/#/models/toy.shuffle")
     expect(page.get_by_text("Version 1", exact=False).first).to_be_visible(timeout=30_000)

@@ -43,6 +43,13 @@ KIND = "ocsrflow.kind"
 PREVIOUS = "ocsrflow.previous"
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
+# MLflow shows it among model trainings, not among applications of language models; and what is in it.
+EXPERIMENT = {
+    "mlflow.experimentKind": "custom_model_development",
+    NOTE: "One run for each run of the workflow (a configuration at a commit), and below it one for each model, each "
+    "reader's answers to a test set, and each speed study. The readers of a test set side by side: search for "
+    "`tags.\"ocsrflow.test_set\" = 'NAME'`, and choose columns.",
+}
 LONGEST = 6000  # characters of a parameter that MLflow takes
 MOST_PARAMETERS, MOST_METRICS = 100, 1000  # in one request
 
@@ -100,7 +107,7 @@ def tracking(*, out: Path, experiment: str, store: Path, uri: str = "") -> None:
                 if "://" in uri and not uri.startswith("sqlite")
                 else str((store.parent / "mlflow-artifacts" / experiment).resolve())
             )
-            client.create_experiment(experiment, artifact_location=artifacts)
+            client.create_experiment(experiment, artifact_location=artifacts, tags=EXPERIMENT)
         elif found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
     except MlflowException as error:
