@@ -43,6 +43,8 @@ onsuccess:
 
 
 onerror:
+    for line in provenance.missed(CONFIG):
+        print(line, file=sys.stderr)
     shell("python -m ocsrflow.tracking close {CONFIG.results:q} --status FAILED || true")
 
 

@@ -129,6 +129,7 @@ USED_BY = {
     "settings/reading": {"predict", "speed_prediction", "attend", *RECORD},
     "settings/sections": set(),
     "settings/training": STEP,
+    "settings_table": set(),
     "side_by_side": {"speed_prediction"},
     "sides": set(),
     "similarity": {
@@ -149,7 +150,7 @@ USED_BY = {
     "talk": {"report"},
     "team": {"record_model"},
     "tokenizer": {"pack", "benchmark_set", "report", *NETWORK},
-    "tracking": {"tracking", "train", *RECORD},
+    "tracking": {"tracking", *RECORD},
     "train": {"train"},
     "validation": {"train"},
     "voting": {"choose", "ensemble", "speed_prediction", "record_model"},
@@ -192,7 +193,7 @@ AFTER = {
     "attend": {"report"},
     "speed_training": {"report", "record_speed"},
     "speed_prediction": {"report", "record_speed"},
-    "tracking": {"train", *RECORD},
+    "tracking": RECORD,
     "report": {"record_report"},
     "record_model": {"record_score", "record_report"},
     "record_score": {"record_report"},
@@ -399,6 +400,11 @@ def test_a_benchmark_that_is_not_there_is_told(changed: Path) -> None:
 def test_a_new_title_writes_the_report(changed: Path) -> None:
     edit(changed, report={"title": "Another", "note": "", "gallery": 4})
     assert planned(changed)[0] == OF_THE_REPORT
+
+
+def test_another_store_of_mlflow_trains_nothing_again(changed: Path) -> None:
+    edit(changed, tracking={"experiment": "another"})
+    assert planned(changed)[1] == {"tracking", "report", *RECORD}
 
 
 def test_another_order_of_the_members_votes_again(changed: Path) -> None:

@@ -4,15 +4,13 @@ Points are handed to a thread of their own, so that a server that is slow or awa
 What could not be sent is kept and tried again, at the latest at the end.
 """
 
+import importlib
 import sys
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .tracking import Run
+from typing import Any
 
 RETRY = 30.0  # seconds between two tries where MLflow does not answer
 GATHER = 2.0  # seconds in which points are gathered for one request
@@ -84,9 +82,7 @@ class Mirror:
             )
 
     def _work(self) -> None:
-        from .tracking import Point  # in this thread, since MLflow takes some seconds to import
-
-        run: Run | None = None
+        run = None
         while True:
             with self._change:
                 if not self._trouble and self._status is None:
@@ -99,7 +95,7 @@ class Mirror:
             part = self._waiting[:]
             try:
                 run = run or self._open()
-                run.points([Point(*point) for point in part])
+                run.points([_tracking().Point(*point) for point in part])
                 del self._waiting[: len(part)]  # only this thread takes away, and it counts from the front
                 self._trouble = ""
                 if last and not self._waiting:
@@ -110,10 +106,16 @@ class Mirror:
                 if last:
                     return
 
-    def _open(self) -> "Run":
-        from .tracking import Run, model_identity
-
+    def _open(self) -> Any:
         assert self._where is not None
-        run = Run(self._where, model_identity(self._name, self._key, self._tags))
+        run = _tracking().Run(self._where, _tracking().model_identity(self._name, self._key, self._tags))
         run.parameters(self._parameters)
         return run
+
+
+def _tracking() -> Any:
+    """The module ``tracking``: in the thread, since MLflow takes some seconds to import.
+
+    By its name, so that it is no input of the rule ``train``: how a run is recorded decides nothing of what is learnt.
+    """
+    return importlib.import_module("ocsrflow.tracking")
