@@ -5,8 +5,9 @@ ensemble and speed study, has a run of its own below it. A run is found again by
 a job that starts again continues its own run and logs no point twice, and a stage that is made again in the same way
 makes no new one. What is made in another way makes a new run, which names the one before it of the same thing.
 
-Once the store is there, which :func:`tracking` makes sure of, MLflow never stops a stage. A training sends its curves through ``mirror``, beside its own work; everything else is sent
-by ``record`` from finished files, and ``python -m ocsrflow.tracking sync`` sends what a server missed.
+Once the store is there, which :func:`tracking` makes sure of, MLflow never stops a stage. A training sends its curves
+through ``mirror``, beside its own work; everything else is sent by ``record`` from finished files, and
+``python -m ocsrflow.tracking sync`` sends what a server missed.
 """
 
 import fcntl
