@@ -41,8 +41,8 @@ CAPTIONS = {
     "trust-confidence": Caption(
         "Confidence",
         "How often an answer is exactly right, against the confidence that it comes with, which was calibrated on "
-        "validation pictures. Points are tenths of the pictures with 95 % intervals; in brackets the area under the "
-        "ROC curve.",
+        "validation pictures. The distance of the drawing is part of it, with what stands there. Points are "
+        "tenths of the pictures with 95 % intervals; in brackets the area under the ROC curve.",
     ),
     "trust-agreement": Caption(
         "Agreement",

@@ -114,8 +114,9 @@ def curves(metrics: dict[str, pd.DataFrame], column: str, label: str, title: str
     )
 
     def paint(axes: Axes) -> None:
-        marker = "o" if len(rows) < 60 * len(metrics) else None
-        sns.lineplot(rows, x="step", y=column, hue="name", marker=marker, markersize=4, ax=axes, estimator=None)
+        for at, (name, own) in enumerate(rows.groupby("name", sort=False)):
+            few = len(own) < 60
+            axes.plot(own["step"], own[column], label=str(name), **_look(at) | ({} if few else {"marker": ""}))
         axes.set(xlabel="optimiser step", ylabel=label)
         _legend_beside(axes)
 
@@ -178,12 +179,10 @@ def trust(rows: pd.DataFrame, label: str, title: str, caption: str, *, share: bo
         if share:
             axes.plot([0, 1], [0, 1], "--", color="0.5", linewidth=1, label="as promised")
             axes.set_xlim(0, 1)
-        for colour, (name, own) in zip(itertools.cycle(sns.color_palette(PALETTE)), rows.groupby("name", sort=False)):
+        for at, (name, own) in enumerate(rows.groupby("name", sort=False)):
             below, above = own["exact"] - own["low"], own["high"] - own["exact"]
-            axes.errorbar(
-                own["mean"], own["exact"], yerr=[below.clip(0), above.clip(0)], color=colour, label=str(name),
-                marker="o", markersize=4, linewidth=1.2, elinewidth=0.6,
-            )  # fmt: skip
+            around = [below.clip(0), above.clip(0)]
+            axes.errorbar(own["mean"], own["exact"], yerr=around, label=str(name), elinewidth=0.6, **_look(at))
         axes.set(xlabel=label, ylabel="share exactly right", ylim=(-0.02, 1.02))
         _legend_beside(axes)
 
@@ -192,15 +191,16 @@ def trust(rows: pd.DataFrame, label: str, title: str, caption: str, *, share: bo
 
 def by_length(rows: pd.DataFrame, title: str, caption: str) -> Drawing:
     """Mean score against SMILES length (columns: length, tanimoto, name), in up to ten bins of equal size."""
-    bins = pd.qcut(rows["length"], 10, duplicates="drop")
+    # One bin where all have the same length.
+    bins = pd.qcut(rows["length"], 10, duplicates="drop") if rows["length"].nunique() > 1 else rows["length"]
     middle = rows.groupby(bins, observed=True)["length"].transform("mean")
     means = rows.assign(length=middle).groupby(["name", "length"], sort=False)["tanimoto"]
     table = means.agg(tanimoto="mean", pictures="size").reset_index().sort_values(["name", "length"])
 
     def paint(axes: Axes) -> None:
-        order = list(dict.fromkeys(rows["name"]))
-        shown = {"hue": "name", "hue_order": order, "marker": "o", "markersize": 4, "estimator": None}
-        sns.lineplot(table, x="length", y="tanimoto", ax=axes, **shown)
+        for at, name in enumerate(dict.fromkeys(rows["name"])):
+            own = table[table["name"] == name]
+            axes.plot(own["length"], own["tanimoto"], label=str(name), **_look(at))
         axes.set(xlabel="length of the reference [characters]", ylabel="mean Tanimoto", ylim=(0, 1.02))
         _legend_beside(axes)
 
@@ -221,6 +221,14 @@ def intervals(rows: pd.DataFrame, label: str, title: str, caption: str) -> Drawi
         _legend_beside(axes)
 
     return _figure(title, caption, rows, paint, (6, 0.8 + 0.26 * len(rows)))
+
+
+def _look(at: int) -> dict[str, Any]:
+    """Of a line of a figure, by its number: colour, and, since there are ten of them, marker and dashes."""
+    colours = sns.color_palette(PALETTE)
+    kind = at // len(colours) % 3
+    shown = {"color": colours[at % len(colours)], "marker": "osD"[kind], "linestyle": ("-", "--", ":")[kind]}
+    return shown | {"markersize": 4, "linewidth": 1.2}
 
 
 def _legend_beside(axes: Axes) -> None:

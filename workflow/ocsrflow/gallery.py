@@ -85,7 +85,8 @@ def choose(rows: pd.DataFrame, size: int) -> pd.DataFrame:
     mistakes = rows[~rows["exact"]]
     surest: list[int] = []
     if "confidence" in rows:
-        surest = mistakes.sort_values("confidence", ascending=False, kind="stable").index[: size // 4].tolist()
+        known = mistakes.dropna(subset=["confidence"]).sort_values("confidence", ascending=False, kind="stable")
+        surest = known.index[: size // 4].tolist()
         rows.loc[surest, "confident"] = True
     rest = {kind: rows.index[(rows["verdict"] == kind) & ~rows["confident"]].tolist() for kind in set(verdict)}
     taken = dict(zip(rest, _shares([len(those) for those in rest.values()], size - len(surest)), strict=True))
@@ -173,29 +174,55 @@ def draw_difference(prediction: str, reference: str) -> tuple[str, str, str]:
     if not in_wanted or not in_read:
         return _draw(read), _draw(wanted), ""
     rdDepictor.Compute2DCoords(wanted)
-    try:  # in the same position, so that eyes can go from one to the other
-        pairs = list(zip(in_wanted, in_read, strict=True))
-        rdDepictor.GenerateDepictionMatching2DStructure(read, wanted, pairs)
-    except (ValueError, RuntimeError):
-        rdDepictor.Compute2DCoords(read)
-    marks = [_outside(molecule, common, match) for molecule, match in ((read, in_read), (wanted, in_wanted))]
-    remark = "" if any(atoms or bonds for atoms, bonds in marks) else _what_else(read, wanted)
+    _place_alike(read, wanted, list(zip(in_wanted, in_read, strict=True)))
+    changed = [(a, b) for a, b in zip(in_read, in_wanted, strict=True) if _state(read, a) != _state(wanted, b)]
+    marks = [
+        _outside(molecule, common, match, [pair[side] for pair in changed])
+        for side, (molecule, match) in enumerate(((read, in_read), (wanted, in_wanted)))
+    ]
+    remark = "" if any(atoms or bonds for atoms, bonds in marks) else "only stereo differs"
     return _draw(read, *marks[0]), _draw(wanted, *marks[1]), remark
 
 
-def _what_else(read: Chem.Mol, wanted: Chem.Mol) -> str:
-    """What differs where all atoms and bonds agree."""
-    flat = [Chem.MolToSmiles(molecule, isomericSmiles=False) for molecule in (read, wanted)]
-    return "only stereo or isotopes differ" if flat[0] == flat[1] else "only charges or hydrogens differ"
+def _place_alike(molecule: Chem.Mol, like: Chem.Mol, pairs: list[tuple[int, int]]) -> None:
+    """Lay a molecule out as the other one lies, so that eyes can go from one to the other; or on its own.
+
+    ``pairs`` are atoms of ``like`` and of the molecule. On its own where the other's coordinates would show another
+    molecule, as an E that lies as a Z does, or tear its bonds.
+    """
+    try:
+        rdDepictor.GenerateDepictionMatching2DStructure(molecule, like, pairs)
+        shown = Chem.MolFromMolBlock(Chem.MolToMolBlock(molecule))
+    except (ValueError, RuntimeError):
+        shown = None
+    if shown is None or Chem.MolToSmiles(shown) != Chem.MolToSmiles(molecule) or _torn(molecule):
+        rdDepictor.Compute2DCoords(molecule)
 
 
-def _outside(molecule: Chem.Mol, common: Chem.Mol, match: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Atoms and bonds that are not in the common part."""
+def _torn(molecule: Chem.Mol) -> bool:
+    """Whether a bond of the layout is far from its usual length, 1.5."""
+    positions = molecule.GetConformer().GetPositions()
+    ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in molecule.GetBonds()]
+    lengths = [float(np.linalg.norm(positions[a] - positions[b])) for a, b in ends]
+    return any(not 1.0 <= length <= 2.3 for length in lengths)
+
+
+def _state(molecule: Chem.Mol, at: int) -> tuple[int, int, int]:
+    """What of an atom may differ though element and bonds agree."""
+    atom = molecule.GetAtomWithIdx(at)
+    return atom.GetFormalCharge(), atom.GetIsotope(), atom.GetNumRadicalElectrons()
+
+
+def _outside(
+    molecule: Chem.Mol, common: Chem.Mol, match: Sequence[int], changed: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Atoms and bonds that are not in the common part, and those of its atoms that are changed."""
     bonds = set()
     for bond in common.GetBonds():
         ends = match[bond.GetBeginAtomIdx()], match[bond.GetEndAtomIdx()]
         bonds.add(molecule.GetBondBetweenAtoms(*ends).GetIdx())
-    atoms = [atom.GetIdx() for atom in molecule.GetAtoms() if atom.GetIdx() not in set(match)]
+    alike = set(match) - set(changed)
+    atoms = [atom.GetIdx() for atom in molecule.GetAtoms() if atom.GetIdx() not in alike]
     return atoms, [bond.GetIdx() for bond in molecule.GetBonds() if bond.GetIdx() not in bonds]
 
 

@@ -123,6 +123,8 @@ def report(
         }
         for name, dataset in (pair.split("=", 1) for pair in test_sets)
     ]
+    for table in tables:
+        table["best"] = _best([row for row in table["rows"] if "scores" in row], "model", "ensemble")
     main = tables[0]
     best = _best(main["rows"], "model", "ensemble")
     headline = _headline(main["rows"])
@@ -147,7 +149,8 @@ def report(
         note=note,
         tables=tables,
         headline=headline,
-        gain=_gain(headline, files),
+        gains=_gains(main["rows"], headline, files),
+        trusted=_trusted(main["rows"], files),
         best=best,
         talk=talk,
         figures=shown,
@@ -204,13 +207,33 @@ def _headline(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _gain(headline: dict[str, Any], files: dict[str, Path]) -> Tested | None:
-    """What the ensemble gains over the single model on the same pictures."""
-    if headline["ensemble"] is None:
-        return None
-    single, several = (pd.read_parquet(files[headline[kind]["name"]]) for kind in ("model", "ensemble"))
-    both = same_pictures(single, several)
-    return paired_mean(both["tanimoto_a"].to_numpy(float), both["tanimoto_b"].to_numpy(float))
+def _gains(
+    rows: list[dict[str, Any]], headline: dict[str, Any], files: dict[str, Path]
+) -> list[tuple[dict[str, Any], Tested]]:
+    """What the pair rule of each ensemble, and the best ensemble, gain over the best single model."""
+    best = headline["ensemble"]
+    single = pd.read_parquet(files[headline["model"]["name"]])
+    gains = []
+    for row in rows:
+        if row["kind"] == "ensemble" and (row["method"] == "pairs" or (best and row["name"] == best["name"])):
+            both = same_pictures(single, pd.read_parquet(files[row["name"]]))
+            values = (both[column].to_numpy(float) for column in ("tanimoto_a", "tanimoto_b"))
+            gains.append((row, paired_mean(*values)))
+    return gains
+
+
+def _trusted(rows: list[dict[str, Any]], files: dict[str, Path]) -> list[dict[str, Any]]:
+    """How good the confidences of the models and ensembles are, in numbers."""
+    found = []
+    for row in rows:
+        sign = row.get("trust", {}).get("confidence")
+        if sign and sign["images"]:
+            told = pd.read_parquet(files[row["name"]], columns=["confidence", "exact"]).dropna()
+            error = sum(abs(point["mean"] - point["exact"]["value"]) * point["images"] for point in sign["curve"])
+            brier = float(((told["confidence"] - told["exact"]) ** 2).mean())
+            shown = {"name": row["name"], "auroc": sign["auroc"], "brier": brier}
+            found.append(shown | {"error": error / sum(point["images"] for point in sign["curve"])})
+    return found
 
 
 def _summary(headline: dict[str, Any]) -> dict[str, Any]:
