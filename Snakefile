@@ -38,14 +38,11 @@ onstart:
 
 
 onsuccess:
-    for line in provenance.missed(CONFIG):
-        print(line, file=sys.stderr)
+    tell_mlflow("FINISHED")
 
 
 onerror:
-    for line in provenance.missed(CONFIG):
-        print(line, file=sys.stderr)
-    shell("python -m ocsrflow.tracking close {CONFIG.results:q} --status FAILED || true")
+    tell_mlflow("FAILED")
 
 
 rule all:

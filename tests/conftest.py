@@ -15,16 +15,19 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import settings
 from ocsrflow.download import download
+from ocsrflow.files import write_json
 from ocsrflow.filter import filter_corpus
 from ocsrflow.model import Reader
 from ocsrflow.pack import pack
 from ocsrflow.packed import Packed
 from ocsrflow.render import render
 from ocsrflow.sample import sample
+from ocsrflow.score import score
 from ocsrflow.settings.depiction import Depiction
 from ocsrflow.settings.network import Network
 from ocsrflow.settings.training import Training
@@ -110,6 +113,19 @@ def make_model(dataset: Path, folder: Path, seed: int) -> Path:
     facts |= {"vocabulary": packed.vocabulary, "depiction": packed.depiction.model_dump()}
     (folder / "model.json").write_text(json.dumps({"name": folder.name, "key": folder.name, **facts}))
     return folder
+
+
+def make_scores(results: Path, reader: str, answers: list[str]) -> None:
+    """What the stages before leave of a reader's answers."""
+    read, scored = results / "predictions/test" / reader, results / "scores/test" / reader
+    read.parent.mkdir(parents=True, exist_ok=True)
+    rows = {"cid": [1, 2, 3], "id": ["1", "2", "3"], "reference": ["CCO", "CCN", "c1ccccc1"], "prediction": answers}
+    pd.DataFrame(rows).to_parquet(f"{read}.parquet")
+    write_json(Path(f"{read}.json"), {"name": reader, "kind": "model", "seconds_per_image": 0.5, "device": "CPU"})
+    score(
+        Path(f"{read}.parquet"), facts=Path(f"{read}.json"), test_set="test",
+        out=Path(f"{scored}.json"), images=Path(f"{scored}.parquet"),
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ def test_mlflow_has_every_point_once_after_a_second_start(
 
     monkeypatch.chdir(tmp_path)
     where = tmp_path / "tracking.json"
-    tracking(out=where, experiment="tiny", store=Path("mlflow.db"))
+    tracking(out=where, experiment="tiny")
     run_train(dataset, tmp_path, tracking=where)
     for checkpoint in sorted(tmp_path.glob("checkpoints/*/step-*.pt"))[1:]:
         checkpoint.unlink()  # as if it had been killed before the last epoch was saved
@@ -46,9 +46,9 @@ def test_a_new_store_gets_the_curves_of_a_finished_training(
 
     monkeypatch.chdir(tmp_path)
     run_train(dataset, tmp_path)
-    tracking(out=tmp_path / "new.json", experiment="tiny", store=Path("new.db"))
-    run_train(dataset, tmp_path, tracking=tmp_path / "new.json")
-    client = MlflowClient("sqlite:///new.db")
+    tracking(out=tmp_path / "new/tracking.json", experiment="tiny")
+    run_train(dataset, tmp_path, tracking=tmp_path / "new/tracking.json")
+    client = MlflowClient("sqlite:///new/mlflow.db")
     experiment = client.get_experiment_by_name("tiny")
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
@@ -110,7 +110,7 @@ def test_what_a_server_missed_is_sent_when_it_is_back(tmp_path: Path, monkeypatc
     monkeypatch.setattr(module, "GATHER", 0.05)
     server = MlflowServer(tmp_path)
     server.start()
-    tracking(out=tmp_path / "tracking.json", experiment="away", store=Path("none"), uri=server.uri)
+    tracking(out=tmp_path / "tracking.json", experiment="away", uri=server.uri)
     client = MlflowClient(server.uri)
 
     def steps() -> list[int]:

@@ -214,14 +214,14 @@ def test_a_run_writes_down_its_configuration_and_commit(tmp_path: Path) -> None:
     (checkout / "workflow").mkdir(parents=True)
     (checkout / "Snakefile").write_text("one\n")
     git(checkout, "init", "-q")
-    git(checkout, "remote", "add", "origin", "https://me:secret@example.org/ocsrflow.git")
+    git(checkout, "remote", "add", "origin", "https://me:secret@example.org:8443/ocsrflow.git")
     git(checkout, "add", ".")
     git(checkout, "commit", "-qm", "first")
     provenance.begin(config, checkout)
     found = about.of_run(tmp_path / "results")
     assert load(found["config"]) == config
     assert found["commit"] == found["version"] == git(checkout, "rev-parse", "HEAD").strip()
-    assert found["repository"] == "https://example.org/ocsrflow.git"
+    assert found["repository"] == "https://example.org:8443/ocsrflow.git"
     assert "secret" not in json.dumps(found)
     # What is not committed is told, and makes another version.
     (checkout / "Snakefile").write_text("two\n")
@@ -229,14 +229,29 @@ def test_a_run_writes_down_its_configuration_and_commit(tmp_path: Path) -> None:
     provenance.begin(config, checkout)
     found = about.of_run(tmp_path / "results")
     assert "+two" in found["patch"]
-    assert found["not_in_git"] == ["workflow/new.py"]
+    assert list(found["not_in_git"]) == ["workflow/new.py"]
     assert found["version"].startswith(found["commit"] + "+")
+    (checkout / "workflow/new.py").write_text("another")
+    provenance.begin(config, checkout)
+    assert about.of_run(tmp_path / "results")["version"] != found["version"]
 
 
 def test_a_run_outside_of_git_has_no_commit(tmp_path: Path) -> None:
     provenance.begin(small_config(tmp_path / "results"), tmp_path)
     assert about.of_run(tmp_path / "results")["version"] == ""
     assert about.of_run(tmp_path / "elsewhere") == {}
+
+
+def test_files_that_lie_in_somebody_elses_repository_have_no_commit(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q")
+    (tmp_path / "other.txt").write_text("other")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "first")
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy/Snakefile").write_text("one")
+    provenance.begin(small_config(tmp_path / "results"), tmp_path / "copy")
+    found = about.of_run(tmp_path / "results")
+    assert (found["commit"], found["version"], found["patch"]) == ("", "", "")
 
 
 def test_what_mlflow_missed_is_told_at_the_end(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from ocsrflow.packed import Packed
 from ocsrflow.settings.reading import Reading
 from ocsrflow.settings.training import Training
 from ocsrflow.side_by_side import SideBySide
-from ocsrflow.tracking import tracking
 
 TRAINING = Training(batch=16, decode_length=10)
 
@@ -26,26 +25,8 @@ def measure(dataset: Path, out: Path, **changed: Any) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture
-def where(tmp_path: Path) -> Path:
-    """An MLflow store."""
-    tracking(out=tmp_path / "tracking.json", experiment="speed", store=tmp_path / "mlflow.db")
-    return tmp_path / "tracking.json"
-
-
-def runs(where: Path) -> list[Any]:
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{where.parent}/mlflow.db")
-    experiment = client.get_experiment_by_name("speed")
-    assert experiment is not None
-    return list(client.search_runs([experiment.experiment_id]))
-
-
-def test_one_process_and_two_train_on_the_cpu(
-    dataset: Path, tmp_path: Path, where: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    found = measure(dataset, tmp_path / "s.json", processes=[1, 2, 3, 32], steps=5, threads=2, tracking=where)
+def test_one_process_and_two_train_on_the_cpu(dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    found = measure(dataset, tmp_path / "s.json", processes=[1, 2, 3, 32], steps=5, threads=2)
     one, two, three, many = found["rows"]
     assert [row["processes"] for row in found["rows"]] == [1, 2, 3, 32]
     for row in (one, two):
@@ -64,13 +45,6 @@ def test_one_process_and_two_train_on_the_cpu(
     assert "tiny with 2 processes: " in said
     assert "tiny with 3 processes: not measured: only 2 threads here" in said
 
-    speed_training._record(where, found, "digest")  # as a second measurement of the same would
-    (run,) = runs(where)
-    assert run.info.run_name == "training speed of tiny"
-    assert run.info.status == "FINISHED"
-    assert run.data.metrics["2_processes.images_per_second"] == two["images_per_second"]
-    assert run.data.params["training.batch"] == "16"
-
 
 @pytest.fixture
 def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -85,7 +59,7 @@ def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_too_few_gpus_are_told_and_no_error(
-    dataset: Path, tmp_path: Path, where: Path, two_gpus: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, tmp_path: Path, two_gpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[Any]] = []
 
@@ -96,18 +70,17 @@ def test_too_few_gpus_are_told_and_no_error(
 
     monkeypatch.setattr(speed_training, "_measured", measured)
     out = tmp_path / "s.json"
-    found = measure(dataset, out, processes=[2, 4], gpus=4, granted=4, tracking=where)
+    found = measure(dataset, out, processes=[2, 4], gpus=4, granted=4)
     assert asked == [["--gpus", 2, "--granted", 4, "ocsrflow.clocked_training"]]
     assert found["rows"][1] == {"processes": 4, "not_measured": "only 2 GPUs here"}
     assert "speed_up" not in found["rows"][0]  # against nothing
-    found = measure(dataset, out, gpus=2, granted=1, tracking=where)
+    found = measure(dataset, out, gpus=2, granted=1)
     assert found["rows"][0]["speed_up"] == 1
     assert found["rows"][1]["not_measured"].startswith("only 1 of 2 GPUs granted by Snakemake: --resources gpu=2")
     two_gpus.write_text("#!/bin/sh\nexit 6\n")
-    found = measure(dataset, out, gpus=2, granted=2, tracking=where)
+    found = measure(dataset, out, gpus=2, granted=2)
     assert found["rows"] == [{"processes": n, "not_measured": "no GPU here"} for n in (1, 2)]
     assert found["device"] is None
-    assert len(runs(where)) == 2  # nothing measured, no run
 
 
 def test_too_little_memory_is_a_result(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,11 +143,9 @@ def predict(dataset: Path, out: Path, members: dict[str, list[Path]], **changed:
     return found
 
 
-def test_members_read_the_same_side_by_side(
-    dataset: Path, tmp_path: Path, where: Path, members: dict[str, list[Path]]
-) -> None:
+def test_members_read_the_same_side_by_side(dataset: Path, tmp_path: Path, members: dict[str, list[Path]]) -> None:
     # More GPUs than there are: none here, so the CPU reads.
-    found = predict(dataset, tmp_path / "p.json", members, gpus=4, tracking=where)
+    found = predict(dataset, tmp_path / "p.json", members, gpus=4)
     assert [member["name"] for member in found["members"]] == ["first", "second"]
     assert all(member["seconds_per_image"] > 0 for member in found["members"])
     assert (found["images"], found["gpus"], found["threads"], found["threads_each"]) == (2, 0, 2, 1)
@@ -182,12 +153,6 @@ def test_members_read_the_same_side_by_side(
         assert 0 < found[way]["low"] <= found[way]["seconds_per_image"] <= found[way]["high"]
     assert found["same_texts"]
     assert found["device"] == "CPU, 2 threads"
-    prediction_stage._record(where, found)
-    (run,) = runs(where)
-    assert run.info.run_name == "prediction speed of both"
-    assert run.data.params["members"] == "first, second"
-    assert run.data.metrics["side_by_side.seconds_per_image"] == found["side_by_side"]["seconds_per_image"]
-    assert set(run.data.metrics) >= {"first.seconds_per_image", "one_after_the_other.seconds_per_image", "speed_up"}
 
 
 def test_the_members_are_those_of_the_choice(dataset: Path, tmp_path: Path, members: dict[str, list[Path]]) -> None:

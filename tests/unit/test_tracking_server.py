@@ -15,9 +15,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
 import pytest
-from conftest import MlflowServer, free_port, make_model, wait_for
+from conftest import MlflowServer, free_port, make_model, make_scores, wait_for
 from mlflow.entities import Run as MlflowRun
 from mlflow.tracking import MlflowClient
 from ocsrflow.errors import UserError
@@ -25,7 +24,6 @@ from ocsrflow.files import read_json, write_json
 from ocsrflow.mirror import Mirror
 from ocsrflow.packed import Packed
 from ocsrflow.record import record
-from ocsrflow.score import score
 from ocsrflow.tracking import Identity, Run, close, sync, tracking
 from PIL import Image
 
@@ -76,7 +74,7 @@ def mlflow_server(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> It
 def results(mlflow_server: MlflowServer, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """An empty folder of results whose runs go to the server, to an experiment of the test's own."""
     name = request.node.name
-    tracking(out=tmp_path / "tracking.json", experiment=name, store=Path("none"), uri=mlflow_server.uri)
+    tracking(out=tmp_path / "tracking.json", experiment=name, uri=mlflow_server.uri)
     write_json(tmp_path / "workflow.json", {"config_hash": "0123456789ab", "version": "f" * 40})
     return tmp_path
 
@@ -130,19 +128,6 @@ def test_eight_runs_at_once_are_all_there(results: Path) -> None:
     assert default is None or not client.search_runs([default.experiment_id])
     close(results)
     assert client.get_run(parent.info.run_id).info.status == "FINISHED"
-
-
-def make_scores(results: Path, reader: str, answers: list[str]) -> None:
-    """What the stages before leave of a reader's answers."""
-    read, scored = results / "predictions/test" / reader, results / "scores/test" / reader
-    read.parent.mkdir(parents=True, exist_ok=True)
-    rows = {"cid": [1, 2, 3], "id": ["1", "2", "3"], "reference": ["CCO", "CCN", "c1ccccc1"], "prediction": answers}
-    pd.DataFrame(rows).to_parquet(f"{read}.parquet")
-    write_json(Path(f"{read}.json"), {"name": reader, "kind": "model", "seconds_per_image": 0.5, "device": "CPU"})
-    score(
-        Path(f"{read}.parquet"), facts=Path(f"{read}.json"), test_set="test",
-        out=Path(f"{scored}.json"), images=Path(f"{scored}.parquet"),
-    )  # fmt: skip
 
 
 def test_what_an_outage_left_behind_is_sent_afterwards(

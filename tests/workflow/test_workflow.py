@@ -54,6 +54,7 @@ USED_BY = {
     "comparison": set(),
     "choose": {"choose"},
     "cli": EVERY,
+    "closure": RECORD,
     "clocked_training": {"speed_training"},
     "config": set(),
     "constant": {"constant"},
@@ -85,7 +86,7 @@ USED_BY = {
         "speed_prediction",
     },
     "images": PICTURES,
-    "job": {"train", "predict", "ensemble", "constant", "osra", *SPEED},
+    "job": {"train", "predict", "ensemble", "constant", "osra", *SPEED, *RECORD},
     "launch": STEP,
     "lines": {"filter"},
     "lineup": {"record_model"},
@@ -146,6 +147,7 @@ USED_BY = {
     "speed_prediction": {"speed_prediction"},
     "speed_training": {"speed_training"},
     "status": set(),
+    "store": {"tracking", *RECORD},
     "tables": {"filter", "sample", "render", "pack", "benchmark_set"},
     "talk": {"report"},
     "team": {"record_model"},
@@ -504,7 +506,8 @@ def test_mlflow_has_parameters_curves_scores_data_sets_and_files(toy: Path) -> N
         assert run.data.params["training.batch"] == "32"
         assert {"loss", "validation_tanimoto", "best_validation_tanimoto"} <= set(run.data.metrics)
         assert run.data.tags[f"data.{dataset}"] == digest
-        assert {(d.dataset.name, d.dataset.digest) for d in run.inputs.dataset_inputs} == {(dataset, digest)}
+        found = {(d.dataset.name, d.dataset.digest): d.tags[0].value for d in run.inputs.dataset_inputs}
+        assert found == {(f"{dataset}.train", digest): "training", (f"{dataset}.validation", digest): "validation"}
     scores = json.loads((toy / "results/scores/held-out/both.json").read_text())
     both = runs["both on held-out"]
     assert both.data.params["members"] == "shuffle, mobile"

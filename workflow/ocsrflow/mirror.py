@@ -40,7 +40,7 @@ class Mirror:
         name
             Name of the model.
         parameters
-            Logged once.
+            Logged once; settings within settings by their dotted paths.
         tags
             Tags of the run, where it is a new one.
         """
@@ -109,7 +109,7 @@ class Mirror:
     def _open(self) -> Any:
         assert self._where is not None
         run = _tracking().Run(self._where, _tracking().model_identity(self._name, self._key, self._tags))
-        run.parameters(self._parameters)
+        run.parameters(_tracking().flat(self._parameters))
         return run
 
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from .config import Config
-from .files import read_json, write_json, write_text
+from .files import read_json, sha256, write_json, write_text
 
 EXPERIMENT = "experiment.yaml"
 WORKFLOW = "workflow.json"
@@ -65,7 +65,9 @@ def _state(checkout: Path) -> dict[str, Any]:
 
     ``commit`` is empty outside of git.
     """
-    commit = _git(checkout, "rev-parse", "HEAD").strip()
+    # A checkout's own repository, or one that it is a part of: not one that a copy of its files happens to lie in.
+    known = bool(_git(checkout, "ls-files", "--", "Snakefile"))
+    commit = _git(checkout, "rev-parse", "HEAD").strip() if known else ""
     # Results are made by the run itself, and what git does not know may be anything.
     patch = _git(checkout, "diff", "HEAD", "--", ".", ":!results") if commit else ""
     new = _git(checkout, "ls-files", "--others", "--exclude-standard", "--", "workflow", "Snakefile") if commit else ""
@@ -73,15 +75,15 @@ def _state(checkout: Path) -> dict[str, Any]:
         "commit": commit,
         "patch": patch[:LONGEST_PATCH],
         "patch_cut": len(patch) > LONGEST_PATCH,
-        "not_in_git": new.splitlines(),
-        "repository": _public(_git(checkout, "remote", "get-url", "origin").strip()),
+        "not_in_git": {name: sha256(checkout / name) for name in new.splitlines() if (checkout / name).is_file()},
+        "repository": _public(_git(checkout, "remote", "get-url", "origin").strip()) if known else "",
     }
 
 
 def _version(state: Mapping[str, Any]) -> str:
     """The commit, marked where the checkout differed from it; empty outside of git."""
     commit = state["commit"]
-    changes = state["patch"] + "\n".join(state["not_in_git"])
+    changes = state["patch"] + "".join(f"{name} {digest}\n" for name, digest in state["not_in_git"].items())
     return f"{commit}+{hashlib.sha256(changes.encode()).hexdigest()[:8]}" if commit and changes else commit
 
 
@@ -99,4 +101,4 @@ def _public(address: str) -> str:
     parts = urlsplit(address)
     if parts.scheme != "https" or not parts.hostname:
         return ""
-    return f"https://{parts.hostname}{parts.path}"
+    return f"https://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"

@@ -1,7 +1,7 @@
 """Trained models in MLflow's registry: each can be loaded with ``mlflow.pyfunc.load_model`` and served."""
 
 import hashlib
-import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -11,14 +11,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from .closure import HOME, files
+from .files import read_json, sha256
+from .settings.reading import Reading
+from .store import patiently
+from .tracking import KEY, Run
+
+# isort: split
 import mlflow
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
-from .files import read_json, sha256
-from .settings.reading import Reading
-from .tracking import KEY, Run
-
+CODE = files("served")
 # What the package needs to read pictures; versions are those at hand.
 NEEDED = (
     "torch", "torchvision", "timm", "safetensors", "rdkit", "numpy", "pandas", "pyarrow", "pillow", "h5py",
@@ -54,8 +58,8 @@ def register(opened: Run, results: Path, name: str, prediction: Mapping[str, Any
     -------
     ``registered`` (its name in the registry), ``version`` there, ``model_id`` (of MLflow's logged model).
     """
-    experiment = opened.client.get_experiment(opened.experiment_id).name
-    registered = f"{experiment}.{name}".replace("/", "-").replace(":", "-")  # which MLflow refuses in such a name
+    # MLflow refuses slashes and colons, and looks for a name in a text with quotes.
+    registered = re.sub(r"[^\w -]", "-", opened.experiment) + f".{name}"
     with _files(results, name) as folder:
         key = _key(folder)
         for found in opened.client.search_model_versions(f"name = '{registered}'"):
@@ -66,10 +70,9 @@ def register(opened: Run, results: Path, name: str, prediction: Mapping[str, Any
 
 def _log(opened: Run, folder: Path, registered: str, key: str, name: str, config: Mapping[str, Any]) -> dict[str, str]:
     mlflow.set_tracking_uri(opened.client.tracking_uri)
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     facts = read_json(folder / "models" / name / "model.json")
     reading = Reading(**{key: config[key] for key in Reading.model_fields if key in config}).model_dump()
-    with warnings.catch_warnings(), mlflow.start_run(run_id=opened.run_id):
+    with warnings.catch_warnings(), patiently(), mlflow.start_run(run_id=opened.run_id):
         warnings.simplefilter("ignore")  # of the input example that there is none: any picture would do
         logged: Any = mlflow.pyfunc.log_model(
             name=name,
@@ -105,8 +108,7 @@ def _files(results: Path, name: str) -> Iterator[Path]:
 
 
 def _key(folder: Path) -> str:
-    """Twelve hexadecimal digits of what the model is made of: its files and the code that it is kept with."""
-    here = Path(__file__).parent
-    paths = [*(path for path in folder.rglob("*") if path.is_file()), *here.rglob("*.py")]
-    told = sorted((str(path.relative_to(folder if folder in path.parents else here)), sha256(path)) for path in paths)
+    """Twelve hexadecimal digits of what the model is made of: its files, and the code that reads with it."""
+    own = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    told = [(str(path), sha256(home / path)) for home, paths in ((folder, own), (HOME, CODE)) for path in paths]
     return hashlib.sha256(repr(told).encode()).hexdigest()[:12]

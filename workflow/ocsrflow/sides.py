@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,13 +18,7 @@ from pyarrow import ArrowException
 
 from .errors import UserError
 from .progress import progress
-
-# As in tracking.py: few and short tries, and no lines of MLflow's own.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+from .store import read_place
 
 WHERE = Path("results/tracking.json")  # which store, where the command line does not say
 RUN = re.compile(r"(?:runs:/+)?([0-9a-f]{32})/?")
@@ -178,7 +171,7 @@ def _default_store() -> str:
     uri = _mapping(_File(WHERE, str(WHERE), "give --uri"), json.loads).get("uri")
     if not isinstance(uri, str):
         raise UserError(f"{WHERE}: tells no uri: give the MLflow store with --uri")
-    return uri
+    return uri or read_place(WHERE).uri
 
 
 def _read_run(store: _Store, run_id: str) -> Side:

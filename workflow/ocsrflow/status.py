@@ -407,7 +407,8 @@ def last_score(done: Iterable[Job]) -> str | None:
     """The Tanimoto similarity of the reader that was scored last."""
     files = [output for job in done for output in job.outputs if output.suffix == ".json"]
     for path in sorted(files, key=modified, reverse=True):
-        if found := _facts(path):
+        found = _facts(path)
+        if found and "scores" in found:  # a baseline may not be installed
             return f"{found['name']} on {found['test_set']}: Tanimoto {found['scores']['tanimoto']['value']:.4f}"
     return None
 

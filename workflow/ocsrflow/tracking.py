@@ -13,30 +13,26 @@ through ``mirror``, beside its own work; everything else is sent by ``record`` f
 import fcntl
 import getpass
 import importlib
-import os
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-# Few and short tries: a server that is away must not hold a training up.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# Creating the SQLite tables is not worth forty log lines.
-os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+from .cli import run
+from .errors import UserError
+from .files import read_json
+from .store import Place, patiently, read_place, write_place
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+# isort: split
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-
-from .cli import run
-from .errors import UserError
-from .files import read_json, write_json
 
 KEY = "ocsrflow.key"
 SLOT = "ocsrflow.slot"  # what it is a run of, whatever it was made from: the runs of one slot follow each other
@@ -72,10 +68,10 @@ class Identity:
     slot: str  # what it is about: the same for all runs that follow each other
     key: str  # changes with what it was made from: the same key continues the same run
     name: str  # as MLflow shows it
-    tags: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)  # set each time
 
 
-def tracking(*, out: Path, experiment: str, store: Path, uri: str = "") -> None:
+def tracking(*, out: Path, experiment: str, uri: str = "") -> None:
     """Make the store and the experiment, before anything logs to it.
 
     Concurrent runs that find no tables or no experiment crash or land in "Default".
@@ -86,35 +82,43 @@ def tracking(*, out: Path, experiment: str, store: Path, uri: str = "") -> None:
         JSON file that tells the other stages where to log.
     experiment
         Name of the experiment.
-    store
-        SQLite file, used where ``uri`` is empty.
     uri
-        Address of a tracking server.
+        Address of a tracking server; without it runs are kept in an SQLite file beside ``out``.
 
     Raises
     ------
     UserError
         Where the server cannot be reached, or the store cannot be made.
     """
-    if not uri:
-        store.parent.mkdir(parents=True, exist_ok=True)
-        uri = f"sqlite:///{store}"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Not in the results yet: nobody is to log before there is a store.
+    part = out.with_name(f"{out.name}.part")
+    write_place(part, uri, experiment)
     try:
-        client = MlflowClient(tracking_uri=uri)
-        found = client.get_experiment_by_name(experiment)
+        ensure(read_place(part))
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def ensure(place: Place) -> None:
+    """Make the store and the experiment where they are not there, and bring a deleted experiment back.
+
+    Raises
+    ------
+    UserError
+        Where the server cannot be reached, or the store cannot be made.
+    """
+    try:
+        client = MlflowClient(tracking_uri=place.uri)
+        found = client.get_experiment_by_name(place.experiment)
         if found is None:
-            artifacts = (
-                None
-                if "://" in uri and not uri.startswith("sqlite")
-                else str((store.parent / "mlflow-artifacts" / experiment).resolve())
-            )
-            client.create_experiment(experiment, artifact_location=artifacts, tags=EXPERIMENT)
+            client.create_experiment(place.experiment, artifact_location=place.artifacts, tags=EXPERIMENT)
         elif found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
     except MlflowException as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"MLflow cannot be used at {uri}: {reason}; start it or change tracking.uri") from None
-    write_json(out, {"uri": uri, "experiment": experiment})
+        raise UserError(f"MLflow cannot be used at {place.uri}: {reason}; start it or change tracking.uri") from None
 
 
 def sync(results: Path = Path("results"), *, everything: bool = False) -> None:
@@ -149,56 +153,76 @@ def close(results: Path = Path("results"), *, status: Literal["FINISHED", "FAILE
     where, about = results / "tracking.json", of_workflow(results)
     if about and where.is_file():
         with forgiving():
-            Run(where, workflow_identity(about)).close(status)
+            place = read_place(where)
+            client = MlflowClient(tracking_uri=place.uri)
+            found = client.get_experiment_by_name(place.experiment)
+            key = workflow_identity(about).key
+            for parent in _of_key(client, found.experiment_id, key) if found else ():
+                client.set_terminated(parent.info.run_id, status)
 
 
 class Run:
     """One MLflow run, found again by its key or made. Its methods raise whatever MLflow raises."""
 
-    def __init__(self, where: Path, identity: Identity) -> None:
+    def __init__(self, where: Path, identity: Identity, about: Mapping[str, Any] | None = None) -> None:
         """Open the run, below the parent of the workflow's run where that is known.
 
         Parameters
         ----------
         where
-            The JSON file that :func:`tracking` wrote; beside it lies what :mod:`ocsrflow.provenance` wrote.
+            The JSON file that :func:`tracking` wrote.
         identity
             Which run.
+        about
+            The workflow's run that it is part of; by default that of :func:`of_workflow`, beside the file.
         """
-        place = read_json(where)
-        self.client = MlflowClient(tracking_uri=place["uri"])
-        found = self.client.get_experiment_by_name(place["experiment"])
-        if found is None:
-            raise MlflowException(f"there is no experiment {place['experiment']!r}")
-        self.experiment_id = found.experiment_id
+        place = read_place(where)
+        self.client = MlflowClient(tracking_uri=place.uri)
+        self.experiment = place.experiment
+        self.experiment_id = self._experiment(place)
+        about = of_workflow(where.parent) if about is None else about
         # Two jobs may open a run at once: it must be made by one of them only.
         with open(where.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            opened = self._find(identity.key) or self._make(identity, where.parent)
-        self.client.update_run(opened.info.run_id, status="RUNNING")
+            opened = self._find(identity.key) or self._make(identity, about)
         self.run_id: str = opened.info.run_id
-        # The last step of each curve, so that a training that starts again logs no point twice.
-        self._logged = {
+        self.client.update_run(self.run_id, status="RUNNING")
+        self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in identity.tags.items()])
+
+    def _experiment(self, place: Place) -> str:
+        found = self.client.get_experiment_by_name(place.experiment)
+        if found is None:
+            raise MlflowException(f"there is no experiment {place.experiment!r}")
+        if place.artifacts and found.artifact_location != place.artifacts:
+            raise MlflowException(
+                f"{place.home} was copied or moved, and its MLflow store still points to {found.artifact_location}; "
+                f"remove {place.uri.removeprefix('sqlite:///')}, python -m ocsrflow.tracking sync --everything makes "
+                "a new one"
+            )
+        return str(found.experiment_id)
+
+    @cached_property
+    def _logged(self) -> dict[str, int]:
+        """The last step of each curve, so that a training that starts again logs no point twice."""
+        return {
             metric: max(point.step for point in self.client.get_metric_history(self.run_id, metric))
-            for metric in opened.data.metrics
+            for metric in self.client.get_run(self.run_id).data.metrics
         }
 
     def _find(self, key: str) -> MlflowRun | None:
-        runs = self.client.search_runs([self.experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
-        return runs[0] if runs else None
+        return next(iter(_of_key(self.client, self.experiment_id, key)), None)
 
-    def _make(self, identity: Identity, results: Path) -> MlflowRun:
-        about = of_workflow(results)
+    def _make(self, identity: Identity, about: Mapping[str, Any]) -> MlflowRun:
         tags = {KEY: identity.key, SLOT: identity.slot, KIND: identity.kind, **common_tags(about), **identity.tags}
-        before = self.client.search_runs(
-            [self.experiment_id], f"tags.`{SLOT}` = '{identity.slot}'", order_by=["start_time DESC"], max_results=1
-        )
+        same = f"tags.`{SLOT}` = '{identity.slot}'"
+        before = self.client.search_runs([self.experiment_id], same, order_by=["end_time DESC"], max_results=1)
         if before:
             tags[PREVIOUS] = before[0].info.run_id
             tags[NOTE] = f"Made again in another way; before: {self.link(before[0])}"
         if about and identity.kind != "workflow":
             whole = workflow_identity(about)
-            parent = self._find(whole.key) or self._make(whole, results)
+            parent = self._find(whole.key) or self._make(whole, about)
+            self.client.update_run(parent.info.run_id, status="RUNNING")
             tags[PARENT] = parent.info.run_id
         return self.client.create_run(self.experiment_id, run_name=identity.name, tags=tags)
 
@@ -239,7 +263,7 @@ class Run:
         metrics = [
             Metric(key, float(value), now, self._logged.get(key, -1) + 1, run_id=self.run_id, **(of or {}))
             for key, value in values.items()
-            if there.get(key) != float(value)
+            if math.isfinite(value) and there.get(key) != float(value)
         ]
         if metrics:
             self.client.log_batch(self.run_id, metrics=metrics)
@@ -250,20 +274,19 @@ class Run:
         self.client.log_inputs(self.run_id, [DatasetInput(dataset, tags)])
 
     def file(self, path: Path, folder: str | None = None) -> None:
-        """Keep a copy of a file, or of a folder's files, with the run."""
-        if path.is_dir():
-            self.client.log_artifacts(self.run_id, str(path), folder)
-        else:
-            self.client.log_artifact(self.run_id, str(path), folder)
-
-    def tag(self, values: Mapping[str, str]) -> None:
-        """Set tags."""
-        for key, value in values.items():
-            self.client.set_tag(self.run_id, key, value)
+        """Keep a copy of a file, or of the files of a folder, with the run."""
+        with patiently():
+            for file in [path] if path.is_file() else sorted(path.glob("[!.]*")):
+                self.client.log_artifact(self.run_id, str(file), folder)
 
     def close(self, status: str = "FINISHED") -> None:
         """Mark the run as ended."""
         self.client.set_terminated(self.run_id, status)
+
+
+def _of_key(client: MlflowClient, experiment_id: str, key: str) -> list[MlflowRun]:
+    """The run of a key, or none."""
+    return list(client.search_runs([experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1))
 
 
 def of_workflow(results: Path) -> dict[str, Any]:
@@ -282,6 +305,14 @@ def workflow_identity(about: Mapping[str, Any]) -> Identity:
         f"workflow:{about['config_hash']}:{made_by}",
         f"workflow {about['config_hash'][:6]} at {made_by[:7] or 'no commit'}",
     )
+
+
+def flat(tree: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Settings by their dotted paths."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {f"{before}{key}": value}
+    return found
 
 
 def model_identity(name: str, key: str, tags: Mapping[str, str] | None = None) -> Identity:

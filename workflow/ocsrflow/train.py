@@ -22,7 +22,7 @@ from .engine import Engine, enough_memory
 from .errors import UserError
 from .files import sha256, whole, write_json, write_text
 from .flops import peak, training_flops
-from .job import of_cluster
+from .job import as_tags, of_cluster
 from .loader import Epochs, Loader, Share
 from .meter import Meter, medians
 from .mirror import Mirror
@@ -138,13 +138,12 @@ def train(
             stack.enter_context(saved.alone())
         loop = Loop(name, packed, network, training, place, reader, saved, threads, checkpoint_minutes)
         course = loop.resume()
-        parameters = {f"{part}.{k}": v for part in ("network", "training") for k, v in about[part].items()}
         mirror = Mirror(
             tracking if place.first else None,
             key=key,
             name=name,
-            parameters=parameters | {"dataset": dataset, "data": packed.digest},
-            tags={**of_cluster(), f"data.{dataset}": packed.digest},
+            parameters={part: about[part] for part in ("network", "training")} | {"dataset": dataset},
+            tags={**as_tags(of_cluster()), f"data.{dataset}": packed.digest},
         )
         loop.recorder = Recorder(saved.folder / "metrics.jsonl" if place.first else None, course.history, mirror)
         loop.run(course)

@@ -1,7 +1,6 @@
 # What the other files share. The validated configuration, names for the wildcards, the code each stage runs, and
 # functions for the rules' inputs and parameters.
 
-import ast
 import hashlib
 import os
 import re
@@ -9,6 +8,7 @@ import shlex
 import shutil
 import sys
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -17,8 +17,8 @@ from snakemake.settings.types import DeploymentMethod
 PACKAGE_HOME = Path(workflow.basedir) / "workflow"
 sys.path.insert(0, str(PACKAGE_HOME))
 
+from ocsrflow import closure, provenance
 from ocsrflow import config as settings
-from ocsrflow import provenance
 from ocsrflow.captions import CAPTIONS, caption_of
 from ocsrflow.errors import UserError
 
@@ -92,36 +92,14 @@ shell.prefix(f"set -euo pipefail; {own_python}export PYTHONPATH={shlex.quote(str
 
 
 @cache
-def imports(name):
-    """The package's modules that one of its files imports itself, as dotted names below the package."""
-    path = PACKAGE_HOME / "ocsrflow" / Path(*name.split(".")).with_suffix(".py")
-    below = name.split(".")[:-1]
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("ocsrflow.")):
-            # Absolute where others run a file of the package by its path.
-            base = below[: len(below) - node.level + 1] if node.level else []
-            base += [part for part in (node.module or "").removeprefix("ocsrflow.").split(".") if part]
-            targets = [base] if node.module else [base + [alias.name] for alias in node.names]
-            found |= {".".join(target) for target in targets}
-    return found
-
-
-@cache
 def modules(*stages):
     """Source files that a stage runs, directly or through others.
 
     They are among every rule's inputs, so that an edit runs again exactly the stages that use it: Snakemake compares
     inputs of this size by checksum, so that a `touch` or a fresh checkout runs nothing.
     """
-    todo, seen = list(stages), set()
-    while todo:
-        name = todo.pop()
-        if name not in seen:
-            seen.add(name)
-            todo += imports(name)
     package = os.path.relpath(PACKAGE_HOME / "ocsrflow")
-    return sorted(f"{package}/{name.replace('.', '/')}.py" for name in seen)
+    return [f"{package}/{path.as_posix()}" for path in closure.files(*stages)]
 
 
 def templates(page):
@@ -267,9 +245,24 @@ def training_gpus(wildcards):
     return max(CONFIG.speed.processes) if MODELS[wildcards.model].gpus else 0
 
 
+def clocked_data(wildcards):
+    """What a speed was measured on."""
+    kind, name = wildcards.speed.split("/")
+    dataset = MODELS[name].dataset if kind == "training" else CONFIG.test_sets[0].dataset
+    return f"{CONFIG.results}/datasets/{dataset}/images.h5"
+
+
 def on_gpu(wildcards):
     return any(MODELS[model].gpus for model in ENSEMBLES[wildcards.ensemble].models)
 
 
 def ensemble_gpus(wildcards):
     return CONFIG.speed.prediction_gpus if on_gpu(wildcards) else 0
+
+
+def tell_mlflow(status):
+    """How the run ended; and the user, whether MLflow missed something."""
+    for line in provenance.missed(CONFIG):
+        print(line, file=sys.stderr)
+    if find_spec("mlflow"):  # which with --sdm conda only the jobs' environments have
+        shell(f"python -m ocsrflow.tracking close {{CONFIG.results:q}} --status {status} || true")

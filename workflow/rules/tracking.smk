@@ -14,13 +14,12 @@ rule tracking:
     params:
         experiment=CONFIG.tracking.experiment,
         server=["--uri", CONFIG.tracking.uri] if CONFIG.tracking.uri else [],
-        # Not an output: it grows with every run, and Snakemake would empty it before it makes it.
-        store=f"{CONFIG.results}/mlflow.db",
     message:
         "Prepare MLflow"
     shell:
-        "python -m ocsrflow.tracking --experiment {params.experiment:q} {params.server:q} "
-        "--store {params.store:q} --out {output:q} 2>&1 | tee {log:q}"
+        # The store itself is no output: it grows with every run, and Snakemake would empty it before it makes it.
+        "python -m ocsrflow.tracking --experiment {params.experiment:q} {params.server:q} --out {output:q} "
+        "2>&1 | tee {log:q}"
 
 
 rule record_model:
@@ -88,6 +87,7 @@ rule record_score:
 rule record_speed:
     input:
         speed="<results>/speed/{speed}.json",
+        data=clocked_data,
         tracking="<results>/tracking.json",
         code=modules("record"),
     output:
@@ -106,8 +106,8 @@ rule record_speed:
     message:
         "Record the speed of {wildcards.speed} in MLflow"
     shell:
-        "python -m ocsrflow.record speed/{wildcards.speed:q} --results {params.results:q} --out {output:q} "
-        "2>&1 | tee {log:q}"
+        "python -m ocsrflow.record speed/{wildcards.speed:q} --results {params.results:q} --data {input.data:q} "
+        "--out {output:q} 2>&1 | tee {log:q}"
 
 
 rule record_report:
