@@ -73,6 +73,25 @@ def test_a_mirror_without_a_place_sends_nothing() -> None:
     mirror.close("FINISHED")
 
 
+def test_curves_wait_until_there_is_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.setattr(module, "RETRY", 0.2)
+    monkeypatch.setattr(module, "GATHER", 0.05)
+    where = tmp_path / "tracking.json"
+    mirror = Mirror(where, key="k", name="n", parameters={"a": 1})
+    for step in range(3):
+        mirror.point({"loss": 1.0}, step)
+    time.sleep(1.0)
+    tracking(out=where, experiment="late")
+    mirror.close("FINISHED", patience=60)
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("late")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [0, 1, 2]
+
+
 @pytest.fixture
 def hanging_server() -> Iterator[str]:
     """A server that takes connections and never answers."""

@@ -34,7 +34,7 @@ class Mirror:
         Parameters
         ----------
         where
-            The JSON file that the stage ``tracking`` wrote; None sends nothing.
+            The JSON file that the stage ``tracking`` writes, now or later; None sends nothing.
         key
             What decides the weights.
         name

@@ -25,8 +25,6 @@ rule train:
     input:
         data=training_data,
         weights=imagenet_weights,
-        # Where the curves go decides nothing of what is learnt.
-        tracking=ancient("<results>/tracking.json"),
         code=modules("launch", "train"),
     output:
         weights="<results>/models/{model}/weights.safetensors",
@@ -51,6 +49,10 @@ rule train:
         # Not an output: Snakemake removes outputs before a job starts, and checkpoints must survive that.
         checkpoints=f"{CONFIG.results}/checkpoints",
         minutes=CONFIG.checkpoints.minutes,
+        # Not an input either: where the curves go decides nothing of what is learnt. The rule tracking comes first by its
+        # priority, and until its file is there curves wait. (With ancient(), whenever that rule runs Snakemake does not
+        # look for other reasons to train.)
+        tracking=f"{CONFIG.results}/tracking.json",
         # As configured; the resource is what --resources left of it, without a word.
         gpus=lambda wildcards: MODELS[wildcards.model].gpus,
     message:
@@ -62,7 +64,7 @@ rule train:
         "ocsrflow.train {input.data:q} --name {wildcards.model:q} "
         "--dataset {params.dataset:q} --network {params.network:q} --training {params.training:q} "
         "{params.weights:q} --checkpoints {params.checkpoints:q} --checkpoint-minutes {params.minutes} "
-        "--tracking {input.tracking:q} "
+        "--tracking {params.tracking:q} "
         "--threads {threads} --out {output.weights:q} --metrics {output.metrics:q} "
         "--description {output.description:q} 2>&1 | (trap '' INT TERM HUP USR1; exec tee {log:q})"
 

@@ -9,6 +9,7 @@ rule tracking:
         "<results>/tracking.json",
     log:
         "<logs>/tracking.log",
+    priority: 100
     conda:
         "../../envs/report.yaml"
     params:
