@@ -175,6 +175,18 @@ def test_an_experiment_may_be_called_anything(tmp_path: Path, experiment: str) -
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["results"]
 
 
+def test_files_lie_with_the_results_also_where_the_database_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    home = tmp_path / "results"
+    tracking(out=home / "tracking.json", experiment="tiny", uri=f"sqlite:///{tmp_path}/all.db")
+    make_scores(home, "one", ["CCO", "CCN", "C1CC"])
+    send(home)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all.db", "results"]
+    assert len(list((home / "mlflow-artifacts").rglob("one.parquet"))) == 2
+
+
 def test_numbers_that_are_none_are_left_out_and_points_come_once(results: Path) -> None:
     for _ in range(3):
         run = Run(results / "tracking.json", Identity("model", "a", "a", "a"))

@@ -28,12 +28,13 @@ class Place:
 
     uri: str
     experiment: str
-    home: Path | None  # of the SQLite store; None for a server
+    results: Path
+    own: bool  # whether it is the SQLite file of these results
 
     @property
     def artifacts(self) -> str | None:
-        """Where the files of runs lie; None where the server knows."""
-        return None if self.home is None else str((self.home / ARTIFACTS).resolve())
+        """Where the files of runs lie; None where a server knows."""
+        return str((self.results / ARTIFACTS).resolve()) if self.uri.startswith("sqlite:") else None
 
 
 def read_place(where: Path) -> Place:
@@ -49,7 +50,7 @@ def read_place(where: Path) -> Place:
         uri, experiment = str(found["uri"] or ""), str(found["experiment"])
     except (TypeError, KeyError):
         raise UserError(f"{where}: damaged, it does not say where to log; remove it and run the workflow") from None
-    return Place(uri or f"sqlite:///{where.parent / FILE}", experiment, None if uri else where.parent)
+    return Place(uri or f"sqlite:///{where.parent / FILE}", experiment, where.parent, not uri)
 
 
 def write_place(where: Path, uri: str, experiment: str) -> None:

@@ -193,9 +193,9 @@ class Run:
         found = self.client.get_experiment_by_name(place.experiment)
         if found is None:
             raise MlflowException(f"there is no experiment {place.experiment!r}")
-        if place.artifacts and found.artifact_location != place.artifacts:
+        if place.own and found.artifact_location != place.artifacts:
             raise MlflowException(
-                f"{place.home} was copied or moved, and its MLflow store still points to {found.artifact_location}; "
+                f"{place.results} was copied or moved, and its MLflow store still points to {found.artifact_location}; "
                 f"remove {place.uri.removeprefix('sqlite:///')}, python -m ocsrflow.tracking sync --everything makes "
                 "a new one"
             )
