@@ -16,8 +16,9 @@ from ocsrflow.errors import UserError
 from ocsrflow.files import read_json, write_json
 from ocsrflow.mirror import Mirror
 from ocsrflow.record import record
+from ocsrflow.runs import Identity, Run
 from ocsrflow.store import read_place
-from ocsrflow.tracking import Identity, Run, close, sync, tracking
+from ocsrflow.tracking import close, sync, tracking
 
 
 def client_of(results: Path) -> tuple[MlflowClient, str]:

@@ -24,7 +24,8 @@ from ocsrflow.files import read_json, write_json
 from ocsrflow.mirror import Mirror
 from ocsrflow.packed import Packed
 from ocsrflow.record import record
-from ocsrflow.tracking import Identity, Run, close, sync, tracking
+from ocsrflow.runs import Identity, Run
+from ocsrflow.tracking import close, sync, tracking
 from PIL import Image
 
 AT_ONCE, STEPS = 8, 60

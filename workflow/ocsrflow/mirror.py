@@ -95,7 +95,7 @@ class Mirror:
             part = self._waiting[:]
             try:
                 run = run or self._open()
-                run.points([_tracking().Point(*point) for point in part])
+                run.points([_runs().Point(*point) for point in part])
                 del self._waiting[: len(part)]  # only this thread takes away, and it counts from the front
                 self._trouble = ""
                 if last and not self._waiting:
@@ -108,14 +108,14 @@ class Mirror:
 
     def _open(self) -> Any:
         assert self._where is not None
-        run = _tracking().Run(self._where, _tracking().model_identity(self._name, self._key, self._tags))
-        run.parameters(_tracking().flat(self._parameters))
+        run = _runs().Run(self._where, _runs().model_identity(self._name, self._key, self._tags))
+        run.parameters(_runs().flat(self._parameters))
         return run
 
 
-def _tracking() -> Any:
-    """The module ``tracking``: in the thread, since MLflow takes some seconds to import.
+def _runs() -> Any:
+    """The module ``runs``: in the thread, since MLflow takes some seconds to import.
 
     By its name, so that it is no input of the rule ``train``: how a run is recorded decides nothing of what is learnt.
     """
-    return importlib.import_module("ocsrflow.tracking")
+    return importlib.import_module("ocsrflow.runs")

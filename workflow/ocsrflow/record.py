@@ -22,8 +22,8 @@ from .errors import UserError
 from .files import read_json, write_json
 from .job import as_tags
 from .progress import progress
+from .runs import Identity, Point, Run, ensure, flat, forgiving, model_identity, of_workflow, workflow_identity
 from .store import read_place
-from .tracking import Identity, Point, Run, ensure, flat, forgiving, model_identity, of_workflow, workflow_identity
 
 # isort: split
 from mlflow.entities import Dataset

@@ -13,9 +13,9 @@ from typing import Any
 
 from .closure import HOME, files
 from .files import read_json, sha256
+from .runs import KEY, Run
 from .settings.reading import Reading
 from .store import patiently
-from .tracking import KEY, Run
 
 # isort: split
 import mlflow
