@@ -191,7 +191,7 @@ def hostile(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     workflow = results / "workflow.json"
     write_json(
         workflow,
-        read_json(workflow) | {"commit": f"commit {EVIL}", "patch": f"patch {EVIL}", "not_in_git": [f"file {EVIL}"]},
+        read_json(workflow) | {"commit": f"commit {EVIL}", "patch": f"patch {EVIL}", "not_in_git": {f"file {EVIL}": "0"}},
     )
     subprocess.run(words, cwd=folder, check=True, env={**os.environ, "PYTHONPATH": str(folder / "workflow")})
     return folder / "results/report/index.html"
@@ -200,10 +200,16 @@ def hostile(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 TEXTS = ("title", "note", "prediction", "reference", "id", "looked", "reason", "example", "answer", "device", "config")
 
 
-def test_whatever_is_a_script_is_shown_as_text(seen: Seen, hostile: Path) -> None:
-    assert "<script" not in hostile.read_text().lower()
+def test_no_text_becomes_a_script(hostile: Path) -> None:
+    html = hostile.read_text()
+    assert "<script" not in html.lower()
+    for told in (*TEXTS, "commit", "file"):
+        assert f"{told} &lt;script&gt;" in html, told
     for path in (hostile.parent / "figures").glob("*.svg"):
         assert "<script" not in path.read_text().lower()
+
+
+def test_whatever_is_a_script_is_shown_as_text(seen: Seen, hostile: Path) -> None:
     page = seen.open(hostile)
     page.wait_for_load_state("networkidle")
     assert seen.complaints == []
