@@ -191,7 +191,8 @@ def hostile(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     workflow = results / "workflow.json"
     write_json(
         workflow,
-        read_json(workflow) | {"commit": f"commit {EVIL}", "patch": f"patch {EVIL}", "not_in_git": {f"file {EVIL}": "0"}},
+        read_json(workflow)
+        | {"commit": f"commit {EVIL}", "patch": f"patch {EVIL}", "not_in_git": {f"file {EVIL}": "0"}},
     )
     subprocess.run(words, cwd=folder, check=True, env={**os.environ, "PYTHONPATH": str(folder / "workflow")})
     return folder / "results/report/index.html"
