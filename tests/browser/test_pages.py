@@ -204,8 +204,9 @@ TEXTS = ("title", "note", "prediction", "reference", "id", "looked", "reason", "
 def test_no_text_becomes_a_script(hostile: Path) -> None:
     html = hostile.read_text()
     assert "<script" not in html.lower()
+    whole = re.sub("</?mark>", "", html)  # a text in pieces is one
     for told in (*TEXTS, "commit", "file"):
-        assert f"{told} &lt;script&gt;" in html, told
+        assert f"{told} &lt;script&gt;" in whole, told
     for path in (hostile.parent / "figures").glob("*.svg"):
         assert "<script" not in path.read_text().lower()
 
@@ -245,18 +246,16 @@ def test_mlflow_shows_the_experiment_two_runs_curves_and_the_registered_model(se
     experiment = MlflowClient(f"sqlite:///{toy}/results/mlflow.db").get_experiment_by_name("toy")
     assert experiment is not None
     runs = read_json(toy / "results/runs.json")
-    page = seen.page
-    page.set_default_timeout(30_000)
-    page.goto(f"{ui}/#/experiments/{experiment.experiment_id}/runs")
-    expect(page.get_by_text("workflow ", exact=False).first).to_be_visible(timeout=30_000)
     pair = f'["{runs["models/shuffle"]}","{runs["models/mobile"]}"]'
-    page.goto(f'{ui}/#/compare-runs?runs={pair}&experiments=["{experiment.experiment_id}"]')
-    for told in ("shuffle", "mobile", "validation_tanimoto", "network.encoder"):
-        expect(page.get_by_text(told, exact=True).first).to_be_visible(timeout=30_000)
-    page.goto(
-        f'{ui}/#/metric?runs={pair}&metric="loss"&experiments=["{experiment.experiment_id}"]&plot_metric_keys=["loss"]'
-    )
-    for told in ("loss", "shuffle", "mobile", "Max"):
-        expect(page.get_by_text(told, exact=True).first).to_be_visible(timeout=30_000)
-    page.goto(f"{ui}/#/models/toy.shuffle")
-    expect(page.get_by_text("Version 1", exact=False).first).to_be_visible(timeout=30_000)
+    where = f'experiments=["{experiment.experiment_id}"]'
+    pages = {
+        f"experiments/{experiment.experiment_id}/runs": [str(experiment.name)],
+        f"compare-runs?runs={pair}&{where}": ["shuffle", "mobile", "validation_tanimoto", "network.encoder"],
+        f'metric?runs={pair}&metric="loss"&{where}&plot_metric_keys=["loss"]': ["loss", "shuffle", "mobile", "Max"],
+        "models/toy.shuffle": ["Version 1"],
+    }
+    for address, texts in pages.items():
+        seen.page.goto("about:blank")  # each page anew: only what is behind the # differs
+        seen.page.goto(f"{ui}/#/{address}")
+        for told in texts:
+            expect(seen.page.get_by_text(told).filter(visible=True).first).to_be_visible(timeout=60_000)
