@@ -172,6 +172,8 @@ def test_a_registered_model_is_served_over_http(results: Path, dataset: Path, ml
     record("models/tiny", results=results, out=results / "recorded.json", data=[dataset / "images.h5"])
     recorded = read_json(results / "recorded.json")
     assert recorded["version"] == "1"
+    record("models/tiny", results=results, out=results / "recorded.json", data=[dataset / "images.h5"])
+    assert read_json(results / "recorded.json") == recorded
     port = free_port()
     command = ["mlflow", "models", "serve", "-m", f"models:/{recorded['registered']}/1", "--port", str(port)]
     server = subprocess.Popen(

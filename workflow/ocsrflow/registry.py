@@ -64,7 +64,8 @@ def register(opened: Run, results: Path, name: str, prediction: Mapping[str, Any
         key = _key(folder)
         for found in opened.client.search_model_versions(f"name = '{registered}'"):
             if found.tags.get(KEY) == key and found.run_id == opened.run_id:
-                return {"registered": registered, "version": str(found.version), "model_id": str(found.model_id)}
+                model_id = str(found.source).removeprefix("models:/")  # which a search leaves out
+                return {"registered": registered, "version": str(found.version), "model_id": model_id}
         return _log(opened, folder, registered, key, name, prediction or {})
 
 
