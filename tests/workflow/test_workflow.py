@@ -38,7 +38,7 @@ NETWORK = {"train", "predict", "rescore", "attend", "record_model", *SPEED}  # a
 PICTURES = {*NETWORK, "render", "pack", "browse", "redraw", "benchmark_set", "constant", "osra", "report"}
 STEP = {"train", "speed_training"}
 USED_BY = {
-    "about": {"report"},
+    "about": {"report", *MLFLOW},
     "attend": {"attend"},
     "attention": {"attend"},
     "augment": STEP,
@@ -100,7 +100,7 @@ USED_BY = {
     "own_pictures": {"benchmark_set", "record_model"},
     "pack": {"pack"},
     "packed": PICTURES,
-    "pages": {"browse", "report"},
+    "pages": {"browse", "report", "attend"},
     "paired": {"report"},
     "picture_folder": {"filter", "render", "benchmark_set"},
     "picture_store": {"render"},

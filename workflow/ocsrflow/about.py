@@ -36,16 +36,14 @@ def sources(results: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     return found
 
 
-def datasets(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Of each packed data set its name, digest and numbers of pictures by split."""
-    found = []
-    for path in paths:
-        with h5py.File(path) as file:
-            splits = [str(name) for name in file.attrs["splits"]]
-            numbers = file["split"][:]
-            pictures = {name: int((numbers == i).sum()) for i, name in enumerate(splits)}
-            found.append({"name": path.parent.name, "digest": str(file.attrs["digest"]), "pictures": pictures})
-    return found
+def dataset(path: Path) -> dict[str, Any]:
+    """Of a packed data set its name, digest, depiction (JSON) and numbers of pictures by split."""
+    with h5py.File(path) as file:
+        splits = [str(name) for name in file.attrs["splits"]]
+        numbers = file["split"][:]
+        pictures = {name: int((numbers == i).sum()) for i, name in enumerate(splits)}
+        attributes = {key: str(file.attrs[key]) for key in ("digest", "depiction")}
+    return {"name": path.parent.name, **attributes, "pictures": pictures}
 
 
 def weights(paths: Sequence[Path], described: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """Stage ``attend``: where a trained model looked while it wrote some of its answers."""
 
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from .cli import run
 from .files import whole
 from .model import load_reader
 from .packed import Packed
+from .pages import small_png
 from .reading import Eye
 from .settings.reading import Reading
 from .tokenizer import encode, tokenize
@@ -70,9 +70,7 @@ def attend(
             probabilities=row.token_probabilities,
             channel_order=packed.depiction.channel_order,
         )
-        png = BytesIO()
-        image.convert("RGB").quantize(64).save(png, "PNG", optimize=True)
-        rows.append((row.cid, row.prediction, row.exact, row.tanimoto, png.getvalue()))
+        rows.append((row.cid, row.prediction, row.exact, row.tanimoto, small_png(image, 64)))
     with whole(out) as part:
         pd.DataFrame(rows, columns=["cid", "prediction", "exact", "tanimoto", "png"]).to_parquet(part, index=False)
     print(f"{model['name']}: attention over {len(rows)} pictures")
@@ -100,7 +98,7 @@ def choose(rows: pd.DataFrame, size: int) -> pd.DataFrame:
 def _tokens(text: str) -> int:
     """How many; 0 for what is no text of the vocabulary."""
     try:
-        return len(encode(text)) and len(tokenize(text))
+        return len(encode(text))
     except ValueError:
         return 0
 

@@ -15,7 +15,7 @@ from rdkit.Chem.Draw import rdMolDraw2D
 
 from .chemistry import parse
 from .packed import Packed
-from .pages import data_uri, png_uri
+from .pages import data_uri, png_uri, small_png
 from .tokenizer import tokenize
 
 SIZE = 240  # pixels of a drawing
@@ -236,12 +236,5 @@ def _draw(molecule: Chem.Mol | None, atoms: Sequence[int] = (), bonds: Sequence[
     except (ValueError, RuntimeError):
         return ""
     drawer.FinishDrawing()
-    return png_uri(_smaller(drawer.GetDrawingText()))
-
-
-def _smaller(data: bytes) -> bytes:
-    """A PNG of 32 colours, which is all that a drawing needs."""
-    made = BytesIO()
-    with Image.open(BytesIO(data)) as image:
-        image.convert("RGB").quantize(32).save(made, "PNG", optimize=True)
-    return made.getvalue()
+    with Image.open(BytesIO(drawer.GetDrawingText())) as image:
+        return png_uri(small_png(image, 32))

@@ -28,6 +28,13 @@ def data_uri(picture: Picture) -> str:
     return png_uri(data.getvalue())
 
 
+def small_png(image: Image.Image, colours: int) -> bytes:
+    """The bytes of a PNG file of so many colours: few are all that a drawing needs."""
+    data = io.BytesIO()
+    image.convert("RGB").quantize(colours).save(data, "PNG", optimize=True)
+    return data.getvalue()
+
+
 def png_uri(data: bytes) -> str:
     """The bytes of a PNG file as an address."""
     return f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"

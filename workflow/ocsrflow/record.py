@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import pandas as pd
 import yaml
 
+from .about import dataset as described
 from .cli import run
 from .errors import UserError
 from .files import read_json, write_json
@@ -158,7 +158,7 @@ def _send(entry: Entry, model: str, results: Path, data: list[Path], about: Mapp
 
 
 def _with_data(entry: Entry, data: list[Path]) -> Entry:
-    tags = {f"data.{path.parent.name}": _digest(path) for path in data}
+    tags = {f"data.{found['name']}": found["digest"] for found in map(described, data)}
     return replace(entry, identity=replace(entry.identity, tags={**entry.identity.tags, **tags}))
 
 
@@ -299,23 +299,15 @@ DESCRIBE: dict[str, Callable[[Path, str, Mapping[str, Any]], Entry]] = {
 }
 
 
-def _digest(path: Path) -> str:
-    with h5py.File(path) as file:
-        return str(file.attrs["digest"])
-
-
 def _dataset(path: Path, split: str) -> Dataset:
     """A split of a packed data set in MLflow's words; its digest is that of the whole."""
-    with h5py.File(path) as file:
-        number = [str(name) for name in file.attrs["splits"]].index(split)
-        pictures = int((file["split"][:] == number).sum())
-        profile = {"pictures": pictures, "depiction": json.loads(str(file.attrs["depiction"]))}
-        digest = str(file.attrs["digest"])
+    found = described(path)
+    profile = {"pictures": found["pictures"][split], "depiction": json.loads(found["depiction"])}
     columns = [{"type": kind, "name": name, "required": True} for kind, name in COLUMNS]
     # MLflow takes a digest of 36 characters at most; ours has 32.
     return Dataset(
-        name=f"{path.parent.name}.{split}",
-        digest=digest,
+        name=f"{found['name']}.{split}",
+        digest=found["digest"],
         source_type="local",
         source=json.dumps({"uri": str(path)}),
         schema=json.dumps({"mlflow_colspec": columns}),

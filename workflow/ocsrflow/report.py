@@ -124,11 +124,10 @@ def report(
         for name, dataset in (pair.split("=", 1) for pair in test_sets)
     ]
     for table in tables:
-        table["best"] = _best([row for row in table["rows"] if "scores" in row], "model", "ensemble")
+        table["best"] = _best(table["rows"], "model", "ensemble")
     main = tables[0]
-    best = _best(main["rows"], "model", "ensemble")
+    best = main["best"]
     headline = _headline(main["rows"])
-    assert best is not None  # there is a model
     at = next(i for i, s in enumerate(scored) if s["test_set"] == main["name"] and s["name"] == best["name"])
     packed = {path.parent.name: path for path in data}
     trained = [read_json(path) for path in speed_training or []]
@@ -168,7 +167,7 @@ def report(
         stages=stages.to_dict("records"),
         made=made,
         sources=about.sources(results, [path.parent.name for path in corpora]),
-        datasets=about.datasets(data),
+        datasets=[about.dataset(path) for path in data],
         weights=about.weights(models, descriptions),
         versions=about.versions(),
         machine=about.machine(),
@@ -232,7 +231,7 @@ def _trusted(rows: list[dict[str, Any]], files: dict[str, Path]) -> list[dict[st
             error = sum(abs(point["mean"] - point["exact"]["value"]) * point["images"] for point in sign["curve"])
             brier = float(((told["confidence"] - told["exact"]) ** 2).mean())
             shown = {"name": row["name"], "auroc": sign["auroc"], "brier": brier}
-            found.append(shown | {"error": error / sum(point["images"] for point in sign["curve"])})
+            found.append(shown | {"error": error / sign["images"]})
     return found
 
 
@@ -284,14 +283,12 @@ def _of_training(curves: dict[str, pd.DataFrame]) -> dict[str, Drawing]:
 def _of_readers(scored: list[dict[str, Any]], images: list[Path], main: dict[str, Any]) -> dict[str, Drawing]:
     """The readers of the main test set compared, by length too, and how far members agree."""
     of_main = [row for row in main["rows"] if "scores" in row]
-    best = _best(of_main, "model", "ensemble")
     ordered = sorted(of_main, key=lambda row: -row["scores"]["tanimoto"]["value"])
     points = [{"name": row["name"], "kind": KINDS[row["kind"]], **row["scores"]["tanimoto"]} for row in ordered]
     parts = []
     for facts, image in zip(scored, images, strict=True):
         alone = facts["kind"] in ("model", "baseline") or facts.get("method") == "pairs"
-        is_best = best is not None and facts["name"] == best["name"]
-        if facts["test_set"] == main["name"] and "scores" in facts and (alone or is_best):
+        if facts["test_set"] == main["name"] and "scores" in facts and (alone or facts["name"] == main["best"]["name"]):
             rows = pd.read_parquet(image, columns=["reference", "tanimoto"])
             parts.append(rows.assign(length=rows["reference"].str.len(), name=facts["name"]))
     return {
