@@ -5,19 +5,28 @@ VENV := .venv
 READY := $(VENV)/.ready
 PORT ?= 5000
 RESULTS ?= results
+# What is given on the command line reaches the shell as the value of a variable, never as a part of a command; value,
+# so that make itself runs nothing in it either.
+override PYTHON := $(value PYTHON)
+override PORT := $(value PORT)
+override RESULTS := $(value RESULTS)
+override DATASET := $(value DATASET)
+override A := $(value A)
+override B := $(value B)
+export PYTHON PORT RESULTS DATASET A B
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format status compare browse ui lock clean
+.PHONY: help setup demo test test-slurm test-faults check format status verify compare browse ui lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
 
 $(READY): requirements.lock envs/bootstrap.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "ocsrflow needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "ocsrflow needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@echo "Setting up $(VENV) (a few minutes at the first time, most of it PyTorch) ..."
-	@$(PYTHON) -m venv $(VENV)
+	@"$$PYTHON" -m venv $(VENV)
 	@python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r envs/bootstrap.lock
 	@uv pip install --python $(VENV)/bin/python --require-hashes --compile-bytecode -r requirements.lock
 	@uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation --editable .
@@ -32,12 +41,19 @@ demo: $(READY) ## Run the whole experiment at small scale, from embedded molecul
 test: $(READY) ## Run the tests
 	pytest tests
 
-check: $(READY) ## Lint, check formats and types
+test-slurm: $(READY) ## Run the experiment at toy size on a real SLURM of one node, started for it
+	pytest tests/slurm
+
+test-faults: $(READY) ## Kill, cut, fill and damage everything, for most of an hour; a table of it at the end
+	OCSRFLOW_FAULTS=full pytest tests/faults tests/fuzz tests/unit/test_resume.py
+
+check: $(READY) ## Lint, check formats and types, ask for known vulnerabilities of the packages
 	ruff check .
 	ruff format --check .
 	snakefmt --check Snakefile workflow/rules
 	snakemake --lint
 	mypy
+	python envs/audit.py
 
 format: $(READY) ## Format the code
 	ruff check --fix .
@@ -45,24 +61,28 @@ format: $(READY) ## Format the code
 	snakefmt Snakefile workflow/rules
 
 status: $(READY) ## Show how far a run is (RESULTS=results)
-	@python -m ocsrflow.status "$(RESULTS)"
+	@python -m ocsrflow.status "$$RESULTS"
+
+verify: $(READY) ## Compare the finished files of a run with their hashes of when they were made (RESULTS=results)
+	@python -m ocsrflow.verify "$$RESULTS"
 
 compare: $(READY) ## Compare two folders of results or MLflow runs (A=results-before B=results)
-	@test -n "$(A)" -a -n "$(B)" || { echo "give A=... and B=...: folders of results, or ids of MLflow runs" >&2; exit 1; }
-	@python -m ocsrflow.compare "$(A)" "$(B)"
+	@test -n "$$A" && test -n "$$B" || { echo "give A=... and B=...: folders of results, or ids of MLflow runs" >&2; exit 1; }
+	@python -m ocsrflow.compare "$$A" "$$B"
 
 browse: $(READY) ## Show what is in a data set of results/ (DATASET=nci-short)
-	@test -f "results/datasets/$(DATASET)/images.h5" || \
+	@case "$$DATASET" in *[!A-Za-z0-9_-]*) echo "DATASET is the name of a data set, not a path" >&2; exit 1;; esac
+	@test -f "results/datasets/$$DATASET/images.h5" || \
 		{ echo "give DATASET=..., one of: $$(cd results/datasets 2>/dev/null && ls -d */images.h5 | cut -d/ -f1 | xargs)" >&2; exit 1; }
-	@python -m ocsrflow.browse "results/datasets/$(DATASET)/images.h5" --others results/datasets/*/images.h5 \
-		--lengths "results/datasets/$(DATASET)/lengths.csv" \
-		--rejects "results/datasets/$(DATASET)/rejects/sample.csv" "results/datasets/$(DATASET)/rejects/pack.csv" \
-		--out "results/browse/$(DATASET).html"
-	@echo "The page: results/browse/$(DATASET).html"
+	@python -m ocsrflow.browse "results/datasets/$$DATASET/images.h5" --others results/datasets/*/images.h5 \
+		--lengths "results/datasets/$$DATASET/lengths.csv" \
+		--rejects "results/datasets/$$DATASET/rejects/sample.csv" "results/datasets/$$DATASET/rejects/pack.csv" \
+		--out "results/browse/$$DATASET.html"
+	@echo "The page: results/browse/$$DATASET.html"
 
 ui: $(READY) ## Browse the MLflow runs of a folder of results (RESULTS=results PORT=5000)
-	@test -f "$(RESULTS)/mlflow.db" || { echo "no runs yet: $(RESULTS)/mlflow.db is made by 'make demo' or a full run" >&2; exit 1; }
-	mlflow ui --backend-store-uri "sqlite:///$(RESULTS)/mlflow.db" --host 127.0.0.1 --port $(PORT)
+	@test -f "$$RESULTS/mlflow.db" || { echo "no runs yet: $$RESULTS/mlflow.db is made by 'make demo' or a full run" >&2; exit 1; }
+	mlflow ui --backend-store-uri "sqlite:///$$RESULTS/mlflow.db" --host 127.0.0.1 --port "$$PORT"
 
 lock: $(READY) ## Compile requirements.lock from pyproject.toml, and what follows from it
 	uv pip compile --quiet --python-platform linux --python-version 3.11 --generate-hashes --no-header \

@@ -21,20 +21,26 @@ include: "workflow/rules/report.smk"
 include: "workflow/rules/tracking.smk"
 
 
+# On a cluster these run on the head node: they need the network, or take seconds.
 localrules:
     all,
+    calibrate,
+    choose,
+    constant,
     datasets,
     download,
     record_model,
     record_report,
     record_score,
     record_speed,
+    report,
+    score,
     tracking,
     weights,
 
 
 onstart:
-    provenance.begin(CONFIG, Path(workflow.basedir))
+    begin()
 
 
 onsuccess:

@@ -12,12 +12,14 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from fault_table import faults, pytest_terminal_summary  # noqa: F401  (pytest finds them here)
 from hypothesis import settings
 from ocsrflow.download import download
 from ocsrflow.files import write_json
@@ -38,6 +40,13 @@ CONFIG = "tests/workflow/toy.yaml"
 
 settings.register_profile("ocsrflow", deadline=None)  # what takes long once need not be slow: machines are noisy
 settings.load_profile("ocsrflow")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests run in as many processes as there are cores; those of one file, and all of the toy experiment, in one."""
+    for item in items:
+        shares_toy = "toy" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("toy" if shares_toy else item.path.stem))
 
 
 @pytest.fixture(scope="session")
@@ -192,6 +201,9 @@ class Server:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.requests: list[tuple[str, str | None]] = []  # path, Range
+        self.sent: Counter[str] = Counter()  # bytes of each file
+        # What the next requests of a path get in place of the right answer.
+        self.answers: dict[str, list[Callable[[http.server.BaseHTTPRequestHandler], None]]] = {}
         self.fail_next = 0  # so many answers are 503
         self.cut_after: int | None = None  # bytes of the next answer before the connection drops
         self.etag = '"one"'
@@ -200,6 +212,9 @@ class Server:
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 outer.requests.append((self.path, self.headers.get("Range")))
+                if outer.answers.get(self.path):
+                    outer.answers[self.path].pop(0)(self)
+                    return
                 if outer.fail_next:
                     outer.fail_next -= 1
                     self.send_error(503)
@@ -210,14 +225,18 @@ class Server:
                 data, status = outer.files[self.path], 200
                 wanted = self.headers.get("Range")
                 if wanted and self.headers.get("If-Range") == outer.etag:
-                    data, status = data[int(wanted.removeprefix("bytes=").rstrip("-")) :], 206
+                    start, whole = int(wanted.removeprefix("bytes=").rstrip("-")), len(data)
+                    data, status = data[start:], 206 if start < whole else 416
                 self.send_response(status)
+                if status == 206:
+                    self.send_header("Content-Range", f"bytes {start}-{whole - 1}/{whole}")
                 self.send_header("Content-Length", str(len(data)))
                 self.send_header("ETag", outer.etag)
                 self.end_headers()
                 if outer.cut_after is not None:
                     data, outer.cut_after = data[: outer.cut_after], None
                     self.close_connection = True
+                outer.sent[self.path] += len(data)
                 self.wfile.write(data)
 
             def log_message(self, *args: object) -> None:
@@ -225,7 +244,7 @@ class Server:
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
 
 @pytest.fixture

@@ -162,8 +162,8 @@ def hostile(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = re.search(r"python -m ocsrflow\.report .*?(?= 2>&1)", text, flags=re.DOTALL)
     assert command is not None
     words = [sys.executable, *shlex.split(command[0])[1:]]
-    words[words.index("--title") + 1] = f"title {EVIL}"
-    words += ["--note", f"note {EVIL}"]
+    words = [word for word in words if not word.startswith(("--title=", "--note="))]
+    words += [f"--title=title {EVIL}", f"--note=note {EVIL}"]
     results = folder / "results"
     for path in [*results.glob("predictions/held-out/*.parquet"), *results.glob("scores/held-out/*.parquet")]:
         rows = pd.read_parquet(path)

@@ -1,4 +1,7 @@
-"""The stage download: whole or not at all, resumed, checked, and clear about what is wrong."""
+"""The stage download: whole or not at all, checked, and clear about what is wrong.
+
+What a server may do wrong is in tests/faults.
+"""
 
 import gzip
 import hashlib
@@ -53,39 +56,6 @@ def test_a_file_that_arrived_before_the_check_is_not_fetched_again(tmp_path: Pat
     download(kind="pubchem", out=tmp_path / "c.gz", **source)  # type: ignore[arg-type]
     assert [path for path, _ in server.requests] == ["/c.gz.md5"] * 2
     assert names(tmp_path) == ["c.gz"]
-
-
-def test_a_dropped_connection_is_resumed_where_it_dropped(tmp_path: Path, server: Server) -> None:
-    server.files, server.cut_after = {"/c.gz": DATA}, 40_000
-    fetch(f"{server.url}/c.gz", tmp_path / "c.gz")
-    assert (tmp_path / "c.gz").read_bytes() == DATA
-    assert server.requests == [("/c.gz", None), ("/c.gz", "bytes=40000-")]
-    assert names(tmp_path) == ["c.gz"]
-
-
-def test_a_later_call_goes_on_from_what_an_earlier_one_left(tmp_path: Path, server: Server) -> None:
-    server.files, server.cut_after = {"/c.gz": DATA}, 40_000
-    with pytest.raises(UserError, match="ended early"):
-        fetch(f"{server.url}/c.gz", tmp_path / "c.gz", attempts=1)
-    assert names(tmp_path) == ["c.gz.partial", "c.gz.partial.json"]
-    fetch(f"{server.url}/c.gz", tmp_path / "c.gz")
-    assert server.requests[-1] == ("/c.gz", "bytes=40000-")
-    assert (tmp_path / "c.gz").read_bytes() == DATA
-
-
-def test_a_file_changed_in_between_starts_afresh(tmp_path: Path, server: Server) -> None:
-    server.files, server.cut_after = {"/c.gz": DATA}, 40_000
-    with pytest.raises(UserError):
-        fetch(f"{server.url}/c.gz", tmp_path / "c.gz", attempts=1)
-    server.files, server.etag = {"/c.gz": DATA[::-1]}, '"two"'
-    fetch(f"{server.url}/c.gz", tmp_path / "c.gz")
-    assert (tmp_path / "c.gz").read_bytes() == DATA[::-1]
-
-
-def test_passing_errors_are_tried_again(tmp_path: Path, server: Server) -> None:
-    server.files, server.fail_next = {"/c.gz": DATA}, 3
-    fetch(f"{server.url}/c.gz", tmp_path / "c.gz")
-    assert len(server.requests) == 4
 
 
 def test_a_missing_file_is_told_at_once(tmp_path: Path, server: Server) -> None:

@@ -19,7 +19,7 @@ from ocsrflow.errors import UserError
 from ocsrflow.guarded import Failed, guarded
 from ocsrflow.pack import pack
 from ocsrflow.packed import Packed
-from ocsrflow.picture_store import shard_of, style
+from ocsrflow.picture_store import SEED, shard_of, style
 from ocsrflow.render import render
 from ocsrflow.sample import sample
 from ocsrflow.settings.depiction import Depiction
@@ -174,9 +174,16 @@ def test_styles_differ_in_every_option() -> None:
 def test_shards_are_equal_parts_of_the_hashes() -> None:
     cids = np.arange(10_000)
     for shards in (1, 7, 1000):
-        expected = [int(value) * shards >> 64 for value in hash64(cids, 0).tolist()]
+        expected = [int(value) * shards >> 64 for value in hash64(cids, SEED).tolist()]
         assert np.abs(shard_of(cids, shards) - expected).max() == 0
     assert np.bincount(shard_of(cids, 7)).min() > 1200
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**32 - 1])
+def test_a_small_draw_is_spread_over_all_shards(seed: int) -> None:
+    cids = np.arange(100_000)
+    drawn = cids[np.argsort(hash64(cids, seed))[:7000]]
+    assert np.bincount(shard_of(drawn, 7), minlength=7).min() > 800
 
 
 @pytest.mark.parametrize("options", [{"size": 60}, {"per_length": 6}])

@@ -1,4 +1,4 @@
-"""A training's curves in MLflow: every point once, whatever becomes of the server."""
+"""A training's curves in MLflow: every point once. Killed servers are in tests/faults."""
 
 import http.server
 import json
@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MlflowServer
 from ocsrflow import mirror as module
 from ocsrflow.mirror import Mirror
 from ocsrflow.tracking import tracking
@@ -120,35 +119,3 @@ def test_a_server_that_never_answers_neither_slows_nor_stops(
     assert time.monotonic() - began < 5  # half a millisecond a point, in a process whose other thread imports MLflow
     mirror.close("FINISHED", patience=0.5)
     assert "MLflow does not take the run: no answer in time; 10000 points of slow one" in capsys.readouterr().err
-
-
-def test_what_a_server_missed_is_sent_when_it_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlflow.tracking import MlflowClient
-
-    monkeypatch.setattr(module, "RETRY", 0.2)
-    monkeypatch.setattr(module, "GATHER", 0.05)
-    server = MlflowServer(tmp_path)
-    server.start()
-    tracking(out=tmp_path / "tracking.json", experiment="away", uri=server.uri)
-    client = MlflowClient(server.uri)
-
-    def steps() -> list[int]:
-        experiment = client.get_experiment_by_name("away")
-        assert experiment is not None
-        runs = client.search_runs([experiment.experiment_id])
-        return [p.step for run in runs for p in client.get_metric_history(run.info.run_id, "loss")]
-
-    mirror = Mirror(tmp_path / "tracking.json", key="k", name="n", parameters={"a": 1})
-    mirror.point({"loss": 3.0}, 1)
-    for _ in range(300):
-        if steps() == [1]:
-            break
-        time.sleep(0.1)
-    server.kill()
-    for step in range(2, 50):
-        mirror.point({"loss": 3.0 / step}, step)
-    time.sleep(1.0)
-    server.start()
-    mirror.close("FINISHED", patience=60)
-    assert steps() == list(range(1, 50))
-    server.kill()

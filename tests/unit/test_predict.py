@@ -318,7 +318,7 @@ def test_damaged_descriptions_are_told(results: Path, tmp_path: Path) -> None:
         (home / "calibration/first.json").write_text(text)
         with pytest.raises(UserError, match=rf"calibration/first\.json: {told}"):
             Team(find_models([home / "models/first"]), "pairs", Reading(), CPU)
-    for text, told in {"{": "damaged, no JSON", '{"name": "x"}': "damaged, or not the weights of"}.items():
+    for text, told in {"{": "damaged, no JSON", '{"name": "x"}': "not the description of a trained model"}.items():
         (home / "models/second/model.json").write_text(text)
         with pytest.raises(UserError, match=told):
             Team(find_models([home / "models/second"]), "pairs", Reading(), CPU)

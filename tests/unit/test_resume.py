@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fault_table import Faults
 from ocsrflow.checkpoints import KEPT, Checkpoints
 from ocsrflow.errors import UserError
 from safetensors.torch import load_file
@@ -25,14 +26,21 @@ ATTEMPTS = """
 import os, sys
 from pathlib import Path
 import torch
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
 from test_train import run_train
 from test_resume import LONG
+from ocsrflow.engine import Engine
 torch.set_num_threads(1)
+real = Engine.step
+def step(*words):
+    os.write(count, b".")
+    return real(*words)
+Engine.step = step
 for line in sys.stdin:
     folder, words = line.split()[0], line.split()[1:]
     child = os.fork()
     if child == 0:
+        count = os.open(folder + ".steps", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         run_train(Path(sys.argv[2]), Path(folder), training=LONG, checkpoint_minutes=float(words[0]), threads=1)
         os._exit(0)
     print(child, flush=True)
@@ -71,7 +79,7 @@ class Attempts:
 
 
 def test_a_training_killed_at_random_moments_ends_with_the_same_weights_bit_for_bit(
-    dataset: Path, tmp_path: Path
+    dataset: Path, tmp_path: Path, faults: Faults
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     attempts = Attempts(dataset)
@@ -91,15 +99,17 @@ def test_a_training_killed_at_random_moments_ends_with_the_same_weights_bit_for_
         reached.append(newest(killed))
     assert len(reached) >= 20
     assert len(set(reached)) > 7
-    attempts.begin(killed, 0.0)
-    assert attempts.end() == 0
-    first, second = (load_file(folder / "weights.safetensors") for folder in (whole, killed))
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert without_times(whole) == without_times(killed)
-    assert len(list(killed.glob("checkpoints/*/step-*.pt"))) == KEPT
-    (live,) = killed.glob("checkpoints/*/metrics.jsonl")
-    assert live.read_text() == (killed / "metrics.jsonl").read_text()
+    with faults.tried("SIGKILL, a checkpoint each step", "train", len(reached)) as fault:
+        attempts.begin(killed, 0.0)
+        assert attempts.end() == 0
+        first, second = (load_file(folder / "weights.safetensors") for folder in (whole, killed))
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[name], second[name]) for name in first)
+        assert without_times(whole) == without_times(killed)
+        assert len(list(killed.glob("checkpoints/*/step-*.pt"))) == KEPT
+        (live,) = killed.glob("checkpoints/*/metrics.jsonl")
+        assert live.read_text() == (killed / "metrics.jsonl").read_text()
+        fault.lost(killed.with_suffix(".steps").stat().st_size - STEPS, "steps")
 
 
 TOLD = """

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .chemistry import canonical
 from .cli import run
-from .errors import UserError
+from .errors import UserError, visible
 from .files import whole
 from .own_pictures import SUFFIXES, load
 from .packed import TEXTS, Compressor, PackedWriter
@@ -122,7 +122,7 @@ def _references(path: Path, id_column: str, smiles_column: str) -> list[tuple[st
         raise UserError(f"{path}: not a CSV table in UTF-8 ({' '.join(str(error).split())})") from None
     for column, setting in ((id_column, "id_column"), (smiles_column, "smiles_column")):
         if column not in table:
-            there = ", ".join(map(str, table.columns))
+            there = ", ".join(" ".join(str(name).split()) for name in table.columns)
             raise UserError(f"{path}: no column {column!r}; set {setting} to one of these: {there}")
     return list(zip(table[id_column].str.strip(), table[smiles_column].str.strip(), strict=True))
 
@@ -181,7 +181,7 @@ def _tell(name: str, refused: list[tuple[str, str]]) -> None:
     """One line for each reason on standard error."""
     examples = dict(reversed(refused))
     for reason, count in Counter(reason for reason, _ in refused).items():
-        print(f"{name}: {count} {REASONS[reason]}, for example {examples[reason]}", file=sys.stderr)
+        print(visible(f"{name}: {count} {REASONS[reason]}, for example {examples[reason]}"), file=sys.stderr)
 
 
 if __name__ == "__main__":

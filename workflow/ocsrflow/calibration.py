@@ -50,12 +50,18 @@ class Calibration:
         Raises
         ------
         UserError
-            Where a key is missing.
+            Where a key is missing, or a value cannot be.
         """
         try:
-            return cls(**{field.name: value[field.name] for field in fields(cls)})
-        except (KeyError, TypeError):
+            made = cls(**{field.name: value[field.name] for field in fields(cls)})
+            columns = np.array([made.means, made.scales, made.coefficients, made.highest], float)
+            numbers = [*columns.flat, float(made.intercept)]
+            whole = columns.shape == (4, len(made.features)) and set(made.features) <= WORST.keys()
+            if not whole or not np.isfinite(numbers).all() or not all(scale > 0 for scale in made.scales):
+                raise ValueError
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise UserError("not a calibration; make it again with the stage calibrate") from None
+        return made
 
 
 def fit(rows: pd.DataFrame, exact: NDArray[np.bool_]) -> Calibration:

@@ -1,5 +1,6 @@
 """Checkpoints of one training: written whole or not at all, the last two kept, damaged ones passed over."""
 
+import errno
 import fcntl
 import zipfile
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .errors import UserError
+from .errors import UserError, brief
 from .files import whole
 
 KEPT = 2
@@ -64,8 +65,14 @@ class Checkpoints:
         """Write the checkpoint of step ``steps`` and remove the oldest."""
         path = self.folder / f"step-{steps:09d}.pt"
         # Through Python's file, which tells a full disk from other errors.
-        with whole(path) as part, open(part, "wb") as file:
-            torch.save({"key": self.key, "about": self.about, **state}, file)
+        with whole(path, recorded=False) as part, open(part, "wb") as file:
+            try:
+                torch.save({"key": self.key, "about": self.about, **state}, file)
+            except RuntimeError as error:
+                # PyTorch's writer fails once more as it closes, and hides what the system said.
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
         for old in self.paths()[:-KEPT]:
             old.unlink()
         return path
@@ -84,9 +91,8 @@ class Checkpoints:
             except (UserError, OSError, MemoryError):
                 raise
             except Exception as error:  # noqa: BLE001  (a damaged file may raise anything)
-                reason = (str(error) or type(error).__name__).splitlines()[0]
                 path.rename(path.with_suffix(".damaged"))  # else it would count among those that are kept
-                print(f"warning: {path} is damaged ({reason}): going on from the one before, if any", flush=True)
+                print(f"warning: {path} is damaged ({brief(error)}): going on from the one before, if any", flush=True)
         return None
 
     def load(self, path: Path) -> dict[str, Any]:
@@ -97,9 +103,17 @@ class Checkpoints:
         UserError
             Where it is the checkpoint of another training.
         """
-        with zipfile.ZipFile(path) as file:  # PyTorch's own reader does not look at the checksums
-            if (damaged := file.testzip()) is not None:
-                raise zipfile.BadZipFile(f"the checksum of {damaged} does not fit")
+        try:
+            with zipfile.ZipFile(path) as file:  # PyTorch's own reader does not look at the checksums
+                if sum(member.file_size for member in file.infolist()) > path.stat().st_size:
+                    raise zipfile.BadZipFile("it says that it holds more than its file has")
+                if (damaged := file.testzip()) is not None:
+                    raise zipfile.BadZipFile(f"the checksum of {damaged} does not fit")
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # The file can be read: its directory points to before its beginning.
+            raise zipfile.BadZipFile("its directory is wrong") from None
         # Nothing in the file is ever executed.
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if state["key"] != self.key:

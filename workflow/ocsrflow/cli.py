@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 
 import cyclopts
 
-from .errors import UserError
+from . import lifeline
+from .errors import UserError, visible
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -45,6 +46,7 @@ def run(stage: Callable[..., Any], *commands: Callable[..., Any]) -> NoReturn:
     """
     # So that temporary files are removed on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    lifeline.tie()
     name = stage.__module__
     if name == "__main__":
         name = f"ocsrflow.{os.path.splitext(os.path.basename(sys.argv[0]))[0]}"
@@ -72,7 +74,7 @@ def run(stage: Callable[..., Any], *commands: Callable[..., Any]) -> NoReturn:
         line = explain(error)
         if line is None:
             raise
-        print(f"{name}: error: {line}", file=sys.stderr, flush=True)
+        print(visible(f"{name}: error: {line}"), file=sys.stderr, flush=True)
         sys.stdout.flush()
         # HDF5 cannot close a file on a full disk, and would crash on Python's way out; all else is let go here.
         gc.collect()

@@ -12,6 +12,7 @@ from typing import Any
 from .changes import Change
 from .cli import run
 from .comparison import TESTED, Compared, Comparison, compared
+from .errors import visible
 from .metrics import Score
 from .paired import FLIPS, Tested
 from .sides import read_side
@@ -44,7 +45,9 @@ def compare(a: str, b: str, /, *, json: bool = False, uri: str = "") -> None:
         Where one of them cannot be read, or there is nothing that could be compared.
     """
     found = compared(read_side(a, uri), read_side(b, uri))
-    print(dumps(_plain(asdict(found)), ensure_ascii=False, indent=1, allow_nan=False) if json else _told(found))
+    print(
+        dumps(_plain(asdict(found)), ensure_ascii=False, indent=1, allow_nan=False) if json else visible(_told(found))
+    )
 
 
 def _plain(value: Any) -> Any:

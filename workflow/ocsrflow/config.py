@@ -6,19 +6,21 @@ documentation: ``python -m ocsrflow.config --settings``.
 """
 
 import json
-import math
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
+import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from .errors import UserError
 from .settings.base import Settings
 from .settings.depiction import Depiction
 from .settings.methods import MethodName
+from .settings.paths import GivenPath, MadePath
 from .settings.sections import (
     Benchmark,
     Checkpoints,
@@ -37,14 +39,15 @@ from .settings.sections import (
 )
 
 Baseline = Literal["constant", "osra"]
+SHOWN = 200  # characters of a wrong value that are told
 SELECTION = "selection"  # the name of the selection's pictures, among those of the test sets
 
 
 class Config(Settings):
     """The whole experiment."""
 
-    results: str = Field("results", description="Folder for everything that a run makes.")
-    weights_folder: str = Field(
+    results: MadePath = Field("results", description="Folder for everything that a run makes.")
+    weights_folder: GivenPath = Field(
         "weights",
         description="Folder searched for ImageNet weights before they are fetched: "
         "put files there on machines without network.",
@@ -202,7 +205,7 @@ def shards(config: Config, dataset: Dataset) -> int:
     longest = dataset.max_length or next(s.max_length for s in config.sources if s.name == dataset.source)
     most = dataset.per_length * longest if dataset.per_length else None
     bounds = [bound for bound in (dataset.size, most) if bound is not None]
-    return math.ceil(min(bounds) / config.rendering.shard_size) if bounds else 1
+    return -(-min(bounds) // config.rendering.shard_size) if bounds else 1
 
 
 def test_sets(config: Config) -> dict[str, TestSet]:
@@ -229,10 +232,28 @@ def missing_files(config: Config) -> list[str]:
         for key in keys
         if hasattr(item, key)
     ]
-    return [f"{key}: no such file or folder: {path}" for key, path in named if not Path(path).exists()]
+    # Unlike pathlib, os.path says False of what can be no path, too.
+    return [f"{key}: no such file or folder: {path}" for key, path in named if not os.path.exists(path)]
 
 
-def load(raw: Mapping[str, Any]) -> Config:
+def read(path: Path) -> Config:
+    """Read a configuration from a YAML file, and validate it.
+
+    Raises
+    ------
+    UserError
+        Where it is no YAML file, and as :func:`load`.
+    """
+    try:
+        return load(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except yaml.MarkedYAMLError as error:
+        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{path}{where}: no YAML ({error.problem or error.context})") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # no UTF-8; no date, no number; nested too deeply
+        raise UserError(f"{path}: no YAML ({' '.join(str(error).split())})") from None
+
+
+def load(raw: Any) -> Config:
     """Validate a configuration.
 
     Raises
@@ -240,6 +261,8 @@ def load(raw: Mapping[str, Any]) -> Config:
     UserError
         One line for each mistake: the key's path, what was expected, what was found.
     """
+    if not isinstance(raw, Mapping):
+        raise UserError("the configuration is not valid: a mapping of keys to values is expected")
     try:
         return Config.model_validate(dict(raw))
     except ValidationError as error:
@@ -267,8 +290,16 @@ def _line(error: Any, raw: Mapping[str, Any]) -> str:
         message = "one of 'pubchem', 'file', 'nci', 'pictures' is expected"
     found = error.get("input")
     untold = isinstance(found, (dict, list)) or error["type"] == "missing" or "without a password" in message
-    shown = "" if untold else f" (found {found!r})"
+    shown = "" if untold else f" (found {_shown(found)})"
     return f"{path}: {message}{shown}" if path else message
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of more than 4300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} …"
 
 
 def schema() -> str:
@@ -293,11 +324,9 @@ if __name__ == "__main__":
 
         print(settings(Config.model_json_schema()), end="")
     elif len(sys.argv) == 2 and not sys.argv[1].startswith("-"):
-        import yaml
-
         try:
-            load(yaml.safe_load(Path(sys.argv[1]).read_text(encoding="utf-8")))
-        except (UserError, OSError, yaml.YAMLError) as mistake:
+            read(Path(sys.argv[1]))
+        except (UserError, OSError) as mistake:
             sys.exit(f"ocsrflow.config: error: {mistake}")
         print(f"{sys.argv[1]}: valid")
     else:

@@ -9,7 +9,7 @@ from typing import Literal
 from .cli import run
 from .errors import UserError
 from .fetch import fetch, fetch_text
-from .files import whole
+from .files import finish, whole
 
 
 def download(*, kind: Literal["pubchem", "nci"], out: Path, url: str = "", md5_url: str = "") -> None:
@@ -51,7 +51,7 @@ def download(*, kind: Literal["pubchem", "nci"], out: Path, url: str = "", md5_u
                 f"{url} has md5 {found}, but {published[0].lower()} is published at {md5_url}; "
                 "the copy was removed: run again to fetch it anew"
             )
-    arrived.replace(out)
+    finish(arrived, out)
 
 
 def write_embedded(out: Path) -> None:

@@ -1,26 +1,51 @@
 """Fetching a file over HTTP: resumable, retried, whole or not at all."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential_jitter
 
 from .errors import UserError
+from .files import write_json
 from .progress import progress
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = (10.0, 60.0)  # seconds to connect, seconds between two bytes
+OWN = ("localhost", "127.0.0.1", "::1")  # names of this machine
 
 
 def _passing(error: BaseException) -> bool:
     """Whether trying again can help: dropped connections, time-outs, 5xx and 429, but not a 404."""
     if isinstance(error, requests.HTTPError):
         return error.response.status_code >= 500 or error.response.status_code == 429
-    refused = isinstance(error, (requests.exceptions.SSLError, requests.exceptions.TooManyRedirects))
+    refused = isinstance(error, (InsecureError, requests.exceptions.SSLError, requests.exceptions.TooManyRedirects))
     return isinstance(error, (requests.RequestException, IncompleteError)) and not refused
+
+
+class InsecureError(requests.RequestException):
+    """An address that anybody on the way could answer for."""
+
+
+class Secure(requests.Session):
+    """Requests by https with the certificate checked, redirected ones too; by http to this machine alone."""
+
+    def __init__(self, url: str) -> None:
+        """For requests that begin at ``url``."""
+        super().__init__()
+        parts = urlsplit(url)
+        self._own = parts.scheme == "http" and parts.hostname in OWN
+
+    def get_adapter(self, url: str) -> requests.adapters.BaseAdapter:
+        """Called for each request, with the address in use."""
+        parts = urlsplit(url)
+        if parts.scheme != "https" and not (self._own and parts.hostname in OWN):
+            raise InsecureError(f"{url} is no https:// address")
+        return super().get_adapter(url)
 
 
 class IncompleteError(OSError):
@@ -36,16 +61,26 @@ def fetch(url: str, path: Path, *, attempts: int = 5, longest_wait: float = 30.0
     Raises
     ------
     UserError
-        When the address cannot be reached, after ``attempts`` tries for errors that can pass.
+        When the address cannot be reached; for errors that can pass, after ``attempts`` tries in a row that brought
+        nothing new.
     """
+    partial = path.with_name(path.name + ".partial")
+    most, fruitless = 0, 0
+
+    def given_up(_: RetryCallState) -> bool:
+        nonlocal most, fruitless
+        size = partial.stat().st_size if partial.exists() else 0
+        most, fruitless = max(most, size), 0 if size > most else fruitless + 1
+        return fruitless >= attempts
+
     retrying = Retrying(
         retry=retry_if_exception(_passing),
-        stop=stop_after_attempt(attempts),
+        stop=given_up,
         wait=wait_exponential_jitter(multiplier=min(1.0, longest_wait), max=longest_wait),
         reraise=True,
     )
     try:
-        retrying(_fetch_rest, url, path)
+        retrying(_fetch_rest, url, path, partial)
     except (requests.RequestException, IncompleteError) as error:
         raise UserError(
             f"cannot fetch {url}: {_reason(error)}; check the address and the network and run again "
@@ -67,36 +102,38 @@ def _reason(error: Exception) -> str:
     return str(error)
 
 
-def _fetch_rest(url: str, path: Path) -> None:
-    partial = path.with_name(path.name + ".partial")
-    stamp_file = path.with_name(path.name + ".partial.json")
-    stamp: dict[str, Any] = json.loads(stamp_file.read_text()) if stamp_file.exists() else {}
+def _fetch_rest(url: str, path: Path, partial: Path) -> None:
+    stamp_file = partial.with_name(partial.name + ".json")
+    stamp = _stamp(stamp_file)
     start = partial.stat().st_size if partial.exists() and stamp.get("url") == url else 0
     # Transparent decompression would make the byte counts meaningless.
     headers = {"Accept-Encoding": "identity"}
-    if start and stamp.get("validator"):
+    asked = bool(start and stamp.get("validator"))
+    if asked:
         headers |= {"Range": f"bytes={start}-", "If-Range": stamp["validator"]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+    with Secure(url) as session, session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
         if answer.status_code == 416 and start == stamp.get("length"):
             answer.close()
         elif answer.status_code == 416:
-            partial.unlink()
+            partial.unlink(missing_ok=True)
             raise IncompleteError("what had arrived does not fit the file; it was removed")
         else:
             answer.raise_for_status()
             resumed = answer.status_code == 206
-            start = start if resumed else 0
+            if resumed and not (asked and _goes_on(answer, start, stamp)):
+                partial.unlink(missing_ok=True)  # so that the next try asks for the whole file
+                raise IncompleteError("the server sent another part of the file than it was asked for")
+            if not resumed:
+                start = 0
+                partial.unlink(missing_ok=True)  # before the stamp, which must never be that of other bytes
             announced = answer.headers.get("Content-Length")
             length = start + int(announced) if announced is not None else None
             etag = answer.headers.get("ETag", "")
             # Only a strong validator may stand in If-Range (RFC 9110, 13.1.5).
             validator = answer.headers.get("Last-Modified") if not etag or etag.startswith("W/") else etag
-            stamp_file.write_text(json.dumps({"url": url, "validator": validator, "length": length}))
-            with (
-                open(partial, "ab" if resumed else "wb") as file,
-                progress(total=length, what=f"fetching {path.name}", unit="B") as bar,
-            ):
+            write_json(stamp_file, {"url": url, "validator": validator, "length": length}, recorded=False)
+            with open(partial, "ab") as file, progress(total=length, what=f"fetching {path.name}", unit="B") as bar:
                 bar.update(start)
                 try:
                     # As it comes: what waits in a buffer when the connection drops would be lost.
@@ -111,6 +148,23 @@ def _fetch_rest(url: str, path: Path) -> None:
                 raise IncompleteError(f"got {partial.stat().st_size} of {length} bytes")
     partial.replace(path)
     stamp_file.unlink(missing_ok=True)
+
+
+def _stamp(path: Path) -> dict[str, Any]:
+    """What is known of the bytes that have arrived; nothing where that is damaged, so that they are fetched anew."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _goes_on(answer: requests.Response, start: int, stamp: dict[str, Any]) -> bool:
+    """Whether a part of a file (206) begins where ours ends, and is of a file of the same length."""
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", "").strip())
+    if found is None or int(found[1]) != start:
+        return False
+    return found[2] == "*" or stamp.get("length") in (None, int(found[2]))
 
 
 def fetch_text(url: str, near: Path) -> str:

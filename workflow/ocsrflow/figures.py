@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from .files import write_text
+from .files import forget, write_text
 
 matplotlib.rcParams.update(
     {
@@ -44,6 +44,7 @@ class Drawing:
 def save(drawings: Mapping[str, Drawing], folder: Path) -> None:
     """Write figures by their names as SVG and what they draw as CSV; what else is in the folder is removed."""
     shutil.rmtree(folder, ignore_errors=True)
+    forget(folder)
     folder.mkdir(parents=True)
     for name, drawing in drawings.items():
         write_text(folder / f"{name}.svg", drawing.svg)

@@ -245,7 +245,7 @@ def remember(record: Path, now: dict[str, object], source: Path) -> None:
             f"{source}: the source has changed since {last['date']}: {last['lines']} lines then, {now['lines']} now "
             f"(SHA-256 {last['sha256'][:12]} then, {str(now['sha256'])[:12]} now); what was drawn from it is made again"
         )
-    write_json(record, now | {"date": datetime.now(UTC).isoformat(timespec="seconds")})
+    write_json(record, now | {"date": datetime.now(UTC).isoformat(timespec="seconds")}, recorded=False)  # a note
 
 
 def _picture_blocks(
@@ -261,7 +261,8 @@ def _picture_blocks(
                 if column not in (reader.fieldnames or []):
                     raise UserError(
                         f"{source}: no column {column!r} in the header "
-                        f"({', '.join(reader.fieldnames or [])}); name it in the source's settings"
+                        f"({', '.join(' '.join(name.split()) for name in reader.fieldnames or [])}); "
+                        "name it in the source's settings"
                     )
             rows = [(row[file_column] or "", (row[smiles_column] or "").strip()) for row in reader]
     except UnicodeDecodeError as error:

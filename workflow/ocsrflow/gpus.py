@@ -24,7 +24,9 @@ from .errors import UserError
 
 POLL = 0.5  # seconds between two looks of the one job whose turn it is
 PATIENCE = 3.0  # seconds before a job that waits says so
+UNUSABLE = "warning: PyTorch cannot use the GPUs here (are their drivers recent enough?): computing on the CPU"
 PARENT = "OCSRFLOW_PARENT"  # environment variable: the process that a worker must not outlive
+STORE = "OCSRFLOW_STORE"  # environment variable: the file by which the workers find each other
 
 
 def present() -> list[str]:
@@ -194,6 +196,18 @@ def take(count: int) -> Lease | None:
     lease = Lease(gpus, count) if gpus else None
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(lease.ids) if lease else ""
     return lease
+
+
+def device_of(lease: Lease | None) -> str:
+    """Where PyTorch computes with a lease: ``cuda``; ``cpu`` without one, or with a warning where it cannot."""
+    if lease is None:
+        return "cpu"
+    import torch  # not at the top: those who lease for others need none of it
+
+    if torch.cuda.is_available():
+        return "cuda"
+    print(UNUSABLE, file=sys.stderr)
+    return "cpu"
 
 
 def die_with_parent() -> None:

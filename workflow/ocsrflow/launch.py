@@ -3,20 +3,27 @@
 import argparse
 import logging
 import os
+import shutil
 import signal
 import sys
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+import psutil
+
+from . import lifeline
 from .cli import fail
 from .errors import UserError
-from .gpus import PARENT, take
+from .gpus import PARENT, STORE, take
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 GRACE = 300  # seconds that stopped processes have to save a checkpoint before torchrun kills them
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+FOLDER = "ocsrflow-launch-"  # temporary ones, with the number of the process behind it
+LOOPBACK = "lo"  # the network interface that leads nowhere else
 STOPPED = 128 + signal.SIGTERM  # exit status of a process that saved and left
 
 
@@ -35,6 +42,7 @@ def launch(arguments: list[str]) -> int:
     for number in STOPS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it
             signal.signal(number, _stop)
+    lifeline.tie()
     lease = take(options.gpus)
     processes = options.gpus or options.processes or 1
     if options.gpus and lease is None:
@@ -83,20 +91,45 @@ def _torchrun(processes: int, command: list[str]) -> int:
 
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     logging.disable()
-    with tempfile.TemporaryDirectory(prefix="ocsrflow-launch-") as logs:
+    _tidy()
+    with tempfile.TemporaryDirectory(prefix=f"{FOLDER}{os.getpid()}-") as logs:
+        _stay_local(logs)
         options = {
             "nproc-per-node": processes,
+            "rdzv-backend": "c10d",
+            "rdzv-conf": "store_type=file",
+            "rdzv-endpoint": f"{logs}/rendezvous",
+            "local-addr": "127.0.0.1",
             "shutdown-timeout": GRACE,
             "signals-to-handle": "SIGQUIT",  # the others are _stop's: torchrun would end its wait at a second one
             "log-dir": logs,  # else torchrun leaves a folder behind
         }
         try:
-            torchrun(["--standalone", *(f"--{name}={value}" for name, value in options.items()), "-m", *command])
+            torchrun([*(f"--{name}={value}" for name, value in options.items()), "-m", *command])
         except ChildFailedError as error:
             return _status(error.failures)
         except SignalException as signalled:
             return 128 + int(signalled.sigval)
     return 0
+
+
+def _tidy() -> None:
+    """Remove what killed launchers of this user left among the temporary files."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*-*"):
+        number = folder.name.removeprefix(FOLDER).partition("-")[0]
+        if number.isdecimal() and folder.stat().st_uid == os.getuid() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _stay_local(folder: str) -> None:
+    """Let the processes meet by files in ``folder``, which is this user's alone, and talk on this machine alone.
+
+    torchrun's own way, ``--standalone``, listens on all interfaces and unpickles what anyone sends there.
+    """
+    os.environ[STORE] = f"{folder}/processes"
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    for library in ("GLOO", "NCCL"):
+        os.environ.setdefault(f"{library}_SOCKET_IFNAME", LOOPBACK)
 
 
 def _status(failures: "dict[int, ProcessFailure]") -> int:

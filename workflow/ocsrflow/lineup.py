@@ -64,12 +64,7 @@ def find_models(paths: Sequence[Path]) -> Lineup:
                 raise UserError(f"{path}: which of its models? Give one of these with --models: {listed}")
             path = found[0]
         if path.suffix == ".json" and path.is_file():
-            try:
-                about = read_json(path)
-                folders = [path.parent.parent / "models" / member for member in about["members"]]
-            except (ValueError, KeyError, TypeError):
-                raise UserError(f"{path}: not the members of an ensemble, which lie in RESULTS/ensembles/") from None
-            return Lineup(_models(folders), path.stem)
+            return Lineup(_models([path.parent.parent / "models" / member for member in _members(path)]), path.stem)
         paths = [path]
     if len({path.resolve() for path in paths}) < len(paths):
         raise UserError("--models names a model twice; each votes once")
@@ -83,7 +78,20 @@ def _ensemble_of(folders: Sequence[Path]) -> str | None:
         return None
     names = {folder.name for folder in folders}
     ensembles = sorted((results / "ensembles").glob("*.json"))
-    return next((path.stem for path in ensembles if set(read_json(path)["members"]) == names), None)
+    return next((path.stem for path in ensembles if set(_members(path)) == names), None)
+
+
+def _members(path: Path) -> list[str]:
+    """The names of models in an ensemble's file; none of them is a path."""
+    about = read_json(path)
+    members = about.get("members") if isinstance(about, dict) else None
+    if not isinstance(members, list) or not members or not all(map(_is_name, members)):
+        raise UserError(f"{path}: not the members of an ensemble, which lie in RESULTS/ensembles/")
+    return members
+
+
+def _is_name(member: object) -> bool:
+    return isinstance(member, str) and member not in ("", ".", "..") and not {"/", "\0"} & set(member)
 
 
 def _is_model(path: Path) -> bool:

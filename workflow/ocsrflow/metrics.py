@@ -24,7 +24,7 @@ from rdkit.Chem.rdMolDescriptors import CalcMolFormula, CalcNumRings
 
 from .chemistry import canonical, parse
 from .cli import run
-from .errors import UserError
+from .errors import UserError, visible
 from .guarded import Failed, attempts, guarded
 from .progress import progress
 from .similarity import LIMIT, Known, known_or_failed, limit_memory
@@ -307,9 +307,10 @@ def metrics(
     for path, own, what in ((predictions, predicted, "counted as invalid"), (references, right, "dropped")):
         for key, text in own.items():
             if text in found.given_up:
-                print(f"{path}: id {key}: {what}, RDKit was given up: {found.given_up[text]}", file=sys.stderr)
+                line = f"{path}: id {key}: {what}, RDKit was given up: {found.given_up[text]}"
+                print(visible(line), file=sys.stderr)
     dropped = [list(right)[at] for at in found.dropped]
-    print(dumps(_summary(found, dropped), allow_nan=False) if json else _table(found, dropped))
+    print(dumps(_summary(found, dropped), allow_nan=False) if json else visible(_table(found, dropped)))
 
 
 def _read(path: Path) -> dict[str, str]:

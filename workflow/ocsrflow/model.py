@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .decoder import Decoder
 from .encoders import RECIPES, build_trunk
-from .errors import UserError
+from .errors import UserError, brief
 from .files import read_json
 from .settings.network import Network
 
@@ -143,8 +143,7 @@ def imagenet(network: Network, weights: Path | None) -> dict[str, Tensor] | None
     except FileNotFoundError:
         raise
     except Exception as error:  # noqa: BLE001  (the reader raises many kinds)
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{weights}: no PyTorch weights file ({reason}); remove it and run again") from None
+        raise UserError(f"{weights}: no PyTorch weights file ({brief(error)}); remove it and run again") from None
     return state
 
 
@@ -159,11 +158,18 @@ def load_reader(description: Path, weights: Path, device: torch.device) -> tuple
     facts = read_json(description)
     try:
         network = Network(**facts["network"])
-        reader = Reader(network, len(facts["vocabulary"]))
+        name, vocabulary, longest = facts["name"], facts["vocabulary"], facts["training"]["decode_length"]
+        if not (isinstance(name, str) and isinstance(vocabulary, list) and isinstance(longest, int) and longest > 0):
+            raise ValueError("a name, a vocabulary or a decode_length that cannot be")
+    except (KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{description}: not the description of a trained model ({reason}); train it again") from None
+    try:
+        reader = Reader(network, len(vocabulary))
         reader.load_state_dict(load_file(weights))
     except FileNotFoundError:
         raise
     except Exception as error:  # noqa: BLE001  (the reader raises many kinds)
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{weights}: damaged, or not the weights of {description} ({reason})") from None
     return reader.to(device).eval(), facts

@@ -13,16 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import UserError
+from .errors import UserError, visible
 from .images import Picture
+from .picture_folder import FORMATS, LONGEST_SIDE, MOST_PIXELS, too_large
 from .settings.depiction import Depiction
+from .tables import FORMULA
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".gif", ".webp", ".bmp")
-FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "WEBP", "BMP")
 KINDS = "PNG, JPEG, TIFF, GIF, WebP, BMP"
 NOTHING = "blank: nothing is drawn on it; give a picture with a molecule"
 NO_PICTURE = f"no picture in this folder ({KINDS}); subfolders are not looked into"
-MOST_PIXELS = 80_000_000  # of a picture that is opened at all: an A4 page at 900 dots per inch
 KEPT_PIXELS = 4_000_000  # what is larger is made smaller before anything else, for the sake of memory
 LEAST = 8  # pixels of the drawing's longer side
 TILES = 8  # rows and columns of the estimate of uneven light
@@ -93,15 +93,18 @@ def find(paths: Sequence[Path]) -> Found:
 
 
 def _printable(name: str) -> str:
-    """A file's name as one line of text: names may hold any bytes."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return text.replace("\n", "\\n").replace("\r", "\\r")
+    """A file's name as one line of text: names may hold any bytes.
+
+    One that a spreadsheet would take for a formula is given as the same file's path from its folder.
+    """
+    text = visible(os.fsencode(name).decode("utf-8", "backslashreplace")).replace("\n", "\\n")
+    return f"./{text}" if text.startswith(FORMULA) else text
 
 
 def _passed_over(folder: Path, others: list[Path]) -> str:
     kinds = Counter("folder" if p.is_dir() else p.suffix.lower() or "no suffix" for p in others)
     listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-    return f"{folder}: passed over {len(others)} that are no pictures by their names ({listed})"
+    return visible(f"{folder}: passed over {len(others)} that are no pictures by their names ({listed})")
 
 
 def load_all(found: Found, depiction: Depiction) -> Iterator[tuple[str, Picture | str]]:
@@ -116,7 +119,7 @@ def load_all(found: Found, depiction: Depiction) -> Iterator[tuple[str, Picture 
         try:
             yield name, load(path, depiction)
         except ValueError as error:
-            yield name, str(error)
+            yield name, visible(str(error))
 
 
 def load(source: Path | BinaryIO, depiction: Depiction, name: str | None = None) -> Picture:
@@ -146,13 +149,13 @@ def load(source: Path | BinaryIO, depiction: Depiction, name: str | None = None)
     except UnidentifiedImageError:
         raise ValueError(_unidentified(source)) from None
     except (Image.DecompressionBombError, _TooLarge):
-        most = MOST_PIXELS // 1_000_000
-        raise ValueError(f"more than {most} million pixels; cut the molecule out, or scale it down") from None
+        most = f"{MOST_PIXELS // 1_000_000} million pixels, or {LONGEST_SIDE} in a row"
+        raise ValueError(f"more than {most}; cut the molecule out, or scale it down") from None
     except Exception as error:  # noqa: BLE001  (decoders raise all kinds)
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"damaged or cut off ({reason}); get the file again or save it as PNG") from None
     if several:
-        print(f"{name or source}: the first of its pictures is read", file=sys.stderr)
+        print(visible(f"{name or source}: the first of its pictures is read"), file=sys.stderr)
     return fit_drawing(pixels, depiction)
 
 
@@ -178,7 +181,7 @@ def _unidentified(source: Path | BinaryIO) -> str:
 
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:
     """(height, width, 3) RGB of an opened image, upright and on white; decoded here, when its size is known."""
-    if image.width * image.height > MOST_PIXELS:
+    if too_large(image):
         raise _TooLarge
     image.load()
     if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: whatever is brightest is white

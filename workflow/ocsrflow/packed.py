@@ -206,18 +206,42 @@ class Packed:
                 self.digest = str(file.attrs["digest"])
                 self.depiction = Depiction.model_validate_json(str(file.attrs["depiction"]))
                 self.vocabulary: list[str] = json.loads(str(file.attrs["vocabulary"]))
+                _expect_shapes(file, os.path.getsize(path))
                 self.cid: NDArray[np.int64] = file["cid"][:]
                 self.split: NDArray[np.uint8] = file["split"][:]
                 self.tokens: NDArray[np.uint16] = file["tokens"][:]
                 self.offsets: NDArray[np.int64] = file["offsets"][:]
+                self._has_ids = "id" in file
                 self.shape: tuple[int, int, int] = file["images"].shape[1:]
-        except FileNotFoundError:
+            self._look()
+        except (FileNotFoundError, MemoryError):
             raise
-        except (OSError, KeyError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"{path}: not a whole packed data set ({reason}); remove it and run the workflow again"
-            ) from None
+        except Exception as error:  # noqa: BLE001  (HDF5 raises all kinds for a damaged file)
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: Exception) -> UserError:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return UserError(f"{self.path}: not a whole packed data set ({reason}); remove it and run the workflow again")
+
+    def _look(self) -> None:
+        """Look whether what was read holds together.
+
+        Raises
+        ------
+        ValueError
+            Where it does not.
+        """
+        size = self.depiction.size
+        ends, tokens = self.offsets, self.tokens
+        right = {
+            "images": self.shape == (self.depiction.channels, size, size),
+            "vocabulary": isinstance(self.vocabulary, list) and all(isinstance(t, str) for t in self.vocabulary),
+            "split": self.split.max(initial=0) < len(SPLITS),
+            "offsets": ends[0] == 0 and ends[-1] == len(tokens) and not (ends[1:] < ends[:-1]).any(),
+            "tokens": len(tokens) == 0 or tokens.max() < len(self.vocabulary),
+        }
+        if wrong := [name for name, ok in right.items() if not ok]:
+            raise ValueError(f"{wrong[0]} that cannot be")
 
     def __getstate__(self) -> dict[str, Any]:
         # What is open stays with the process that opened it.
@@ -257,14 +281,22 @@ class Packed:
 
     def text(self, name: str, positions: Iterable[int]) -> list[str]:
         """``smiles`` or ``canonical`` at some positions."""
-        with h5py.File(self.path) as file:
-            column = file[name].asstr()[:]
+        column = self._texts(name)
         return [str(column[i]) for i in positions]
+
+    def _texts(self, name: str) -> NDArray[Any]:
+        try:
+            with h5py.File(self.path) as file:
+                column: NDArray[Any] = file[name].asstr()[:]
+            return column
+        except (FileNotFoundError, MemoryError):
+            raise
+        except Exception as error:  # noqa: BLE001  (as above)
+            raise self._damaged(error) from None
 
     def ids(self, positions: Iterable[int]) -> list[str]:
         """What the pictures at some positions are called: the column ``id`` where there is one, else their CID."""
-        with h5py.File(self.path) as file:
-            column = file["id"].asstr()[:] if "id" in file else self.cid
+        column = self._texts("id") if self._has_ids else self.cid
         return [str(column[i]) for i in positions]
 
     def positions(self, cids: Iterable[int]) -> list[int]:
@@ -321,17 +353,40 @@ class Packed:
 
     def _read(self, at: int, out: NDArray[np.uint8]) -> None:
         """Inflate picture ``at`` to where it is wanted, (channels, size, size), contiguous."""
-        if self._process != os.getpid():
-            self._file = h5py.File(self.path)
-            self._images: h5py.Dataset = self._file["images"]
-            self._zstd = zstandard.ZstdDecompressor()
-            self._process = os.getpid()
         try:
+            if self._process != os.getpid():
+                self._file = h5py.File(self.path)
+                self._images: h5py.Dataset = self._file["images"]
+                self._zstd = zstandard.ZstdDecompressor()
+                self._process = os.getpid()
             reader = self._zstd.stream_reader(frame_of(read_chunk(self._images, at)))
             if (read := reader.readinto(out.reshape(-1).data)) != out.size:
                 raise ValueError(f"{read} bytes in place of {out.size}")
-        except (zstandard.ZstdError, ValueError, OSError, MemoryError) as error:  # HDF5 says many things
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # noqa: BLE001  (as above; a chunk may say that it has any size)
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
-                f"{self.path}: picture {at} (CID {self.cid[at]}) is damaged ({error}); "
+                f"{self.path}: picture {at} (CID {self.cid[at]}) is damaged ({reason}); "
                 "remove the file and run the workflow again"
             ) from None
+
+
+def _expect_shapes(file: h5py.File, size: int) -> None:
+    """Look, before they are read, that the columns belong together and are no larger than their file of ``size`` bytes.
+
+    Raises
+    ------
+    ValueError
+        Where they do not, or are.
+    """
+    pictures = len(file["images"])
+    rows = dict.fromkeys(("cid", "split", *TEXTS, *({"id"} & file.keys())), pictures) | {"offsets": pictures + 1}
+    for name in (*rows, "tokens"):
+        column = file[name]
+        if len(column.shape) != 1 or len(column) != rows.get(name, len(column)):
+            raise ValueError(f"{name} of another length than there are pictures")
+        if column.nbytes > size:
+            raise ValueError(f"{name} larger than the file")
+        if name not in (*TEXTS, "id") and column.dtype.kind not in "iu":
+            raise ValueError(f"{name} that are no whole numbers")

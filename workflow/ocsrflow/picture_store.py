@@ -6,6 +6,7 @@ for what others have drawn already. A file is never changed, and is called after
 into a new one, and jobs that draw the same at the same time do not meet.
 """
 
+import fcntl
 import hashlib
 import inspect
 import os
@@ -24,10 +25,13 @@ from numpy.typing import NDArray
 from . import images
 from .bottom_k import hash64
 from .chemistry import parse
+from .files import finish
 from .packed import Compressor, create
 from .settings.depiction import Depiction
 
-SEED = 0  # of the hash that decides a molecule's shard
+# Of the hash that decides a molecule's shard. No draw may have the same (a data set's seed is below 2^32, that of its
+# slots below 2^33): it takes the molecules of lowest hash, which would then all be in the first shard.
+SEED = 1 << 33
 STALE = 3600.0  # seconds after which an unfinished file is what a killed job left
 
 
@@ -89,7 +93,7 @@ class PictureStore:
         folder.mkdir(parents=True, exist_ok=True)
         begin = f"{self.shard:05}-of-{self.shards:05}-"
         for left in folder.glob(f"{begin}*.part"):
-            if left.stat().st_mtime < time.time() - STALE:
+            if _abandoned(left):
                 left.unlink(missing_ok=True)
         part = folder / f"{begin}{uuid.uuid4().hex}.part"
         new = NewFile(part)
@@ -97,9 +101,24 @@ class PictureStore:
             yield new
             if new.digest is not None:
                 new.name = f"{self.name}/{begin}{new.digest}.h5"
-                os.replace(part, self.folder / new.name)
+                finish(part, self.folder / new.name)
         finally:
             part.unlink(missing_ok=True)
+
+
+def _abandoned(part: Path) -> bool:
+    """Whether an unfinished file is what a killed job left: old, and not locked, as HDF5 locks what it writes.
+
+    The date alone would not do: the clock may have been set meanwhile.
+    """
+    try:
+        with open(part, "r+b") as file:
+            if os.fstat(file.fileno()).st_mtime >= time.time() - STALE:
+                return False
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except OSError:  # somebody is writing it, or it has gone
+        return False
 
 
 class NewFile:

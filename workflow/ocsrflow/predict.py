@@ -16,7 +16,7 @@ from .attention import draw_attention
 from .cli import explain, run
 from .errors import UserError
 from .files import whole
-from .gpus import take
+from .gpus import device_of, take
 from .images import Picture
 from .lineup import find_models
 from .own_pictures import find, load_all
@@ -86,7 +86,7 @@ def predict(
     lineup = find_models(models or [Path("results")])
     found = find(pictures)
     lease = take(gpus)
-    device = torch.device("cuda" if lease else "cpu")
+    device = torch.device(device_of(lease))
     if device.type == "cpu":
         torch.set_num_threads(threads)
     team = Team(lineup, method or lineup.method(), Reading(beams=beams, grammar=grammar), device, processes=threads)
@@ -137,12 +137,17 @@ def _read(team: Team, part: list[tuple[str, Picture | str]], attention: Path | N
         yield Answer(name, reply)
 
 
+def map_path(folder: Path, name: str) -> Path:
+    """Where the attention of a picture is drawn: below ``folder``, in folders as its own."""
+    return folder / f"{name.lstrip('/').replace('..', '__')}.png"
+
+
 def _draw(team: Team, name: str, picture: Picture, text: str, folder: Path) -> None:
     maps = team.attention(picture, text)
     if maps is None:
         print(f"{name}: no attention, {text!r} is no SMILES", file=sys.stderr)
         return
-    path = folder / f"{name.lstrip('/').replace('..', '__')}.png"  # in folders as its own
+    path = map_path(folder, name)
     title = f"{name}, read by {team.names[0]}"
     image = draw_attention(picture, tokenize(text), maps, title=title, channel_order=team.depiction.channel_order)
     try:

@@ -11,7 +11,7 @@ import torch
 
 from .cli import run
 from .files import whole, write_json
-from .gpus import take
+from .gpus import device_of, take
 from .job import of_cluster
 from .loader import Loader
 from .model import load_reader
@@ -75,7 +75,7 @@ def predict_set(
         When the model was trained with another vocabulary, or the split is empty.
     """
     lease = take(gpus)
-    device = torch.device("cuda" if lease else "cpu")
+    device = torch.device(device_of(lease))
     if device.type == "cpu":
         torch.set_num_threads(threads)
     packed = Packed(data)

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .errors import UserError
-from .gpus import die_with_parent
+from .gpus import STORE, UNUSABLE, die_with_parent
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)  # the last is SLURM's early warning
 LONGEST_STEP = 240.0  # seconds after which a process that was told to stop and cannot ends without a word
@@ -162,6 +162,8 @@ def join(threads: int) -> Place:
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     die_with_parent()  # else the GPU would be used on after the launcher's lease of it ended
     cuda = torch.cuda.is_available()
+    if rank == 0 and not cuda and os.environ.get("CUDA_VISIBLE_DEVICES"):
+        print(UNUSABLE, file=sys.stderr)
     if cuda:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
@@ -172,5 +174,8 @@ def join(threads: int) -> Place:
         torch.set_num_threads(max(1, threads // world))
     if world == 1:
         return Place(rank, world, device)
-    dist.init_process_group("nccl" if cuda else "gloo")
+    # In the launcher's own folder, which nobody else may enter: PyTorch's usual store listens on all interfaces.
+    path = os.environ.get(STORE)
+    store = dist.FileStore(path, world) if path else None  # type: ignore[attr-defined]  # though documented
+    dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=world)
     return Place(rank, world, device, dist.new_group(backend="gloo"))

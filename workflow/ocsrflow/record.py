@@ -282,7 +282,7 @@ def _list_runs(results: Path) -> None:
     """Write down which run each thing became."""
     recorded = [read_json(path) for path in sorted((results / RECORDED).rglob("*.json"))]
     runs = {found["what"]: found["run_id"] for found in recorded if "run_id" in found and found["what"] != "report"}
-    write_json(results / RUNS, runs)
+    write_json(results / RUNS, runs, recorded=False)  # it grows with each report
 
 
 def _config(results: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 
 from .cli import run
 from .files import whole, write_json
-from .gpus import take
+from .gpus import device_of, take
 from .model import Reader, autocast, load_reader
 from .packed import Packed
 from .predictions import read_predictions
@@ -71,7 +71,7 @@ def rescore(
     cids = tables[0]["cid"].to_numpy()
     positions = packed.positions(cids)
     lease = take(gpus)
-    device = torch.device("cuda" if lease else "cpu")
+    device = torch.device(device_of(lease))
     if device.type == "cpu":
         torch.set_num_threads(threads)
     scores = [np.full((len(texts), len(members)), np.nan) for texts in candidates]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .cli import run
 from .files import read_json, write_json
-from .gpus import present, take
+from .gpus import device_of, present, take
 from .job import of_cluster
 from .model import load_reader
 from .packed import Packed
@@ -82,6 +82,8 @@ def speed_prediction(
         When a member reads another text side by side than in turn.
     """
     lease = take(min(gpus, len(present())) if gpus else 0)
+    if device_of(lease) == "cpu":
+        lease = None
     devices = [f"cuda:{i}" for i in range(len(lease.ids))] if lease else ["cpu"]
     packed = Packed(data)
     members = packed.first(split, size)[:timed_images]

@@ -55,7 +55,7 @@ def read_place(where: Path) -> Place:
 
 def write_place(where: Path, uri: str, experiment: str) -> None:
     """Say where to log: a server's address, or empty for the SQLite store beside the file."""
-    write_json(where, {"uri": uri, "experiment": experiment})
+    write_json(where, {"uri": uri, "experiment": experiment}, recorded=False)
 
 
 @contextmanager

@@ -3,10 +3,12 @@
 ``python -m ocsrflow.tracking sync`` sends what a server missed.
 """
 
+import os
 from pathlib import Path
 from typing import Literal
 
 from .cli import run
+from .files import RESULTS, finish
 from .record import send_missed
 from .runs import end_workflow, ensure, forgiving
 from .store import read_place, write_place
@@ -37,7 +39,7 @@ def tracking(*, out: Path, experiment: str, uri: str = "") -> None:
     write_place(part, uri, experiment)
     try:
         ensure(read_place(part))
-        part.replace(out)
+        finish(part, out)
     finally:
         part.unlink(missing_ok=True)
 
@@ -57,6 +59,7 @@ def sync(results: Path = Path("results"), *, everything: bool = False) -> None:
     UserError
         Where MLflow still does not take all of it.
     """
+    os.environ.setdefault(RESULTS, str(results))  # what is written down of each run changes
     send_missed(results, everything=everything)
 
 

@@ -11,7 +11,7 @@ from .cli import run
 from .encoders import RECIPES
 from .errors import UserError
 from .fetch import fetch
-from .files import sha256, whole
+from .files import finish, sha256, whole
 
 
 def published(encoder: str) -> tuple[str, str]:
@@ -58,7 +58,7 @@ def weights(encoder: str, *, out: Path, folder: Path) -> None:
             f"into the folder {folder}/ and run again, or set pretrained: none"
         ) from None
     _check(arrived, encoder, "run again")
-    arrived.replace(out)
+    finish(arrived, out)
 
 
 def _check(path: Path, encoder: str, mend: str) -> None:

@@ -17,7 +17,7 @@ from snakemake.settings.types import DeploymentMethod
 PACKAGE_HOME = Path(workflow.basedir) / "workflow"
 sys.path.insert(0, str(PACKAGE_HOME))
 
-from ocsrflow import closure, provenance
+from ocsrflow import closure, dates, files, heads, lifeline, provenance
 from ocsrflow import config as settings
 from ocsrflow.captions import CAPTIONS, caption_of
 from ocsrflow.errors import UserError
@@ -88,7 +88,14 @@ own_python = (
     if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
     else f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
 )
-shell.prefix(f"set -euo pipefail; {own_python}export PYTHONPATH={shlex.quote(str(PACKAGE_HOME))} PYTHONUNBUFFERED=1; ")
+surroundings = {
+    "PYTHONPATH": PACKAGE_HOME,
+    "PYTHONUNBUFFERED": 1,
+    lifeline.HEAD: os.getpid(),
+    files.RESULTS: CONFIG.results,
+}
+exports = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in surroundings.items())
+shell.prefix(f"set -euo pipefail; {own_python}export {exports}; ")
 
 
 @cache
@@ -127,14 +134,14 @@ def source_size(wildcards):
 def source_options(source):
     options = ["--kind", source.kind]
     if source.kind == "pubchem":
-        options += ["--url", source.url, *(["--md5-url", source.md5_url] if source.md5_url else [])]
+        options += [f"--url={source.url}", *([f"--md5-url={source.md5_url}"] if source.md5_url else [])]
     return options
 
 
 def pictures_options(source):
     if source.kind != "pictures":
         return []
-    columns = ["--file-column", source.file_column, "--smiles-column", source.smiles_column]
+    columns = [f"--file-column={source.file_column}", f"--smiles-column={source.smiles_column}"]
     return ["--form", "pictures", "--pictures", source.pictures, *columns]
 
 
@@ -258,6 +265,23 @@ def on_gpu(wildcards):
 
 def ensemble_gpus(wildcards):
     return CONFIG.speed.prediction_gpus if on_gpu(wildcards) else 0
+
+
+def begin():
+    """Before the first job: nothing that is left of an earlier run is at work, and this one is written down."""
+    heads.stop_with_jobs()
+    try:
+        if workflow.executor_plugin.name == "slurm":
+            heads.cancel_left_jobs()
+        if mended := dates.not_in_future(Path(CONFIG.results)):
+            print(
+                f"{len(mended)} files of {CONFIG.results} were dated in the future (was the clock set back?): now they have "
+                "the date of now",
+                file=sys.stderr,
+            )
+        provenance.begin(CONFIG, Path(workflow.basedir))
+    except (UserError, OSError) as error:
+        raise WorkflowError(str(error))
 
 
 def tell_mlflow(status):

@@ -27,7 +27,7 @@ rule choose:
         "Choose the members of ensemble {wildcards.ensemble} by their validation scores"
     shell:
         "python -m ocsrflow.choose --predictions {input.predictions:q} --member-facts {input.facts:q} "
-        "--name {wildcards.ensemble:q} --selection {params.selection} {params.largest} --processes {threads} "
+        "--name {wildcards.ensemble:q} --selection {params.selection:q} {params.largest:q} --processes {threads} "
         "--out {output:q} 2>&1 | tee {log:q}"
 
 
@@ -101,7 +101,7 @@ rule ensemble:
     shell:
         "python -m ocsrflow.ensemble --predictions {input.predictions:q} --member-facts {input.facts:q} "
         "{params.redrawn:q} --likelihoods {input.likelihoods:q} --likelihood-facts {input.likelihood_facts:q} --choice {input.choice:q} --name {wildcards.ensemble:q} "
-        "--methods {params.methods} --processes {threads} --folder {params.folder:q} 2>&1 | tee {log:q}"
+        "--methods {params.methods:q} --processes {threads} --folder {params.folder:q} 2>&1 | tee {log:q}"
 
 
 rule constant:

@@ -127,10 +127,8 @@ rule benchmark_set:
         pictures=what_lies_in,
         depiction=CONFIG.depiction.model_dump_json(),
         columns=lambda wildcards: [
-            "--id-column",
-            BENCHMARKS[wildcards.benchmark].id_column,
-            "--smiles-column",
-            BENCHMARKS[wildcards.benchmark].smiles_column,
+            f"--id-column={BENCHMARKS[wildcards.benchmark].id_column}",
+            f"--smiles-column={BENCHMARKS[wildcards.benchmark].smiles_column}",
         ],
     message:
         "Bring the pictures of benchmark {wildcards.benchmark} into shape"

@@ -17,7 +17,7 @@ rule weights:
     message:
         "Bring the ImageNet weights of {wildcards.encoder} here"
     shell:
-        "python -m ocsrflow.weights {wildcards.encoder} --out {output:q} --folder {params.folder:q} "
+        "python -m ocsrflow.weights {wildcards.encoder:q} --out {output:q} --folder {params.folder:q} "
         "2>&1 | tee {log:q}"
 
 

@@ -81,8 +81,10 @@ rule report:
         # The report shows the whole configuration, which is too long for a command line: the run's start writes it down.
         config=provenance.hash_of(CONFIG),
         captions=CAPTIONS,  # for Snakemake's own report
-        title=CONFIG.report.title,
-        note=["--note", CONFIG.report.note] if CONFIG.report.note else [],
+        # Texts may begin with a dash: joined to the option by "=", none is taken for another option.
+        texts=[
+            f"--{name}={text}" for name, text in (("title", CONFIG.report.title), ("note", CONFIG.report.note)) if text
+        ],
         gallery=CONFIG.report.gallery,
         order=READERS,  # of the rows, which the set of inputs does not tell
         # With the data set each is taken from; the members of an ensemble are in its file.
@@ -94,7 +96,7 @@ rule report:
     message:
         "Write the report"
     shell:
-        "python -m ocsrflow.report --title {params.title:q} {params.note:q} --gallery {params.gallery} "
+        "python -m ocsrflow.report {params.texts:q} --gallery {params.gallery} "
         "--test-sets {params.test_sets:q} --scores {input.scores:q} --images {input.images:q} "
         "--predictions {input.predictions:q} --models {input.models:q} --metrics {input.metrics:q} "
         "--corpora {input.corpora:q} --samples {input.samples:q} --data {input.data:q} "

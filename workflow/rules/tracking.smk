@@ -13,14 +13,13 @@ rule tracking:
     conda:
         "../../envs/report.yaml"
     params:
-        experiment=CONFIG.tracking.experiment,
-        server=["--uri", CONFIG.tracking.uri] if CONFIG.tracking.uri else [],
+        experiment=f"--experiment={CONFIG.tracking.experiment}",
+        server=[f"--uri={CONFIG.tracking.uri}"] if CONFIG.tracking.uri else [],
     message:
         "Prepare MLflow"
     shell:
         # The store itself is no output: it grows with every run, and Snakemake would empty it before it makes it.
-        "python -m ocsrflow.tracking --experiment {params.experiment:q} {params.server:q} --out {output:q} "
-        "2>&1 | tee {log:q}"
+        "python -m ocsrflow.tracking {params.experiment:q} {params.server:q} --out {output:q} " "2>&1 | tee {log:q}"
 
 
 rule record_model:

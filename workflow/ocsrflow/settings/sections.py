@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from .base import Settings
 from .network import Network
+from .paths import GivenPath
 from .reading import Reading
 from .training import Training
 
@@ -14,6 +15,7 @@ Name = Annotated[
     str,
     Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*(-[A-Za-z0-9_]+)*$",
+        max_length=80,  # two of them and an ending are the name of a file, which may have 255
         description="A name for files and wildcards: letters, digits, '_' and '-'.",
     ),
 ]
@@ -49,7 +51,7 @@ class PubChemSource(_Source):
         if value is not None:
             _no_password(value)
             parts = urlsplit(value)
-            if parts.scheme != "https" and parts.hostname not in ("localhost", "127.0.0.1"):
+            if parts.scheme != "https" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
                 raise ValueError("an https:// address (http:// is for localhost only)")
         return value
 
@@ -58,7 +60,7 @@ class FileSource(_Source):
     """A local file of CID<TAB>SMILES lines."""
 
     kind: Literal["file"]
-    path: str = Field(description="Path of the file, plain or gzip-compressed (.gz).")
+    path: GivenPath = Field(description="Path of the file, plain or gzip-compressed (.gz).")
 
 
 class EmbeddedSource(_Source):
@@ -71,8 +73,8 @@ class PicturesSource(_Source):
     """Supplied pictures: a CSV of file names and SMILES, and a folder or zip of PNGs (the contest's form)."""
 
     kind: Literal["pictures"]
-    csv: str = Field(description="CSV with a header line.")
-    pictures: str = Field(description="Folder or zip archive that holds the pictures.")
+    csv: GivenPath = Field(description="CSV with a header line.")
+    pictures: GivenPath = Field(description="Folder or zip archive that holds the pictures.")
     file_column: str = Field("file_name", description="Column of the CSV with the picture's file name.")
     smiles_column: str = Field("SMILES", description="Column of the CSV with the SMILES.")
 
@@ -155,8 +157,8 @@ class Benchmark(Settings):
     """A folder of pictures from elsewhere with their SMILES: one more test set."""
 
     name: Name
-    images: str = Field(description="Folder or zip archive of pictures.")
-    references: str = Field(description="CSV with a header line.")
+    images: GivenPath = Field(description="Folder or zip archive of pictures.")
+    references: GivenPath = Field(description="CSV with a header line.")
     id_column: str = Field("id", description="Column of the CSV with the picture's file name, with or without suffix.")
     smiles_column: str = Field("smiles", description="Column of the CSV with the SMILES.")
 

@@ -1,0 +1,66 @@
+"""MLflow's server is killed and started again while a model is trained."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MlflowServer
+from fault_table import Faults
+from ocsrflow import mirror
+from ocsrflow import train as stage
+from ocsrflow.tracking import tracking
+from test_train import TRAINING, lines, run_train, without_times
+
+
+def test_the_weights_are_the_same_and_mlflow_gets_every_point_once(
+    dataset: Path, tmp_path: Path, faults: Faults, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.setattr(mirror, "RETRY", 0.2)
+    monkeypatch.setattr(mirror, "GATHER", 0.05)
+    training = TRAINING.model_copy(update={"epochs": 6})
+    run_train(dataset, tmp_path / "undisturbed", training=training)
+
+    server = MlflowServer(tmp_path)
+    server.start()
+    where = tmp_path / "tracking.json"
+    tracking(out=where, experiment="away", uri=server.uri)
+    client = MlflowClient(server.uri)
+
+    def steps(curve: str) -> list[int]:
+        experiment = client.get_experiment_by_name("away")
+        assert experiment is not None
+        runs = client.search_runs([experiment.experiment_id])
+        return [point.step for run in runs for point in client.get_metric_history(run.info.run_id, curve)]
+
+    validated = 0
+    real = stage.validate
+
+    def validate(*words: Any) -> dict[str, float]:
+        nonlocal validated
+        validated += 1
+        if validated == 2:  # it has some points and is killed as others come
+            until = time.monotonic() + 60
+            while not steps("loss"):
+                assert time.monotonic() < until
+                time.sleep(0.1)
+            server.kill()
+        elif validated == 5:
+            server.start()
+        return real(*words)
+
+    monkeypatch.setattr(stage, "validate", validate)
+    with faults.tried("MLflow's server killed", "train") as fault:
+        run_train(dataset, tmp_path / "disturbed", training=training, tracking=where)
+        assert validated == 6  # nothing was learnt twice
+        names = [tmp_path / name / "weights.safetensors" for name in ("undisturbed", "disturbed")]
+        assert names[0].read_bytes() == names[1].read_bytes()
+        assert without_times(tmp_path / "undisturbed") == without_times(tmp_path / "disturbed")
+        for curve in ("loss", "validation_tanimoto"):
+            expected = [line["step"] for line in lines(tmp_path / "disturbed") if curve in line]
+            assert len(expected) == 6
+            assert steps(curve) == expected
+        fault.lost(0, "steps")
+    server.kill()

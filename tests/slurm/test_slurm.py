@@ -1,0 +1,225 @@
+"""The toy experiment through the profile on a real SLURM, disturbed in all the ways a cluster has."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from cluster import GPUS, Cluster, missing
+from conftest import copy_checkout
+from fault_table import Faults
+
+# There is no accounting here, and nobody is bothered by being asked often.
+HASTE = ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "1"]
+HASTE += ["--seconds-between-status-checks", "1", "--latency-wait", "20"]
+GPUS_OF = {"one-gpu": 1, "two-gpus": 2}
+EPOCHS = {"one-gpu": 300, "two-gpus": 200}
+# Six shards are one job.
+DATA = {"filter", "sample", "render", "pack"}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """SLURM's daemons, for these tests."""
+    if reason := missing():
+        pytest.skip(reason)
+    made = Cluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def head(cluster: Cluster, tmp_path: Path) -> Iterator["Head"]:
+    """A checkout on the cluster."""
+    made = Head(cluster, tmp_path)
+    yield made
+    made.process.kill()
+
+
+class Head:
+    """Snakemake at the head of the run, started with the profile as it is."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self.cluster, self.folder, self.started = cluster, copy_checkout(folder), 0
+
+    def command(self, *options: str) -> list[str]:
+        profile = ["--workflow-profile", "workflow/profiles/slurm", "--configfile", "tests/slurm/experiment.yaml"]
+        return [sys.executable, "-m", "snakemake", *profile, "--resources", f"gpu={GPUS}", *HASTE, *options]
+
+    def start(self) -> subprocess.Popen[bytes]:
+        self.started += 1
+        with open(self.folder / f"head-{self.started}.log", "wb") as log:
+            self.process = subprocess.Popen(
+                self.command(), cwd=self.folder, env=self.cluster.env, stdout=log, stderr=log, start_new_session=True
+            )
+        return self.process
+
+    def unlock(self) -> None:
+        subprocess.run(self.command("--unlock"), cwd=self.folder, env=self.cluster.env, check=True, capture_output=True)
+
+    def log(self, start: int) -> str:
+        return (self.folder / f"head-{start}.log").read_text()
+
+    def submitted(self, start: int) -> list[str]:
+        """The jobs that went to SLURM, by the first word of their rules or groups."""
+        return re.findall(r"submitted with SLURM jobid \d+ \(log: \S*/(?:rule|group)_([a-z]+)", self.log(start))
+
+    def job(self, comment: str) -> str | None:
+        """The number of a running job by what Snakemake says of it."""
+        for line in self.cluster.run("squeue", "--noheader", "--states=RUNNING", "--format=%A %k").splitlines():
+            number, told = line.split(maxsplit=1)
+            if told.strip() == comment:
+                return number
+        return None
+
+    def training(self, model: str) -> str | None:
+        return self.job(f"rule_train_wildcards_{model}")
+
+    def saved(self, model: str) -> int:
+        """The step of a training's newest checkpoint."""
+        names = (path.stem for path in self.folder.glob(f"results/checkpoints/{model}-*/step-*.pt"))
+        return max((int(name.removeprefix("step-")) for name in names), default=0)
+
+    def log_of(self, model: str) -> str:
+        path = self.folder / f"results/logs/train/{model}.log"
+        return path.read_text() if path.is_file() else ""
+
+    def went_on_from(self, model: str) -> int:
+        """The step that a training began with, by its log; 0 where it has not begun, or from the start."""
+        found = re.search(r"going on from .*, step (\d+)", self.log_of(model))
+        return int(found[1]) if found else 0
+
+    def until(self, condition: Callable[[], object], what: str, seconds: float = 400) -> None:
+        """Wait, as long as the head lives."""
+        limit = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > limit or self.process.poll() is not None:
+                queue = self.cluster.run("squeue")
+                raise AssertionError(f"{what}\n{queue}\n{self.log(self.started)[-5000:]}")
+            time.sleep(0.2)
+
+
+class Watch(threading.Thread):
+    """Looks at which GPUs SLURM has given to which job, all the time."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__(daemon=True)
+        self.cluster, self.ended = cluster, threading.Event()
+        self.seen: dict[str, set[int]] = {}  # GPUs of each job
+        self.together: list[dict[str, set[int]]] = []  # those of one moment
+
+    def run(self) -> None:
+        while not self.ended.wait(0.5):
+            now: dict[str, set[int]] = {}
+            for job in self.cluster.run("scontrol", "show", "job", "-d", check=False).split("\n\n"):
+                if "JobState=RUNNING" in job and (given := re.search(r"GRES=gpu:\w+:\d+\(IDX:([\d,-]+)\)", job)):
+                    now[re.search(r"JobId=(\d+)", job)[1]] = numbers(given[1])
+            self.seen |= now
+            self.together.append(now)
+
+
+def numbers(text: str) -> set[int]:
+    """SLURM's ``0,2-3`` as numbers."""
+    ends = [[int(end) for end in part.split("-")] for part in text.split(",")]
+    return {number for part in ends for number in range(part[0], part[-1] + 1)}
+
+
+def test_the_experiment_runs_on_slurm_and_loses_nothing(cluster: Cluster, head: Head, faults: Faults) -> None:
+    watch = Watch(cluster)
+    watch.start()
+
+    # The head is killed while both trainings are on. Their jobs are at work still when the next head begins.
+    with faults.tried("SLURM: SIGKILL of Snakemake", "train", 2) as fault:
+        process = head.start()
+        head.until(lambda: all(head.saved(model) for model in GPUS_OF), "no checkpoints")
+        left = {model: head.training(model) for model in GPUS_OF}
+        assert all(left.values())
+        asked = {number: GPUS_OF[model] for model, number in left.items()}
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        time.sleep(1)
+        assert {model: head.training(model) for model in GPUS_OF} == left, "the jobs do not need their head"
+        head.unlock()
+        process = head.start()
+        head.until(lambda: all(head.went_on_from(model) for model in GPUS_OF), "trainings did not go on")
+        submitted = Counter(head.submitted(1))
+        assert {rule: submitted[rule] for rule in (*DATA, "train")} == {**dict.fromkeys(DATA, 1), "train": 2}
+        assert not DATA & {*head.submitted(2)}, "only what is missing is submitted"
+        assert "stopping 2 jobs that an earlier Snakemake left" in head.log(2)
+        for model in GPUS_OF:
+            fault.lost(lost(head, model), "steps")
+
+    # One is put back into the queue by SLURM, the other has reached its time limit, and is cancelled in its next job.
+    before = {model: head.went_on_from(model) for model in GPUS_OF}
+    again = {model: head.training(model) for model in GPUS_OF}
+    asked |= {number: GPUS_OF[model] for model, number in again.items()}
+    head.until(lambda: all(head.saved(model) > before[model] for model in GPUS_OF), "no new checkpoints")
+    with (
+        faults.tried("SLURM: job requeued", "train") as requeued,
+        faults.tried("SLURM: time limit", "train") as limited,
+    ):
+        cluster.run("scontrol", "requeue", str(again["two-gpus"]))
+        # Less than the five minutes before the end at which the profile wants to be told.
+        cluster.run("scontrol", "update", f"JobId={again['one-gpu']}", "TimeLimit=2")
+        for model in GPUS_OF:
+            head.until(lambda model=model: head.went_on_from(model) > before[model], f"{model} did not go on")
+        assert head.training("two-gpus") == again["two-gpus"], "SLURM starts the same job again"
+        requeued.lost(lost(head, "two-gpus"), "steps")
+        limited.lost(lost(head, "one-gpu"), "steps")
+    with faults.tried("SLURM: job cancelled", "train") as cancelled:
+        before = {"one-gpu": head.went_on_from("one-gpu")}
+        head.until(lambda: head.saved("one-gpu") > before["one-gpu"], "no new checkpoint")
+        cluster.run("scancel", str(head.training("one-gpu")))
+        head.until(lambda: head.went_on_from("one-gpu") > before["one-gpu"], "it did not go on after scancel")
+        cancelled.lost(lost(head, "one-gpu"), "steps")
+
+    assert process.wait(400) == 0, head.log(2)[-5000:]
+    watch.ended.set()
+    watch.join()
+
+    # Each job had as many GPUs as it asked for, and none that another had at that time.
+    assert {number: len(watch.seen[number]) for number in asked} == asked
+    assert max(len(now) for now in watch.together) >= 2
+    for now in watch.together:
+        assert sum(map(len, now.values())) == len(set().union(*now.values()))
+    visible = dict(line.split()[1:] for line in (cluster.folder / "gpus-seen").read_text().splitlines())
+    assert {number: len(visible[number].split(",")) for number in asked} == asked
+
+    results = head.folder / "results"
+    for model in GPUS_OF:
+        steps = [json.loads(line) for line in (results / f"models/{model}/metrics.jsonl").read_text().splitlines()]
+        epochs = [line["epoch"] for line in steps if "loss" in line]
+        assert epochs == [*range(1, EPOCHS[model] + 1)], "each epoch once, in order"
+        assert json.loads((results / f"models/{model}/model.json").read_text())["slurm_job"]
+    assert (results / "report/index.html").is_file()
+    assert cluster.run("squeue", "--noheader", "--states=PENDING,RUNNING,COMPLETING") == ""
+    assert not [process for process in psutil.process_iter() if in_folder(process, head.folder)]
+    verify = [sys.executable, "-m", "ocsrflow.verify", "results"]
+    subprocess.run(verify, cwd=head.folder, check=True, env={**cluster.env, "PYTHONPATH": "workflow"})
+
+
+def lost(head: Head, model: str) -> int:
+    """Steps that a training had done, by its figures, and has to do again."""
+    figures = [
+        path.read_text().splitlines() for path in head.folder.glob(f"results/checkpoints/{model}-*/metrics.jsonl")
+    ]
+    done = max((json.loads(line)["step"] for lines in figures for line in lines), default=0)
+    return max(0, done - head.went_on_from(model))
+
+
+def in_folder(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return Path(process.cwd()) == folder
+    except psutil.Error:
+        return False

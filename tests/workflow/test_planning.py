@@ -1,0 +1,37 @@
+"""A plan of thousands of shards: every one once, and no command that grows with their number.
+
+How long such a plan takes is measured by ``tests/benchmarks/planning.py``.
+"""
+
+import re
+
+import pytest
+import yaml
+from conftest import CONFIG, copy_checkout, snakemake
+
+SHARDS = 2000
+MAX_ARG_STRLEN = 131_072  # bytes of one argument on Linux; `bash -c` takes a job's whole command as one
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What a dry run of the toy experiment prints, with one data set in so many shards."""
+    folder = copy_checkout(tmp_path_factory.mktemp("planned"))
+    config = yaml.safe_load((folder / CONFIG).read_text())
+    config["datasets"][0]["shards"] = SHARDS
+    (folder / CONFIG).write_text(yaml.safe_dump(config))
+    return snakemake(folder, "-n", "--printshellcmds", "--cores", "2", "--configfile", CONFIG).stdout
+
+
+def test_every_shard_is_planned_once(plan: str) -> None:
+    drawn = re.findall(rf"^Job \d+: Draw shard (\d+) of {SHARDS} of data set short$", plan, flags=re.MULTILINE)
+    assert sorted(map(int, drawn)) == list(range(SHARDS))
+    assert re.findall(r"^render +(\d+)$", plan, flags=re.MULTILINE)[0] == str(SHARDS + 1)  # and the other data set's
+
+
+def test_no_command_but_its_own_names_a_shard(plan: str) -> None:
+    commands = re.findall(r"^Shell command: (python -m ocsrflow\.(\w+) .*)$", plan, flags=re.MULTILINE)
+    assert {"render", "pack", "browse", "report"} <= {stage for _, stage in commands}
+    # With a path for each of ten thousand shards it would be ten times too long.
+    assert {stage for command, stage in commands if re.search(rf"\b{SHARDS - 1}\.", command)} == {"render"}
+    assert max(len(command.encode()) for command, _ in commands) < MAX_ARG_STRLEN
