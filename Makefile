@@ -39,7 +39,7 @@ demo: $(READY) ## Run the whole experiment at small scale, from embedded molecul
 	@echo "The report: results/report/index.html    MLflow: make ui    What took how long: make status"
 
 test: $(READY) ## Run the tests
-	pytest tests
+	pytest tests --numprocesses auto --maxprocesses 4
 
 test-slurm: $(READY) ## Run the experiment at toy size on a real SLURM of one node, started for it
 	pytest tests/slurm

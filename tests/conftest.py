@@ -18,6 +18,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
+# Tests run side by side, with more threads than cores: those that wait must not keep the others waiting.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import torch
 from fault_table import faults, pytest_terminal_summary  # noqa: F401  (pytest finds them here)
 from hypothesis import settings
