@@ -46,6 +46,7 @@ settings.register_profile("ocsrflow", deadline=None)  # what takes long once nee
 settings.load_profile("ocsrflow")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests run in as many processes as there are cores; those of one file, and all of the toy experiment, in one."""
     for item in items:
