@@ -15,6 +15,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -38,6 +39,7 @@ from ocsrflow.settings.depiction import Depiction
 from ocsrflow.settings.network import Network
 from ocsrflow.settings.training import Training
 from safetensors.torch import save_file
+from xdist.scheduler import LoadScopeScheduling
 
 REPOSITORY = Path(__file__).parent.parent
 CONFIG = "tests/workflow/toy.yaml"
@@ -46,12 +48,26 @@ settings.register_profile("ocsrflow", deadline=None)  # what takes long once nee
 settings.load_profile("ocsrflow")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests run in as many processes as there are cores; those of one file, and all of the toy experiment, in one."""
-    for item in items:
-        shares_toy = "toy" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("toy" if shares_toy else item.path.stem))
+# Folders and files whose tests look at the finished toy experiment.
+USE_TOY = tuple(
+    f"tests/{name}"
+    for name in (
+        "browser/", "workflow/test_workflow", "faults/test_signals", "faults/test_stage_kills", "faults/test_verify",
+        "security/test_unpickling",
+    )
+)  # fmt: skip
+
+
+class SideBySide(LoadScopeScheduling):
+    """Tests run in some processes, those of a file in one, and in one all that need the toy experiment to be run."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "toy" if nodeid.startswith(USE_TOY) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SideBySide:
+    """Asked for by pytest-xdist."""
+    return SideBySide(config, log)
 
 
 @pytest.fixture(scope="session")
