@@ -5,6 +5,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 PORT ?= 5000
 RESULTS ?= results
+PYTEST := pytest --numprocesses auto --maxprocesses 4
 # What is given on the command line reaches the shell as the value of a variable, never as a part of a command; value,
 # so that make itself runs nothing in it either.
 override PYTHON := $(value PYTHON)
@@ -39,13 +40,13 @@ demo: $(READY) ## Run the whole experiment at small scale, from embedded molecul
 	@echo "The report: results/report/index.html    MLflow: make ui    What took how long: make status"
 
 test: $(READY) ## Run the tests
-	pytest tests --numprocesses auto --maxprocesses 4
+	$(PYTEST) tests
 
 test-slurm: $(READY) ## Run the experiment at toy size on a real SLURM of one node, started for it
-	pytest tests/slurm
+	OCSRFLOW_FAULTS=full pytest tests/slurm
 
 test-faults: $(READY) ## Kill, cut, fill and damage everything, for most of an hour; a table of it at the end
-	OCSRFLOW_FAULTS=full pytest tests/faults tests/fuzz tests/unit/test_resume.py
+	OCSRFLOW_FAULTS=full $(PYTEST) tests/faults tests/fuzz tests/unit/test_resume.py
 
 check: $(READY) ## Lint, check formats and types, ask for known vulnerabilities of the packages
 	ruff check .

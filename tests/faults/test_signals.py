@@ -34,7 +34,7 @@ class Run:
         self.folder = folder / "checkout"
         shutil.copytree(toy, self.folder)
         config = yaml.safe_load((toy / CONFIG).read_text())
-        training = {"batch": 16, "epochs": 60, "validation_size": 8, "validate_every": 30, "decode_length": 15}
+        training = {"batch": 16, "epochs": 40, "validation_size": 8, "validate_every": 20, "decode_length": 15}
         model = {"name": "tiny", "dataset": "short", "gpus": 1, "network": TINY.model_dump(), "training": training}
         config |= {"models": [*config["models"], model], "checkpoints": {"minutes": 0.02}}
         (self.folder / "experiment.yaml").write_text(yaml.safe_dump(config))

@@ -118,6 +118,10 @@ class Cluster:
 
     def stop(self) -> None:
         self.run("scancel", "--me", "--full", check=False)
+        for _ in range(100):  # slurmd, which ends the jobs, must not go before them
+            if not self.run("squeue", "--noheader", "--states=RUNNING,COMPLETING", check=False):
+                break
+            time.sleep(0.3)
         for daemon in reversed(self._daemons):
             daemon.send_signal(signal.SIGTERM)
             try:

@@ -15,13 +15,15 @@ import psutil
 import pytest
 from cluster import GPUS, Cluster, missing
 from conftest import copy_checkout
-from fault_table import Faults
+from fault_table import FULL, Faults
 
 # There is no accounting here, and nobody is bothered by being asked often.
 HASTE = ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "1"]
 HASTE += ["--seconds-between-status-checks", "1", "--latency-wait", "20"]
 GPUS_OF = {"one-gpu": 1, "two-gpus": 2}
 EPOCHS = {"one-gpu": 300, "two-gpus": 200}
+# All of it, or as far as both models have read pictures.
+TARGETS = [] if FULL else [f"results/predictions/held-out/{model}.parquet" for model in GPUS_OF]
 # Six shards are one job.
 DATA = {"filter", "sample", "render", "pack"}
 
@@ -55,7 +57,7 @@ class Head:
 
     def command(self, *options: str) -> list[str]:
         profile = ["--workflow-profile", "workflow/profiles/slurm", "--configfile", "tests/slurm/experiment.yaml"]
-        return [sys.executable, "-m", "snakemake", *profile, "--resources", f"gpu={GPUS}", *HASTE, *options]
+        return [sys.executable, "-m", "snakemake", *profile, "--resources", f"gpu={GPUS}", *HASTE, *options, *TARGETS]
 
     def start(self) -> subprocess.Popen[bytes]:
         self.started += 1
@@ -181,12 +183,13 @@ def test_the_experiment_runs_on_slurm_and_loses_nothing(cluster: Cluster, head: 
         assert "Restarts=1" in cluster.run("scontrol", "show", "job", number)
         requeued.lost(lost(head, "two-gpus"), "steps")
         limited.lost(lost(head, "one-gpu"), "steps")
-    with faults.tried("SLURM: job cancelled", "train") as cancelled:
-        before = {"one-gpu": head.went_on_from("one-gpu")}
-        head.until(lambda: head.saved("one-gpu") > before["one-gpu"], "no new checkpoint")
-        cluster.run("scancel", str(head.training("one-gpu")))
-        head.until(lambda: head.went_on_from("one-gpu") > before["one-gpu"], "it did not go on after scancel")
-        cancelled.lost(lost(head, "one-gpu"), "steps")
+    if FULL:
+        with faults.tried("SLURM: job cancelled", "train") as cancelled:
+            before = {"one-gpu": head.went_on_from("one-gpu")}
+            head.until(lambda: head.saved("one-gpu") > before["one-gpu"], "no new checkpoint")
+            cluster.run("scancel", str(head.training("one-gpu")))
+            head.until(lambda: head.went_on_from("one-gpu") > before["one-gpu"], "it did not go on after scancel")
+            cancelled.lost(lost(head, "one-gpu"), "steps")
 
     assert process.wait(400) == 0, head.log(2)[-5000:]
     watch.ended.set()
@@ -206,7 +209,7 @@ def test_the_experiment_runs_on_slurm_and_loses_nothing(cluster: Cluster, head: 
         epochs = [line["epoch"] for line in steps if "loss" in line]
         assert epochs == [*range(1, EPOCHS[model] + 1)], "each epoch once, in order"
         assert json.loads((results / f"models/{model}/model.json").read_text())["slurm_job"]
-    assert (results / "report/index.html").is_file()
+    assert (results / "report/index.html").is_file() == FULL
     assert cluster.run("squeue", "--noheader", "--states=PENDING,RUNNING,COMPLETING") == ""
     assert not [process for process in psutil.process_iter() if in_folder(process, head.folder)]
     verify = [sys.executable, "-m", "ocsrflow.verify", "results"]

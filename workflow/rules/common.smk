@@ -280,8 +280,12 @@ def begin():
                 file=sys.stderr,
             )
         provenance.begin(CONFIG, Path(workflow.basedir))
-    except (UserError, OSError) as error:
+    except UserError as error:
         raise WorkflowError(str(error))
+    except OSError as error:
+        raise WorkflowError(
+            f"{error.filename or CONFIG.results}: {error.strerror}; results need a folder that can be written to"
+        )
 
 
 def tell_mlflow(status):
