@@ -94,7 +94,7 @@ def test_what_was_damaged_is_made_again_by_the_commands_that_are_printed(copy: P
         assert f"missing: {gone.relative_to(copy)}\n" in told.stdout
         assert told.stderr.count("\n") == 1
         assert "are not as they were made" in told.stderr
-        commands = told.stdout.partition("follows from them again:\n")[2].splitlines()
+        commands = re.findall("^  (.*)$", told.stdout, flags=re.MULTILINE)
         assert len(commands) == (2 if FULL else 1)
         for command in commands:
             command = re.sub("^snakemake", f"{sys.executable} -m snakemake", command)

@@ -22,6 +22,7 @@ HASTE = ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status
 HASTE += ["--seconds-between-status-checks", "1", "--latency-wait", "20"]
 GPUS_OF = {"one-gpu": 1, "two-gpus": 2}
 EPOCHS = {"one-gpu": 300, "two-gpus": 200}
+STEPS = 3  # of an epoch
 # All of it, or as far as both models have read pictures.
 TARGETS = [] if FULL else [f"results/predictions/held-out/{model}.parquet" for model in GPUS_OF]
 # Six shards are one job.
@@ -162,6 +163,25 @@ def test_the_experiment_runs_on_slurm_and_loses_nothing(cluster: Cluster, head: 
         for model in GPUS_OF:
             fault.lost(lost(head, model), "steps")
 
+    if FULL:
+        with faults.tried("SLURM: SIGTERM of Snakemake, twice", "train", 2) as fault:
+            before = {model: head.went_on_from(model) for model in GPUS_OF}
+            head.until(lambda: all(head.saved(model) > before[model] for model in GPUS_OF), "no new checkpoints")
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(120) == 1
+            assert "Traceback" not in head.log(2)
+            for _ in range(300):
+                if not cluster.run("squeue", "--noheader", "--states=PENDING,RUNNING,COMPLETING"):
+                    break
+                time.sleep(0.1)
+            assert cluster.run("squeue", "--noheader", "--states=PENDING,RUNNING,COMPLETING") == ""
+            process = head.start()
+            head.until(lambda: all(head.went_on_from(model) > before[model] for model in GPUS_OF), "did not go on")
+            for model in GPUS_OF:
+                fault.lost(lost(head, model), "steps")
+
     # One is put back into the queue by SLURM, the other has reached its time limit, and is cancelled in its next job.
     before = {model: head.went_on_from(model) for model in GPUS_OF}
     again = {model: head.training(model) for model in GPUS_OF}
@@ -191,7 +211,7 @@ def test_the_experiment_runs_on_slurm_and_loses_nothing(cluster: Cluster, head: 
             head.until(lambda: head.went_on_from("one-gpu") > before["one-gpu"], "it did not go on after scancel")
             cancelled.lost(lost(head, "one-gpu"), "steps")
 
-    assert process.wait(400) == 0, head.log(2)[-5000:]
+    assert process.wait(400) == 0, head.log(head.started)[-5000:]
     watch.ended.set()
     watch.join()
 
@@ -206,8 +226,9 @@ def test_the_experiment_runs_on_slurm_and_loses_nothing(cluster: Cluster, head: 
     results = head.folder / "results"
     for model in GPUS_OF:
         steps = [json.loads(line) for line in (results / f"models/{model}/metrics.jsonl").read_text().splitlines()]
-        epochs = [line["epoch"] for line in steps if "loss" in line]
-        assert epochs == [*range(1, EPOCHS[model] + 1)], "each epoch once, in order"
+        reached = [line["step"] for line in steps if "loss" in line]
+        assert reached == sorted({*reached}), "no step twice"
+        assert reached[-1] == STEPS * EPOCHS[model]
         assert json.loads((results / f"models/{model}/model.json").read_text())["slurm_job"]
     assert (results / "report/index.html").is_file() == FULL
     assert cluster.run("squeue", "--noheader", "--states=PENDING,RUNNING,COMPLETING") == ""

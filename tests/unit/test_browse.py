@@ -277,7 +277,7 @@ def test_bad_files_are_told_in_one_line(dataset: Path, tmp_path: Path) -> None:
     strange = copied(dataset, tmp_path / "strange", change)
     for wrong, words in (
         ({"packed": damaged}, "not a whole packed data set"),
-        ({"packed": strange}, "tokens that are not in its vocabulary"),
+        ({"packed": strange}, "tokens that cannot be"),
         ({"packed": tmp_path / "none.h5"}, "no such packed data set"),
         ({"others": (tmp_path / "none.h5",)}, "no such packed data set"),
         ({"others": (damaged,)}, "not a whole packed data set"),

@@ -1,10 +1,14 @@
 """The pins: one lock, and environments that do not drift from it."""
 
+import ast
 import importlib.util
 import re
+from importlib import metadata
+from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
+from ocsrflow import closure
 
 spec = importlib.util.spec_from_file_location("pins", REPOSITORY / "envs/pins.py")
 assert spec is not None
@@ -20,6 +24,54 @@ def test_the_conda_environments_have_the_versions_of_the_lock(name: str) -> None
 
 def test_every_environment_file_is_looked_at() -> None:
     assert {path.stem for path in (REPOSITORY / "envs").glob("*.yaml")} == set(pins.ENVIRONMENTS)
+
+
+def test_every_rule_finds_what_it_imports_in_its_environment() -> None:
+    """With --sdm conda a job has its environment alone."""
+    of_module = metadata.packages_distributions()
+    rules = "".join(path.read_text() for path in sorted((REPOSITORY / "workflow/rules").glob("*.smk")))
+    found = re.findall(r"\nrule (\w+):.*?code=modules\(([^)]*)\).*?envs/(\w+)\.yaml", rules, flags=re.DOTALL)
+    assert len(found) > 20
+    missing = {}
+    for rule, stages, name in found:
+        there = brought_along(pins.ENVIRONMENTS[name])
+        for path in closure.files(*re.findall(r'"(\w+)"', stages)):
+            for module in imported(REPOSITORY / "workflow/ocsrflow" / path):
+                packages = {normal(package) for package in of_module.get(module, [])}
+                if packages and not packages & {*there, "ocsrflow"}:
+                    missing[rule, module] = str(path)
+    assert missing == {}
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level modules that a file imports as it is loaded: what a function imports is another matter."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(str(node.module).partition(".")[0])
+    return found
+
+
+def brought_along(packages: list[str]) -> set[str]:
+    """Packages and what they require without extras."""
+    found: set[str] = set()
+    left = [normal(package) for package in packages]
+    while left:
+        package = left.pop()
+        if package not in found:
+            found.add(package)
+            try:
+                required = metadata.requires(package) or []
+            except metadata.PackageNotFoundError:  # of another system
+                continue
+            left += [normal(re.split(r"[^\w.-]", text)[0]) for text in required if "extra ==" not in text]
+    return found
+
+
+def normal(package: str) -> str:
+    return re.sub("[-_.]+", "-", package).lower()
 
 
 def test_the_lock_holds_every_requirement_with_hashes_and_no_address() -> None:

@@ -25,6 +25,6 @@ def not_in_future(folder: Path) -> list[Path]:
                 if path.lstat().st_mtime > now + TOLERANCE:
                     os.utime(path, (now, now), follow_symlinks=False)
                     mended.append(path)
-            except FileNotFoundError:  # it has gone meanwhile
+            except OSError:  # it has gone meanwhile, or is somebody else's
                 continue
     return mended

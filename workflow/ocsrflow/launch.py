@@ -1,16 +1,17 @@
 """Start a training through torchrun: lease the GPUs, one process each; or processes on the CPU."""
 
 import argparse
+import fcntl
 import logging
 import os
 import shutil
 import signal
 import sys
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
-
-import psutil
 
 from . import lifeline
 from .cli import fail
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 GRACE = 300  # seconds that stopped processes have to save a checkpoint before torchrun kills them
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-FOLDER = "ocsrflow-launch-"  # temporary ones, with the number of the process behind it
+FOLDER = "ocsrflow-launch-"  # the beginning of a temporary folder's name
+TIDY_SECONDS = 60.0  # a younger one may not be locked yet
 LOOPBACK = "lo"  # the network interface that leads nowhere else
 STOPPED = 128 + signal.SIGTERM  # exit status of a process that saved and left
 
@@ -92,7 +94,8 @@ def _torchrun(processes: int, command: list[str]) -> int:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     logging.disable()
     _tidy()
-    with tempfile.TemporaryDirectory(prefix=f"{FOLDER}{os.getpid()}-") as logs:
+    with tempfile.TemporaryDirectory(prefix=FOLDER) as logs, open(Path(logs, "lock"), "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as long as this process lives
         _stay_local(logs)
         options = {
             "nproc-per-node": processes,
@@ -115,10 +118,13 @@ def _torchrun(processes: int, command: list[str]) -> int:
 
 def _tidy() -> None:
     """Remove what killed launchers of this user left among the temporary files."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*-*"):
-        number = folder.name.removeprefix(FOLDER).partition("-")[0]
-        if number.isdecimal() and folder.stat().st_uid == os.getuid() and not psutil.pid_exists(int(number)):
-            shutil.rmtree(folder, ignore_errors=True)
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
+        with suppress(OSError):  # gone meanwhile, somebody else's, or in use, on another machine too
+            old = time.time() - folder.stat().st_mtime > TIDY_SECONDS
+            if old and folder.stat().st_uid == os.getuid():
+                with open(folder / "lock", "r+b") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder)
 
 
 def _stay_local(folder: str) -> None:

@@ -8,25 +8,28 @@ import os
 import select
 import signal
 import threading
+import time
+from pathlib import Path
 
 HEAD = "OCSRFLOW_HEAD"  # environment variable: the process of the Snakemake that a stage belongs to
+POLL = 1.0  # seconds between two looks, where the kernel does not tell by itself
 
 
 def tie() -> None:
     """From here on, stop this process by SIGTERM when its Snakemake has died, however it died.
 
-    Does nothing in a process that was started by hand, and where the kernel has no process descriptors (Linux has them
-    since 5.3).
+    Does nothing in a process that was started by hand, and where there is no ``/proc``.
     """
     head = os.environ.get(HEAD, "")
-    if not head.isdecimal() or not hasattr(os, "pidfd_open"):
+    if not head.isdecimal() or not Path("/proc/self/stat").exists():
+        return
+    if (born := _born(int(head))) is None:
+        os.kill(os.getpid(), signal.SIGTERM)
         return
     try:
         file = os.pidfd_open(int(head))
-    except ProcessLookupError:
-        os.kill(os.getpid(), signal.SIGTERM)
-    except OSError:  # not allowed, as in some containers
-        pass
+    except (AttributeError, OSError):  # an old kernel, a Python built for one, or not allowed
+        threading.Thread(target=_poll, args=(int(head), born), daemon=True).start()
     else:
         threading.Thread(target=_wait, args=(file,), daemon=True).start()
 
@@ -34,3 +37,18 @@ def tie() -> None:
 def _wait(file: int) -> None:
     select.select([file], [], [])  # it can be read when the process has ended
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _poll(process: int, born: str) -> None:
+    while _born(process) == born:
+        time.sleep(POLL)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _born(process: int) -> str | None:
+    """When a process was started, in the kernel's own ticks; None where there is none that lives."""
+    try:
+        state, *rest = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state in "ZX" else rest[18]

@@ -200,21 +200,12 @@ def _job_id(text: str) -> str | None:
 
 def read_run(path: Path, jobs: Iterable[Job]) -> Run:
     """What the run's own description, Snakemake's log and its lock tell of it."""
-    started = _started(path)
+    started = None
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        started = datetime.fromisoformat(json.loads(path.read_text(encoding="utf-8"))["started"]).timestamp()
     told = snakemake_log(SNAKEMAKE / "log", started)
     outputs = {str(output) for job in jobs for output in job.outputs}
     return Run(started, told.get("Command"), head(SNAKEMAKE / "locks", outputs, told.get("Host")))
-
-
-def command_of(results: Path) -> str:
-    """Snakemake's command line of the last run, as it was typed, as far as its log in this folder tells."""
-    return _command(snakemake_log(SNAKEMAKE / "log", _started(results / "workflow.json")).get("Command"))
-
-
-def _started(path: Path) -> float | None:
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return datetime.fromisoformat(json.loads(path.read_text(encoding="utf-8"))["started"]).timestamp()
-    return None
 
 
 def snakemake_log(folder: Path, started: float | None) -> dict[str, str]:

@@ -1,7 +1,9 @@
 """``make verify``: whether every finished file of a run is still what it was when it was made."""
 
+import errno
 import os
 import shlex
+import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +16,7 @@ from .cli import run
 from .errors import UserError
 from .files import HASHES, sha256
 from .progress import progress
-from .status import command_of
+from .status import planned_jobs
 
 THREADS = 8  # hashing lets other threads run
 SHOWN = 20  # files of a kind that are named
@@ -25,7 +27,7 @@ class Finding(NamedTuple):
     """What became of a file."""
 
     path: Path  # below the results
-    state: Literal["as made", "damaged", "missing", "no record"]
+    state: Literal["as made", "damaged", "missing", "cannot be read", "no record"]
     size: int  # bytes
 
 
@@ -42,6 +44,8 @@ def verify(results: Path = Path("results"), /) -> None:
     UserError
         Where a file has changed or is missing; the commands that make it again are printed before.
     """
+    if any(Path(".snakemake/locks").glob("*")):
+        print("A run is on here, or was killed: files that it is making are told as missing.")
     records = sorted((results / HASHES).rglob("*.sha256"))
     if not records:
         raise UserError(f"{results}: nothing is written down in {results / HASHES}: no run has finished a file here")
@@ -52,15 +56,16 @@ def verify(results: Path = Path("results"), /) -> None:
     by_state: dict[str, list[Finding]] = {}
     for finding in found:
         by_state.setdefault(finding.state, []).append(finding)
-    for state in ("damaged", "missing", "no record"):
+    for state in ("damaged", "missing", "cannot be read", "no record"):
         for line in shown(results, state, by_state.get(state, [])):
             print(line)
     good = by_state.get("as made", [])
     print(f"{len(good)} files are as they were made ({sum(finding.size for finding in good) / 1e6:,.1f} MB)")
     bad = [*by_state.get("damaged", []), *by_state.get("missing", [])]
     if bad:
-        print("\n".join(["", "To make them and what follows from them again:", *mending(results, bad)]))
-        raise UserError(f"{results}: {len(bad)} of {len(records)} files are not as they were made: see above")
+        print("\n".join(["", *mending(results, [finding.path for finding in bad])]))
+    if count := len(bad) + len(by_state.get("cannot be read", [])):
+        raise UserError(f"{results}: {count} of {len(records)} files are not as they were made: see above")
 
 
 def check(results: Path, record: Path) -> Finding:
@@ -68,11 +73,11 @@ def check(results: Path, record: Path) -> Finding:
     path = record.relative_to(results / HASHES).with_suffix("")
     try:
         size, digest = (results / path).stat().st_size, sha256(results / path)
+        same = record.read_bytes() == f"{digest}  {path.as_posix()}\n".encode()
     except FileNotFoundError:
         return Finding(path, "missing", 0)
-    except OSError:  # the disk cannot read it
-        return Finding(path, "damaged", 0)
-    same = record.read_bytes() == f"{digest}  {path.as_posix()}\n".encode()
+    except OSError as error:
+        return Finding(path, "damaged" if error.errno == errno.EIO else "cannot be read", 0)
     return Finding(path, "as made" if same else "damaged", size)
 
 
@@ -80,7 +85,7 @@ def unrecorded(results: Path, recorded: set[Path]) -> Iterator[Path]:
     """Files in the folders of finished ones that nothing is written down of, such as those of an older version."""
     for folder in sorted({path.parent for path in recorded} - {Path()}):
         for path in sorted((results / folder).glob("*")):
-            passing = {".part", ".arrived", ".partial"} & set(path.suffixes)
+            passing = {".part", ".arrived", ".partial"} & {*path.suffixes} or path.name.startswith(".")
             if path.is_file() and not passing and path.name not in NOTES and path.relative_to(results) not in recorded:
                 yield path.relative_to(results)
 
@@ -93,17 +98,42 @@ def shown(results: Path, state: str, found: list[Finding]) -> Iterator[str]:
         yield f"{state}: {len(found) - SHOWN} more"
 
 
-def mending(results: Path, bad: Iterable[Finding]) -> Iterator[str]:
-    """Commands that make files again: Snakemake's for its outputs; pictures are drawn where their file is gone."""
-    stored: list[Path] = []
-    outputs: list[Path] = []
-    for finding in bad:
-        (stored if finding.path.match("corpus/*/pictures/*/*.h5") else outputs).append(results / finding.path)
-    outputs += [index for index in indices(results) if any(points_to(index, path) for path in stored)]
-    if stored:
-        yield f"rm -f {_words(stored)}"
-    if outputs:
-        yield f"{command_of(results)} --forcerun {_words(outputs)}"
+def mending(results: Path, bad: Iterable[Path]) -> Iterator[str]:
+    """What to do about files, given below ``results``, as lines of text and commands."""
+    outputs = outputs_of(results)
+    again: list[Path] = []
+    alone: list[Path] = []
+    for path in bad:
+        # A figure, say, is made with its folder. Where Snakemake cannot be asked, each counts as an output.
+        above = (path, *path.parents)
+        made = next((p for p in above if os.path.realpath(results / p) in outputs), None) if outputs else path
+        if path.match("corpus/*/pictures/*/*.h5"):
+            again += [index for index in indices(results) if points_to(index, path)]
+            alone.append(path)
+        elif made is None:
+            alone.append(path)
+        else:
+            again.append(results / made)
+    if alone:
+        yield "No job makes these, or only where they are gone:"
+        records = [results / HASHES / f"{path}.sha256" for path in alone]
+        yield f"  rm -f {_words([*(results / path for path in alone), *records])}"
+    if again:
+        yield "To make these and what follows from them again (add your profile, or your --resources):"
+        options = f"--cores all --rerun-incomplete --configfile {_words([results / 'experiment.yaml'])}"
+        yield f"  snakemake {options} --forcerun {_words(again)}"
+
+
+def outputs_of(results: Path) -> set[str]:
+    """Real paths of all outputs of the experiment; none where Snakemake cannot be asked, as outside of the checkout."""
+    if not Path("Snakefile").is_file():
+        return set()
+    try:
+        jobs = planned_jobs(results / "experiment.yaml")
+        return {os.path.realpath(output) for job in jobs for output in job.outputs}
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return set()
 
 
 def _words(paths: Iterable[Path]) -> str:
@@ -116,7 +146,7 @@ def indices(results: Path) -> list[Path]:
 
 
 def points_to(index: Path, stored: Path) -> bool:
-    """Whether an index has pictures in a file of the store; a damaged index is made again anyway."""
+    """Whether an index has pictures in a file of the store; one that is damaged itself is made again anyway."""
     try:
         names = pq.read_table(index, columns=["file"])["file"].unique().to_pylist()
     except (pa.ArrowException, OSError):

@@ -269,10 +269,12 @@ def ensemble_gpus(wildcards):
 
 def begin():
     """Before the first job: nothing that is left of an earlier run is at work, and this one is written down."""
-    heads.stop_with_jobs()
+    on_slurm = workflow.executor_plugin.name == "slurm"
+    head = heads.Head(workflow.scheduler._executor.run_uuid if on_slurm else None)
+    head.stop_with_jobs()
     try:
-        if workflow.executor_plugin.name == "slurm":
-            heads.cancel_left_jobs()
+        if on_slurm:
+            head.cancel_left_jobs()
         if mended := dates.not_in_future(Path(CONFIG.results)):
             print(
                 f"{len(mended)} files of {CONFIG.results} were dated in the future (was the clock set back?): now they have "
