@@ -103,6 +103,23 @@ class Head:
         found = re.search(r"going on from .*, step (\d+)", self.log_of(model))
         return int(found[1]) if found else 0
 
+    def done(self, model: str) -> int:
+        """The last step of a training by its figures."""
+        texts = [path.read_text() for path in self.folder.glob(f"results/checkpoints/{model}-*/metrics.jsonl")]
+        return max((json.loads(line)["step"] for text in texts for line in text.splitlines()), default=0)
+
+    def resumed(self, before: dict[str, int]) -> dict[str, int]:
+        """Wait until trainings go on from later steps than before; the steps that each had done and does again."""
+        done = dict.fromkeys(before, 0)
+
+        def all_of_them() -> bool:
+            now = {model: self.went_on_from(model) for model in before}
+            done.update({model: self.done(model) for model in before if now[model] in (0, before[model])})
+            return all(now[model] > before[model] for model in before)
+
+        self.until(all_of_them, f"trainings did not go on: {before}")
+        return {model: max(0, steps - self.went_on_from(model)) for model, steps in done.items()}
+
     def until(self, condition: Callable[[], object], what: str, seconds: float = 400) -> None:
         """Wait, as long as the head lives."""
         limit = time.monotonic() + seconds
@@ -155,13 +172,11 @@ def test_the_experiment_runs_on_slurm_and_loses_nothing(cluster: Cluster, head: 
         assert {model: head.training(model) for model in GPUS_OF} == left, "the jobs do not need their head"
         head.unlock()
         process = head.start()
-        head.until(lambda: all(head.went_on_from(model) for model in GPUS_OF), "trainings did not go on")
+        fault.lost(sum(head.resumed(dict.fromkeys(GPUS_OF, 0)).values()), "steps")
         submitted = Counter(head.submitted(1))
         assert {rule: submitted[rule] for rule in (*DATA, "train")} == {**dict.fromkeys(DATA, 1), "train": 2}
         assert not DATA & {*head.submitted(2)}, "only what is missing is submitted"
         assert "stopping 2 jobs that an earlier Snakemake left" in head.log(2)
-        for model in GPUS_OF:
-            fault.lost(lost(head, model), "steps")
 
     if FULL:
         with faults.tried("SLURM: SIGTERM of Snakemake, twice", "train", 2) as fault:
@@ -178,9 +193,7 @@ def test_the_experiment_runs_on_slurm_and_loses_nothing(cluster: Cluster, head: 
                 time.sleep(0.1)
             assert cluster.run("squeue", "--noheader", "--states=PENDING,RUNNING,COMPLETING") == ""
             process = head.start()
-            head.until(lambda: all(head.went_on_from(model) > before[model] for model in GPUS_OF), "did not go on")
-            for model in GPUS_OF:
-                fault.lost(lost(head, model), "steps")
+            fault.lost(sum(head.resumed(before).values()), "steps")
 
     # One is put back into the queue by SLURM, the other has reached its time limit, and is cancelled in its next job.
     before = {model: head.went_on_from(model) for model in GPUS_OF}
@@ -198,18 +211,16 @@ def test_the_experiment_runs_on_slurm_and_loses_nothing(cluster: Cluster, head: 
         number = str(again["two-gpus"])
         head.until(lambda: "PENDING" in cluster.run("squeue", "--jobs", number, "--format=%T"), "it was not requeued")
         cluster.run("scontrol", "update", f"JobId={number}", "StartTime=now")
-        for model in GPUS_OF:
-            head.until(lambda model=model: head.went_on_from(model) > before[model], f"{model} did not go on")
+        lost = head.resumed(before)
         assert "Restarts=1" in cluster.run("scontrol", "show", "job", number)
-        requeued.lost(lost(head, "two-gpus"), "steps")
-        limited.lost(lost(head, "one-gpu"), "steps")
+        requeued.lost(lost["two-gpus"], "steps")
+        limited.lost(lost["one-gpu"], "steps")
     if FULL:
         with faults.tried("SLURM: job cancelled", "train") as cancelled:
             before = {"one-gpu": head.went_on_from("one-gpu")}
             head.until(lambda: head.saved("one-gpu") > before["one-gpu"], "no new checkpoint")
             cluster.run("scancel", str(head.training("one-gpu")))
-            head.until(lambda: head.went_on_from("one-gpu") > before["one-gpu"], "it did not go on after scancel")
-            cancelled.lost(lost(head, "one-gpu"), "steps")
+            cancelled.lost(head.resumed(before)["one-gpu"], "steps")
 
     assert process.wait(400) == 0, head.log(head.started)[-5000:]
     watch.ended.set()
@@ -235,15 +246,6 @@ def test_the_experiment_runs_on_slurm_and_loses_nothing(cluster: Cluster, head: 
     assert not [process for process in psutil.process_iter() if in_folder(process, head.folder)]
     verify = [sys.executable, "-m", "ocsrflow.verify", "results"]
     subprocess.run(verify, cwd=head.folder, check=True, env={**cluster.env, "PYTHONPATH": "workflow"})
-
-
-def lost(head: Head, model: str) -> int:
-    """Steps that a training had done, by its figures, and has to do again."""
-    figures = [
-        path.read_text().splitlines() for path in head.folder.glob(f"results/checkpoints/{model}-*/metrics.jsonl")
-    ]
-    done = max((json.loads(line)["step"] for lines in figures for line in lines), default=0)
-    return max(0, done - head.went_on_from(model))
 
 
 def in_folder(process: psutil.Process, folder: Path) -> bool:
