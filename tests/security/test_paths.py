@@ -130,4 +130,4 @@ def test_an_ensemble_names_no_model_outside_its_results(tmp_path: Path) -> None:
 @given(st.text(st.sampled_from("./\\ab~-"), min_size=1))
 def test_pictures_of_the_attention_stay_in_their_folder(name: str) -> None:
     """Pictures of one name are told apart by the paths they were given with, which may lead up or begin at the root."""
-    assert Path(os.path.normpath(map_path(Path("/work/maps"), name))).is_relative_to("/work/maps")
+    assert Path(os.path.normpath(map_path(Path("/data/maps"), name))).is_relative_to("/data/maps")
