@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 GPU = "GPU-00000000-0000-0000-0000-000000000000"
 MODEL = "results/models/tiny"
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, *([signal.SIGINT, signal.SIGHUP] if FULL else [])]
-ROUNDS = 5 if FULL else 1
+ROUNDS = 2 if FULL else 1
 END = 40  # seconds in which all that a Snakemake started has gone
 
 
