@@ -159,6 +159,7 @@ USED_BY = {
     "team": {"record_model"},
     "tokenizer": {"pack", "benchmark_set", "report", *NETWORK},
     "tracking": {"tracking"},
+    "temporary": {"osra", *STEP, *MLFLOW},
     "train": {"train"},
     "validation": {"train"},
     "verify": set(),

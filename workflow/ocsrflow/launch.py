@@ -1,15 +1,10 @@
 """Start a training through torchrun: lease the GPUs, one process each; or processes on the CPU."""
 
 import argparse
-import fcntl
 import logging
 import os
-import shutil
 import signal
 import sys
-import tempfile
-import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -17,14 +12,13 @@ from . import lifeline
 from .cli import fail
 from .errors import UserError
 from .gpus import PARENT, STORE, take
+from .temporary import temporary_folder
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 GRACE = 300  # seconds that stopped processes have to save a checkpoint before torchrun kills them
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-FOLDER = "ocsrflow-launch-"  # the beginning of a temporary folder's name
-TIDY_SECONDS = 60.0  # a younger one may not be locked yet
 LOOPBACK = "lo"  # the network interface that leads nowhere else
 STOPPED = 128 + signal.SIGTERM  # exit status of a process that saved and left
 
@@ -93,9 +87,7 @@ def _torchrun(processes: int, command: list[str]) -> int:
 
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     logging.disable()
-    _tidy()
-    with tempfile.TemporaryDirectory(prefix=FOLDER) as logs, open(Path(logs, "lock"), "wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # as long as this process lives
+    with temporary_folder("launch") as logs:
         _stay_local(logs)
         options = {
             "nproc-per-node": processes,
@@ -116,18 +108,7 @@ def _torchrun(processes: int, command: list[str]) -> int:
     return 0
 
 
-def _tidy() -> None:
-    """Remove what killed launchers of this user left among the temporary files."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
-        with suppress(OSError):  # gone meanwhile, somebody else's, or in use, on another machine too
-            old = time.time() - folder.stat().st_mtime > TIDY_SECONDS
-            if old and folder.stat().st_uid == os.getuid():
-                with open(folder / "lock", "r+b") as lock:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(folder)
-
-
-def _stay_local(folder: str) -> None:
+def _stay_local(folder: Path) -> None:
     """Let the processes meet by files in ``folder``, which is this user's alone, and talk on this machine alone.
 
     torchrun's own way, ``--standalone``, listens on all interfaces and unpickles what anyone sends there.

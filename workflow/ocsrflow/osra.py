@@ -19,7 +19,6 @@ from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import NamedTuple
 
@@ -35,6 +34,7 @@ from .job import of_cluster
 from .packed import Packed
 from .progress import progress
 from .similarity import known
+from .temporary import temporary_folder
 
 MISSING = "osra is not installed: apt install osra (or take it out of baselines)"
 ENLARGED = [(200, 3.0), (400, 1.5)]  # pictures below a size, in pixels, and the factor by which they are enlarged
@@ -132,8 +132,8 @@ class _Program:
 
     def read_all(self, members: NDArray[np.int64], processes: int) -> Generator[Reading]:
         """What it makes of each picture, in order; the first ones one at a time."""
-        with TemporaryDirectory() as folder:
-            read = functools.partial(self.read, Path(folder))
+        with temporary_folder("osra") as folder:
+            read = functools.partial(self.read, folder)
             yield from map(read, members[:TIMED])
             pool = ThreadPoolExecutor(processes)
             try:
