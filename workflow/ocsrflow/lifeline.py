@@ -4,6 +4,7 @@ A Snakemake that is killed leaves its jobs behind: they would keep their GPUs, a
 makes too.
 """
 
+import multiprocessing
 import os
 import select
 import signal
@@ -32,6 +33,17 @@ def tie() -> None:
         threading.Thread(target=_poll, args=(int(head), born), daemon=True).start()
     else:
         threading.Thread(target=_wait, args=(file,), daemon=True).start()
+
+
+def follow_parent() -> None:
+    """End a process of a pool, which waits for work for ever, at once when the process that made the pool has died."""
+    threading.Thread(target=_follow, daemon=True).start()
+
+
+def _follow() -> None:
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _wait(file: int) -> None:

@@ -29,6 +29,7 @@ from .chemistry import canonical, fraction
 from .cli import run
 from .errors import UserError
 from .files import whole
+from .lifeline import follow_parent
 from .progress import progress
 from .tables import write_csv, write_rejects
 
@@ -373,7 +374,7 @@ def _canonical(processes: int) -> Iterator[Canonical]:
         yield lambda texts: map(canonical, texts)
         return
     try:
-        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), follow_parent) as pool:
             yield lambda texts: pool.map(canonical, texts, chunksize=CHUNK)
     except BrokenProcessPool:
         raise UserError(
