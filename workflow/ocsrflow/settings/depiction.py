@@ -1,31 +1,13 @@
 """How a molecule is drawn."""
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic import Field, field_validator
 
 from .base import Settings
+from .ranges import OneOrRange
+from .styles import Styles, with_defaults
 
-Number = TypeVar("Number", int, float)
-
-
-def _ordered(value: Any) -> Any:
-    if isinstance(value, tuple) and value[0] > value[1]:
-        raise ValueError(f"the lower end of the range comes first: {value[0]} is above {value[1]}")
-    return value
-
-
-def _form(value: Any) -> str:
-    # Told apart by its form, a wrong value gets one message: that of what it was meant to be.
-    return "range" if isinstance(value, list | tuple) else "number"
-
-
-# One value for all molecules, or the two ends of a range of which each molecule has its own value.
-OneOrRange = Annotated[
-    Annotated[Number, Tag("number")] | Annotated[tuple[Number, Number], Tag("range")],
-    Discriminator(_form),
-    AfterValidator(_ordered),
-]
 LineWidth = Annotated[float, Field(ge=0.1, le=20)]
 FontSize = Annotated[int, Field(ge=4, le=100)]
 Degrees = Annotated[float, Field(ge=-360, le=360)]
@@ -64,7 +46,15 @@ class Depiction(Settings):
         0.05,
         description="White space on each side, as a fraction of the picture's size: a number or [low, high].",
     )
+    styles: Styles | None = Field(
+        None,
+        description="null: one style, as said above. varied, or a mapping of what differs from it: each drawing has a "
+        "style of its own, in which it is drawn large and then brought to the size, palette and padding of the frame, "
+        "as pictures from elsewhere are.",
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of the values taken from ranges.")
+
+    _styles = field_validator("styles", mode="before")(with_defaults)
 
     @property
     def channels(self) -> int:
