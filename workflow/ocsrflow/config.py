@@ -127,6 +127,11 @@ class Config(Settings):
             raise ValueError("baselines: one is named twice")
         for i, dataset in enumerate(self.datasets):
             source = _known(f"datasets.{i}.source", dataset.source, sources)
+            if dataset.drawings > 1 and (self.depiction.styles is None or source.kind == "pictures"):
+                raise ValueError(
+                    f"datasets.{i}.drawings: several drawings of a molecule would all be the same; set "
+                    "depiction.styles to varied, or drawings to 1"
+                )
             if dataset.max_length and dataset.max_length > source.max_length:
                 raise ValueError(
                     f"datasets.{i}.max_length: {dataset.max_length} is more than the max_length "

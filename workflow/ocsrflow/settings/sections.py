@@ -102,6 +102,12 @@ class Dataset(Settings):
         description="Molecules in the data set, all splits together, drawn from those; null for all.",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of the draw.")
+    drawings: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="Drawings of each training molecule, where depiction.styles gives each one a style of its own.",
+    )
     shards: int | None = Field(
         None,
         ge=1,
