@@ -73,7 +73,7 @@ def benchmark_set(
     name
         Name of the benchmark.
     depiction
-        How the models' pictures are drawn: pictures are fitted as :func:`ocsrflow.own_pictures.fit_drawing` says.
+        How the models' pictures are drawn: pictures are fitted as :func:`ocsrflow.pictures.normalise.normalise` says.
     id_column
         Column with the picture's name, with or without its suffix, with or without its folder.
     smiles_column

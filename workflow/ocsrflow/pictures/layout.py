@@ -53,15 +53,15 @@ def lay_out(molecule: Chem.Mol, style: Style) -> Coordinates:
         places = places * stretch + random.normal(0, style.displacement * BOND / 2, places.shape)
     if style.mirrored:
         places = places * (-1, 1)
-    angle = math.radians(style.degrees)
-    places = places @ np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    cos, sin = math.cos(math.radians(style.degrees)), math.sin(math.radians(style.degrees))
+    turned: Coordinates = places @ np.array([[cos, sin], [-sin, cos]])
     conformer = Chem.Conformer(molecule.GetNumAtoms())
     conformer.Set3D(False)
-    for i, (x, y) in enumerate(places):
+    for i, (x, y) in enumerate(turned):
         conformer.SetAtomPosition(i, Point3D(float(x), float(y), 0.0))
     molecule.RemoveAllConformers()
     molecule.AddConformer(conformer, assignId=True)
-    return places
+    return turned
 
 
 def _places(molecule: Chem.Mol) -> Coordinates:

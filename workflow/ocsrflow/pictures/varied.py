@@ -5,10 +5,10 @@ import hashlib
 from rdkit import Chem
 
 from ..images import Picture
-from ..own_pictures import fit_drawing
 from ..settings.depiction import Depiction
 from ..settings.styles import Styles
 from .drawing import draw_styled
+from .normalise import normalise
 
 PLAIN = Styles()
 
@@ -39,9 +39,9 @@ def draw_varied(molecule: Chem.Mol, depiction: Depiction, cid: int, drawing: int
     """
     seed = picture_seed(cid, drawing, depiction.seed)
     try:
-        return fit_drawing(draw_styled(molecule, depiction.styles or PLAIN, seed), depiction), False
+        return normalise(draw_styled(molecule, depiction.styles or PLAIN, seed), depiction), False
     except ValueError:
-        return fit_drawing(draw_styled(molecule, PLAIN, seed), depiction), True
+        return normalise(draw_styled(molecule, PLAIN, seed), depiction), True
 
 
 def picture_seed(cid: int, drawing: int, seed: int) -> int:
