@@ -25,7 +25,7 @@ LETTERS = 0.6  # height of letters in its coordinates
 LINE_UNIT = 0.02  # width of a line of 1 in its coordinates, where lines grow with the drawing
 SMALLEST = 0.35  # of a canvas's longer side: its shorter side, however flat the molecule is
 
-Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
+Pixels = NDArray[np.uint8]  # (height, width, 3), RGB; or (height, width), grey
 
 
 def draw_styled(molecule: Chem.Mol, styles: Styles, seed: int) -> Pixels:
@@ -42,7 +42,7 @@ def draw_styled(molecule: Chem.Mol, styles: Styles, seed: int) -> Pixels:
 
     Returns
     -------
-    (height, width, 3) uint8 RGB, of any size.
+    uint8 of any size: (height, width, 3) RGB, or (height, width) grey where nothing is coloured.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def _by_rdkit(molecule: Chem.Mol, style: Style, width: int, height: int) -> Pixe
         _draw_circle(drawer, ring)
     drawer.FinishDrawing()
     pixels: Pixels = pyspng.load(drawer.GetDrawingText())
-    return pixels[:, :, :3]
+    return pixels[:, :, :3] if style.colour else np.ascontiguousarray(pixels[:, :, 0])
 
 
 def _without_double_bonds(prepared: Chem.Mol, molecule: Chem.Mol) -> list[NDArray[np.float64]]:

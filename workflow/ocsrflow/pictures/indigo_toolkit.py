@@ -61,7 +61,7 @@ def _load(molecule: Chem.Mol) -> Any:
 
 
 def indigo_drawing(molecule: Chem.Mol, style: Style, width: int, height: int) -> NDArray[np.uint8]:
-    """A molecule with coordinates, drawn by Indigo: (height, width, 3) uint8 RGB.
+    """A molecule with coordinates, drawn by Indigo: uint8, (height, width, 3) RGB or (height, width) grey.
 
     Raises
     ------
@@ -88,4 +88,4 @@ def indigo_drawing(molecule: Chem.Mol, style: Style, width: int, height: int) ->
     except Exception as error:  # noqa: BLE001  (as above)
         raise ValueError(f"Indigo cannot draw it: {' '.join(str(error).split())}") from None
     with Image.open(io.BytesIO(bytes(data))) as image:
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(image.convert("RGB" if style.colour else "L"))

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from .paper import darkest
+
 WIPED_OUT = 0.01  # of the ink of a drawing that a scan may leave without a trace
 FAINT = 0.75  # of white: what is darker is ink
 
@@ -25,15 +27,15 @@ def scan(pixels: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.u
     Parameters
     ----------
     pixels
-        (height, width, 3) uint8 RGB, dark on white.
+        (height, width, 3) uint8 RGB or (height, width) grey, dark on white.
     random
         Decides which effects, and how strong.
 
     Returns
     -------
-    (height, width, 3) uint8 RGB.
+    (height, width) uint8, grey.
     """
-    grey: Grey = pixels.min(axis=2).astype(np.float32) / np.float32(255)
+    grey: Grey = (darkest(pixels) if pixels.ndim == 3 else pixels).astype(np.float32) * np.float32(1 / 255)
     stroke = _stroke_width(grey)
     if random.random() < 0.3:
         grey = _askew(grey, float(random.normal(0, 0.8)))
@@ -51,7 +53,7 @@ def scan(pixels: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.u
     result = (grey.clip(0, 1) * 255).astype(np.uint8)
     if random.random() < 0.2:
         result = _jpeg(result, int(random.integers(25, 80)))
-    return np.repeat(result[..., None], 3, axis=2)
+    return result
 
 
 def _stroke_width(grey: Grey) -> float:

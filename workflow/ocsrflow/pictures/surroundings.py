@@ -22,7 +22,7 @@ def surround(pixels: NDArray[np.uint8], style: Style, random: np.random.Generato
     Parameters
     ----------
     pixels
-        (height, width, 3) uint8 RGB, dark on white.
+        (height, width, 3) uint8 RGB or (height, width) grey, dark on white.
     style
         Its size decides the size of letters.
     random
@@ -30,7 +30,7 @@ def surround(pixels: NDArray[np.uint8], style: Style, random: np.random.Generato
 
     Returns
     -------
-    (height or more, width or more, 3) uint8 RGB.
+    The same, (height or more, width or more).
     """
     page = Image.fromarray(pixels)
     for _ in range(1 + int(random.random() < 0.25)):
@@ -90,7 +90,7 @@ def _with_arrow_or_rule(page: Image.Image, kind: str, random: np.random.Generato
 
 def _grown(page: Image.Image, width: int, height: int, *, above: bool = False, at_left: bool = False) -> Image.Image:
     """A page that is wider and higher by so much, with the old one in it."""
-    grown = Image.new("RGB", (page.width + width, page.height + height), "white")
+    grown = Image.new(page.mode, (page.width + width, page.height + height), "white")
     grown.paste(page, (width if at_left else 0, height if above else 0))
     grown.info["at_left"] = at_left
     return grown
