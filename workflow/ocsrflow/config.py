@@ -287,7 +287,7 @@ def _line(error: Any, raw: Mapping[str, Any]) -> str:
         return f"{path}: unknown key"
     message = re.sub(r"^Value error, ", "", error["msg"])
     if error["type"].startswith("union_tag"):
-        message = "one of 'pubchem', 'file', 'nci', 'pictures' is expected"
+        message = "one of 'pubchem', 'file', 'nci', 'public', 'pictures' is expected"
     found = error.get("input")
     untold = isinstance(found, (dict, list)) or error["type"] == "missing" or "without a password" in message
     shown = "" if untold else f" (found {_shown(found)})"

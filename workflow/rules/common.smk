@@ -15,6 +15,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
 PACKAGE_HOME = Path(workflow.basedir) / "workflow"
+PUBLIC = PACKAGE_HOME / "resources" / "public-molecules.tsv.gz"  # molecules that come with this repository
 sys.path.insert(0, str(PACKAGE_HOME))
 
 from ocsrflow import closure, dates, files, heads, lifeline, provenance
@@ -121,13 +122,15 @@ def raw_corpus(wildcards):
         return source.path
     if source.kind == "pictures":
         return source.csv
+    if source.kind == "public":
+        return ancient(os.path.relpath(PUBLIC))  # a fresh checkout gives it the date of now
     return f"{CONFIG.results}/corpus/{source.name}/CID-SMILES.gz"
 
 
 def source_size(wildcards):
     # So that a source which was replaced by an older file of another size is seen too.
     path = Path(raw_corpus(wildcards))
-    own = SOURCES[wildcards.source].kind in ("file", "pictures")
+    own = SOURCES[wildcards.source].kind in ("file", "pictures", "public")
     return path.stat().st_size if own and path.is_file() else None
 
 

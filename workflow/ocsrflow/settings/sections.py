@@ -69,6 +69,12 @@ class EmbeddedSource(_Source):
     kind: Literal["nci"]
 
 
+class PublicSource(_Source):
+    """The 283,036 public molecules that come with this repository: no download, see workflow/resources/README.md."""
+
+    kind: Literal["public"]
+
+
 class PicturesSource(_Source):
     """Supplied pictures: a CSV of file names and SMILES, and a folder or zip of PNGs (the contest's form)."""
 
@@ -79,7 +85,9 @@ class PicturesSource(_Source):
     smiles_column: str = Field("SMILES", description="Column of the CSV with the SMILES.")
 
 
-Source = Annotated[PubChemSource | FileSource | EmbeddedSource | PicturesSource, Field(discriminator="kind")]
+Source = Annotated[
+    PubChemSource | FileSource | EmbeddedSource | PublicSource | PicturesSource, Field(discriminator="kind")
+]
 
 
 class Dataset(Settings):
