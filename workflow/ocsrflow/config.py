@@ -27,6 +27,7 @@ from .settings.sections import (
     Dataset,
     Ensemble,
     Model,
+    NamedDrawing,
     Prediction,
     Rendering,
     Report,
@@ -37,6 +38,7 @@ from .settings.sections import (
     TestSet,
     Tracking,
 )
+from .settings.styles import FONTS
 
 Baseline = Literal["constant", "osra"]
 SHOWN = 200  # characters of a wrong value that are told
@@ -69,6 +71,14 @@ class Config(Settings):
     test_sets: list[TestSet] = Field(min_length=1, description="What every model is tested on.")
     benchmarks: list[Benchmark] = Field(
         default_factory=list, description="Pictures from elsewhere, which become test sets after the others."
+    )
+    drawings: list[NamedDrawing] = Field(
+        default_factory=list,
+        description="Styles in which the molecules of the first test set are drawn again, for the report's table of "
+        "robustness.",
+    )
+    drawings_size: int | None = Field(
+        500, ge=1, description="At most so many molecules of the first test set in each drawing; null for all."
     )
     selection: Selection = Field(
         default_factory=Selection, description="What members and confidences are chosen on: validation pictures."
@@ -115,7 +125,7 @@ class Config(Settings):
         datasets = _unique("datasets", self.datasets)
         models = _unique("models", self.models)
         test_sets = _unique("test_sets", self.test_sets)
-        self._benchmarks_fit(datasets, test_sets)
+        self._names_of_pictures_fit(datasets, test_sets)
         readers = _unique("ensembles", self.ensembles)
         for name in readers:
             if name in models:
@@ -171,12 +181,19 @@ class Config(Settings):
                 raise ValueError(f"speed.{key}: a name is given twice")
         return self
 
-    def _benchmarks_fit(self, datasets: Mapping[str, Dataset], test_sets: Mapping[str, TestSet]) -> None:
-        for i, name in enumerate(_unique("benchmarks", self.benchmarks)):
-            if name in datasets or name in test_sets:
-                raise ValueError(f"benchmarks.{i}.name: {name!r} is the name of a data set or a test set too")
-        for key, names in (("test_sets", test_sets), ("benchmarks", {b.name: b for b in self.benchmarks})):
-            if SELECTION in names:
+    def _names_of_pictures_fit(self, datasets: Mapping[str, Dataset], test_sets: Mapping[str, TestSet]) -> None:
+        """Benchmarks and drawings become data sets and test sets of their names."""
+        benchmarks = _unique("benchmarks", self.benchmarks)
+        drawings = _unique("drawings", self.drawings)
+        for key, names in (("benchmarks", benchmarks), ("drawings", drawings)):
+            for i, name in enumerate(names):
+                if name in datasets or name in test_sets:
+                    raise ValueError(f"{key}.{i}.name: {name!r} is the name of a data set or a test set too")
+        for i, name in enumerate(drawings):
+            if name in benchmarks:
+                raise ValueError(f"drawings.{i}.name: {name!r} is the name of a benchmark too")
+        for key, taken in (("test_sets", test_sets), ("benchmarks", benchmarks), ("drawings", drawings)):
+            if SELECTION in taken:
                 raise ValueError(f"{key}: the name {SELECTION!r} is taken by the selection's pictures")
 
 
@@ -214,6 +231,11 @@ def test_sets(config: Config) -> dict[str, TestSet]:
     return {test_set.name: test_set for test_set in [*config.test_sets, *benchmarks]}
 
 
+def drawn_sets(config: Config) -> dict[str, TestSet]:
+    """The named drawings as test sets, by name."""
+    return {d.name: TestSet(name=d.name, dataset=d.name, split="test") for d in config.drawings}
+
+
 def selection(config: Config) -> TestSet:
     """The validation pictures that members are selected and confidences calibrated on."""
     dataset = config.selection.dataset or config.test_sets[0].dataset
@@ -231,6 +253,12 @@ def missing_files(config: Config) -> list[str]:
         for i, item in enumerate(getattr(config, section))
         for key in keys
         if hasattr(item, key)
+    ]
+    named += [
+        (f"drawings.{i}.style.fonts", font)
+        for i, drawing in enumerate(config.drawings)
+        for font in drawing.style.fonts
+        if font not in FONTS
     ]
     # Unlike pathlib, os.path says False of what can be no path, too.
     return [f"{key}: no such file or folder: {path}" for key, path in named if not os.path.exists(path)]

@@ -9,6 +9,7 @@ from .base import Settings
 from .network import Network
 from .paths import GivenPath
 from .reading import Reading
+from .styles import Styles
 from .training import Training
 
 Name = Annotated[
@@ -169,6 +170,15 @@ class Benchmark(Settings):
     references: GivenPath = Field(description="CSV with a header line.")
     id_column: str = Field("id", description="Column of the CSV with the picture's file name, with or without suffix.")
     smiles_column: str = Field("smiles", description="Column of the CSV with the SMILES.")
+
+
+class NamedDrawing(Settings):
+    """The molecules of the first test set in a style of their own: one more test set, for the table of robustness."""
+
+    name: Name
+    style: Styles = Field(
+        default_factory=Styles, description="What differs from RDKit's own style at 300 × 300 pixels."
+    )
 
 
 class Ensemble(Settings):
