@@ -113,15 +113,21 @@ def load_all(found: Found, depiction: Depiction) -> Iterator[tuple[str, Picture 
 
 
 def load(source: Path | BinaryIO, depiction: Depiction, name: str | None = None) -> Picture:
-    """A picture from a file, made to look like those that the models were trained with: see :func:`normalise`.
+    """A picture from a file, made to look like those that the models were trained with.
+
+    As :func:`read_pixels` and :func:`normalise` say.
+    """
+    return normalise(read_pixels(source, name), depiction)
+
+
+def read_pixels(source: Path | BinaryIO, name: str | None = None) -> NDArray[np.uint8]:
+    """A picture from a file: (height, width, 3) uint8 RGB, upright and on white.
 
     Parameters
     ----------
     source
         A file: PNG, JPEG, TIFF, GIF, WebP or BMP by its content, whatever it is called. Of several frames or pages
         the first is read, and a line on standard error says so.
-    depiction
-        How the models' pictures are drawn.
     name
         What to call it in that line; by default its path.
 
@@ -146,7 +152,7 @@ def load(source: Path | BinaryIO, depiction: Depiction, name: str | None = None)
         raise ValueError(f"damaged or cut off ({reason}); get the file again or save it as PNG") from None
     if several:
         print(visible(f"{name or source}: the first of its pictures is read"), file=sys.stderr)
-    return normalise(pixels, depiction)
+    return pixels
 
 
 def _several(image: Image.Image) -> bool:

@@ -14,6 +14,7 @@ import rdkit
 
 from .chemistry import parse
 from .cli import run
+from .errors import UserError
 from .files import whole
 from .guarded import Failed, guarded
 from .images import draw, fit
@@ -211,6 +212,8 @@ def _draw(wanted: Sequence[Wanted]) -> list[Drawn | ValueError]:
             found.append(_painter.draw(picture))
         except ValueError as error:
             found.append(error)
+        except UserError:
+            raise  # a font or a package that is not there: no other picture can be drawn either
         except Exception as error:  # noqa: BLE001  (decoders of pictures raise all kinds)
             found.append(ValueError(f"{type(error).__name__}: {error}"))
     return found
