@@ -23,9 +23,11 @@ from rdkit import Chem
 
 # Stereocentres and double bonds of every kind, in rings and chains.
 STEREO = (
-    "C[C@H](N)C(=O)O", "C/C=C/C(=O)OC", "C/C=C\\Cl", "O=C1[C@@H]2CC[C@H](C2)N1C", "C[C@@H]1CC[C@H](O)C(/C=C/c2ccccc2)C1",
+    "C[C@H](N)C(=O)O", "C/C=C/C(=O)OC", "C/C=C\\Cl", "O=C1[C@@H]2CC[C@H](C2)N1C",
+    "C[C@@H]1CC[C@H](O)C(/C=C/c2ccccc2)C1",
     "N[C@@H](Cc1c[nH]c2ccccc12)C(=O)O", "C[S@](=O)c1ccccc1", "F/C(Cl)=C(/Br)C[C@](O)(CC)C=C",
-    "OC[C@H]1O[C@@H](O)[C@H](O)[C@@H](O)[C@@H]1O", "CC(C)=N/O", "C[C@]12CC[C@H](O)CC1=CC[C@@H]1[C@@H]2CC[C@]2(C)C(=O)CC[C@@H]12",
+    "OC[C@H]1O[C@@H](O)[C@H](O)[C@@H](O)[C@@H]1O", "CC(C)=N/O",
+    "C[C@]12CC[C@H](O)CC1=CC[C@@H]1[C@@H]2CC[C@]2(C)C(=O)CC[C@@H]12",
 )  # fmt: skip
 PLAIN = ("CCO", "c1ccccc1C(=O)OCC", "CC(=O)Nc1ccc(O)cc1", "COc1ccc(CCCCCCN)cc1.Cl", "O=[N+]([O-])c1ccncc1")
 
