@@ -105,6 +105,7 @@ USED_BY = {
     "packed": PICTURES,
     "pages": {"browse", "report", "attend"},
     "paired": {"report"},
+    "pictures/box": {"benchmark_set", "record_model"},
     "pictures/normalise": {"benchmark_set", "record_model"},
     "pictures/paper": {"benchmark_set", "record_model"},
     "picture_folder": {"filter", "render", "benchmark_set", "record_model"},
