@@ -120,7 +120,7 @@ def spoil(path: str, value: object) -> dict[str, Any]:
         ("sources.0.url", "ftp://x/y", "sources.0.url: an https:// address"),
         ("sources.0.url", "https://me:secret@x/y", "sources.0.url: an address without a password"),
         ("tracking.uri", "https://me:secret@x", "tracking.uri: an address without a password"),
-        ("sources.0.kind", "disk", "sources.0.kind: one of 'pubchem', 'file', 'nci', 'pictures' is expected"),
+        ("sources.0.kind", "disk", "sources.0.kind: one of 'pubchem', 'file', 'nci', 'public', 'pictures' is expected"),
         ("datasets.0.max_length", 300, "datasets.0.max_length: 300 is more than the max_length 100"),
         ("split.test", 0.995, "split: validation and test must leave a share for training"),
         ("models.0.name", "osra", "models: the name 'osra' is that of a baseline"),

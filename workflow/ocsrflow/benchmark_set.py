@@ -16,9 +16,11 @@ from .chemistry import canonical
 from .cli import run
 from .errors import UserError, visible
 from .files import whole
-from .own_pictures import SUFFIXES, load
+from .own_pictures import SUFFIXES, read_pixels
 from .packed import TEXTS, Compressor, PackedWriter
 from .picture_folder import UNREADABLE, PictureFolder
+from .pictures.normalise import normalise
+from .pictures.originals import as_png, write_originals
 from .progress import progress
 from .settings.depiction import Depiction
 from .tables import write_rejects
@@ -49,6 +51,7 @@ def benchmark_set(
     references: Path,
     *,
     out: Path,
+    originals: Path,
     rejects: Path,
     name: str,
     depiction: Depiction = Depiction(),  # noqa: B008  (immutable)
@@ -68,12 +71,14 @@ def benchmark_set(
         Table with a header: CSV, or separated by tabs where its name ends in .tsv.
     out
         HDF5 file, laid out as :mod:`ocsrflow.packed` says, with the column ``id``.
+    originals
+        Zip archive of the same pictures as they came, upright and on white: PNGs named by their CID.
     rejects
         CSV of what was left out: reason, count, example.
     name
         Name of the benchmark.
     depiction
-        How the models' pictures are drawn: pictures are fitted as :func:`ocsrflow.own_pictures.fit_drawing` says.
+        How the models' pictures are drawn: pictures are fitted as :func:`ocsrflow.pictures.normalise.normalise` says.
     id_column
         Column with the picture's name, with or without its suffix, with or without its folder.
     smiles_column
@@ -89,20 +94,22 @@ def benchmark_set(
     rows = _references(references, id_column, smiles_column)
     matched = _match(rows, _pictures(folder), refused)
     attributes = {"vocabulary": json.dumps(VOCABULARY), "sample": json.dumps({"benchmark": name})}
-    with whole(out) as part, h5py.File(part, "w", libver="v110") as file:
+    with whole(out) as part, write_originals(originals) as archive, h5py.File(part, "w", libver="v110") as file:
         writer = PackedWriter(file, depiction, attributes, (*TEXTS, "id"))
         compressor = Compressor()
         parsed = 0
         for row in progress(matched, what=f"packing {name}", unit="pictures"):
             try:
                 with folder.open(row.picture) as source:
-                    chunk = compressor.chunk(load(source, depiction, row.picture))
+                    pixels = read_pixels(source, row.picture)
+                chunk = compressor.chunk(normalise(pixels, depiction))
             except UNREADABLE as error:
                 refused.append(("unreadable", f"{row.picture}: {error}"))
                 continue
             texts = {"smiles": row.smiles, "canonical": canonical(row.smiles) or "", "id": row.id}
             parsed += bool(texts["canonical"])
             writer.add(row.number, "test", chunk, _tokens(row.smiles), texts)
+            archive.add(row.number, as_png(pixels))
         write_rejects(rejects, refused)
         _tell(name, refused)
         if not writer.pictures:

@@ -28,6 +28,7 @@ from .settings.sections import (
     Dataset,
     Ensemble,
     Model,
+    NamedDrawing,
     Prediction,
     Rendering,
     Report,
@@ -38,6 +39,7 @@ from .settings.sections import (
     Tracking,
 )
 from .settings.split import Split
+from .settings.styles import FONTS
 
 Baseline = Literal["constant", "osra"]
 SHOWN = 200  # characters of a wrong value that are told
@@ -70,6 +72,14 @@ class Config(Settings):
     test_sets: list[TestSet] = Field(min_length=1, description="What every model is tested on.")
     benchmarks: list[Benchmark] = Field(
         default_factory=list, description="Pictures from elsewhere, which become test sets after the others."
+    )
+    drawings: list[NamedDrawing] = Field(
+        default_factory=list,
+        description="Styles in which the molecules of the first test set are drawn again, for the report's table of "
+        "robustness.",
+    )
+    drawings_size: int | None = Field(
+        500, ge=1, description="At most so many molecules of the first test set in each drawing; null for all."
     )
     selection: Selection = Field(
         default_factory=Selection, description="What members and confidences are chosen on: validation pictures."
@@ -116,7 +126,7 @@ class Config(Settings):
         datasets = _unique("datasets", self.datasets)
         models = _unique("models", self.models)
         test_sets = _unique("test_sets", self.test_sets)
-        self._benchmarks_fit(datasets, test_sets)
+        self._names_of_pictures_fit(datasets, test_sets)
         readers = _unique("ensembles", self.ensembles)
         for name in readers:
             if name in models:
@@ -128,6 +138,11 @@ class Config(Settings):
             raise ValueError("baselines: one is named twice")
         for i, dataset in enumerate(self.datasets):
             source = _known(f"datasets.{i}.source", dataset.source, sources)
+            if dataset.drawings > 1 and (self.depiction.styles is None or source.kind == "pictures"):
+                raise ValueError(
+                    f"datasets.{i}.drawings: several drawings of a molecule would all be the same; set "
+                    "depiction.styles to varied, or drawings to 1"
+                )
             if dataset.max_length and dataset.max_length > source.max_length:
                 raise ValueError(
                     f"datasets.{i}.max_length: {dataset.max_length} is more than the max_length "
@@ -188,12 +203,19 @@ class Config(Settings):
                 chain.append(ancestor.name)
                 ancestor = parent_in(self, ancestor)
 
-    def _benchmarks_fit(self, datasets: Mapping[str, Dataset], test_sets: Mapping[str, TestSet]) -> None:
-        for i, name in enumerate(_unique("benchmarks", self.benchmarks)):
-            if name in datasets or name in test_sets:
-                raise ValueError(f"benchmarks.{i}.name: {name!r} is the name of a data set or a test set too")
-        for key, names in (("test_sets", test_sets), ("benchmarks", {b.name: b for b in self.benchmarks})):
-            if SELECTION in names:
+    def _names_of_pictures_fit(self, datasets: Mapping[str, Dataset], test_sets: Mapping[str, TestSet]) -> None:
+        """Benchmarks and drawings become data sets and test sets of their names."""
+        benchmarks = _unique("benchmarks", self.benchmarks)
+        drawings = _unique("drawings", self.drawings)
+        for key, names in (("benchmarks", benchmarks), ("drawings", drawings)):
+            for i, name in enumerate(names):
+                if name in datasets or name in test_sets:
+                    raise ValueError(f"{key}.{i}.name: {name!r} is the name of a data set or a test set too")
+        for i, name in enumerate(drawings):
+            if name in benchmarks:
+                raise ValueError(f"drawings.{i}.name: {name!r} is the name of a benchmark too")
+        for key, taken in (("test_sets", test_sets), ("benchmarks", benchmarks), ("drawings", drawings)):
+            if SELECTION in taken:
                 raise ValueError(f"{key}: the name {SELECTION!r} is taken by the selection's pictures")
 
 
@@ -229,6 +251,11 @@ def test_sets(config: Config) -> dict[str, TestSet]:
     """All sets of pictures that are scored, by name: the test sets and, after them, the benchmarks."""
     benchmarks = [TestSet(name=b.name, dataset=b.name, split="test") for b in config.benchmarks]
     return {test_set.name: test_set for test_set in [*config.test_sets, *benchmarks]}
+
+
+def drawn_sets(config: Config) -> dict[str, TestSet]:
+    """The named drawings as test sets, by name."""
+    return {d.name: TestSet(name=d.name, dataset=d.name, split="test") for d in config.drawings}
 
 
 def selection(config: Config) -> TestSet:
@@ -274,6 +301,10 @@ def missing_files(config: Config) -> list[str]:
         for key in keys
         if hasattr(item, key)
     ]
+    styles = {f"drawings.{i}.style": drawing.style for i, drawing in enumerate(config.drawings)}
+    if config.depiction.styles is not None:
+        styles["depiction.styles"] = config.depiction.styles
+    named += [(f"{key}.fonts", font) for key, style in styles.items() for font in style.fonts if font not in FONTS]
     # Unlike pathlib, os.path says False of what can be no path, too.
     lines = [f"{key}: no such file or folder: {path}" for key, path in named if not os.path.exists(path)]
     for key, (folder, network) in parents_elsewhere(config).items():
@@ -339,7 +370,7 @@ def _line(error: Any, raw: Mapping[str, Any]) -> str:
         return f"{path}: unknown key"
     message = re.sub(r"^Value error, ", "", error["msg"])
     if error["type"].startswith("union_tag"):
-        message = "one of 'pubchem', 'file', 'nci', 'pictures' is expected"
+        message = "one of 'pubchem', 'file', 'nci', 'public', 'pictures' is expected"
     found = error.get("input")
     untold = isinstance(found, (dict, list)) or error["type"] == "missing" or "without a password" in message
     shown = "" if untold else f" (found {_shown(found)})"

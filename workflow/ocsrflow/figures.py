@@ -170,6 +170,26 @@ def pairs(names: list[str], matrix: list[list[float]], title: str, caption: str)
     return _figure(title, caption, table.rename_axis("model").reset_index(), paint, (side + 1.5, side))
 
 
+def robustness(rows: pd.DataFrame, title: str, caption: str) -> Drawing:
+    """A heat map of mean Tanimoto similarities by readers and test sets (columns: reader, test_set, tanimoto, more).
+
+    Both stand in the order of the rows; what was not read is left white.
+    """
+    table = rows.pivot_table(index="test_set", columns="reader", values="tanimoto", sort=False)
+
+    def paint(axes: Axes) -> None:
+        look = {"annot": True, "fmt": ".2f", "vmin": 0, "vmax": 1, "cmap": "viridis", "linewidths": 0.5}
+        sns.heatmap(table, ax=axes, cbar_kws={"label": "mean Tanimoto similarity"}, **look)
+        axes.set(xlabel="", ylabel="")
+        axes.tick_params(axis="y", rotation=0)
+        axes.tick_params(axis="x", rotation=30)
+        for tick in axes.get_xticklabels():
+            tick.set_horizontalalignment("right")
+
+    width, height = 3.5 + 0.75 * len(table.columns), 1.2 + 0.3 * len(table)
+    return _figure(title, caption, rows, paint, (width, height))
+
+
 def trust(rows: pd.DataFrame, label: str, title: str, caption: str, *, share: bool = False) -> Drawing:
     """Share of right answers against a sign of trust (columns: name, mean, exact, low, high).
 

@@ -47,6 +47,7 @@ class Entry:
     parameters: dict[str, Any] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
     final: dict[str, float] = field(default_factory=dict)
+    of_drawings: dict[str, float] = field(default_factory=dict)  # a model's scores in the named drawings
     files: list[tuple[Path, str]] = field(default_factory=list)  # a file or folder, and the folder it is kept in
     splits: tuple[str, ...] = ()  # of its data sets, which it read
     of_model: str = ""  # what trained model the final values are of, as recorded: models/NAME
@@ -146,6 +147,7 @@ def _send(entry: Entry, model: str, results: Path, data: list[Path], about: Mapp
         for dataset, context in datasets:
             opened.dataset(dataset, context)
         opened.final(entry.final, of=_of(results, entry, datasets[0][0] if datasets else None))
+        opened.final(entry.of_drawings)
         for path, folder in entry.files:
             opened.file(path, folder)
         if model:
@@ -181,9 +183,21 @@ def _model(results: Path, name: str, _: Mapping[str, Any]) -> Entry:
         flat({key: facts[key] for key in shown}),
         [_point(line) for line in lines],
         {"best_validation_tanimoto": facts["validation_tanimoto"], "training_seconds": facts["seconds"]},
+        _of_drawings(results, name),
         [(folder / "metrics.jsonl", "training")],
         ("train", "validation"),
     )
+
+
+def _of_drawings(results: Path, model: str) -> dict[str, float]:
+    """A model's scores in the configuration's drawings, side by side, as ``drawing.NAME.SCORE``."""
+    found: dict[str, float] = {}
+    for drawing in _config(results).get("drawings", []):
+        path = results / "scores" / drawing["name"] / f"{model}.json"
+        if path.is_file():
+            scores = read_json(path)["scores"]
+            found |= {f"drawing.{drawing['name']}.{name}": scores[name]["value"] for name in ("tanimoto", "exact")}
+    return found
 
 
 def _point(line: Mapping[str, Any]) -> Point:

@@ -67,6 +67,8 @@ def report(
     samples: list[Path],
     data: list[Path],
     rejects: list[Path],
+    drawn_scores: list[Path] | None = None,
+    robustness: list[str] | None = None,
     choices: list[Path] | None = None,
     speed_training: list[Path] | None = None,
     speed_prediction: list[Path] | None = None,
@@ -104,7 +106,11 @@ def report(
     data
         All packed data sets.
     rejects
-        Tables of rejects of sources and data sets.
+        Tables of rejects of sources, data sets, benchmarks and drawings.
+    drawn_scores
+        What the stage ``score`` wrote of the named drawings.
+    robustness
+        Names of the test sets in the table of robustness, in its order: the first test set, drawings, benchmarks.
     choices
         What the stage ``choose`` wrote: the members of each ensemble.
     speed_training, speed_prediction
@@ -133,11 +139,13 @@ def report(
     trained = [read_json(path) for path in speed_training or []]
     read = [read_json(path) for path in speed_prediction or []]
     made = about.of_run(results)
+    robust = _robust(robustness or [], [*scored, *(read_json(path) for path in drawn_scores or [])])
     stages = costs(results / "benchmarks", _gpu_seconds(descriptions, trained))
     shown = {
         **_of_lengths(corpora, samples, made),
         **_of_training({path.parent.name: pd.read_json(path, lines=True) for path in metrics}),
         **_of_readers(scored, images, main),
+        **_of_robustness(robust),
         **_of_trust(main["rows"]),
         **_of_speed(trained, read),
         **_of_stages(stages),
@@ -154,6 +162,7 @@ def report(
         talk=talk,
         figures=shown,
         methods=METHODS,
+        robust=robust,
         choices=[read_json(path) for path in choices or []],
         groups=best["groups"],
         cards=cards_of(
@@ -219,6 +228,40 @@ def _gains(
             values = (both[column].to_numpy(float) for column in ("tanimoto_a", "tanimoto_b"))
             gains.append((row, paired_mean(*values)))
     return gains
+
+
+def _robust(names: list[str], scored: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Columns of the table of robustness: each a test set with the scores of its readers by their names."""
+    columns = []
+    for name in names:
+        rows = {s["name"]: s for s in scored if s["test_set"] == name and _is_robust(s)}
+        pictures = max((row["images"] for row in rows.values()), default=0)
+        columns.append({"name": name, "pictures": pictures, "readers": rows})
+    return columns
+
+
+def _is_robust(facts: dict[str, Any]) -> bool:
+    """Whether a reader is in the table of robustness: models, ensembles by the pair rule, programs."""
+    reads = facts["kind"] in ("model", "baseline") and "answer" not in facts
+    return "scores" in facts and (reads or (facts["kind"] == "ensemble" and facts["method"] == "pairs"))
+
+
+def _of_robustness(robust: list[dict[str, Any]]) -> dict[str, Drawing]:
+    rows = [
+        {
+            "reader": reader,
+            "test_set": column["name"],
+            "pictures": facts["images"],
+            **{
+                key: facts["scores"][score][end]
+                for score in ("tanimoto", "exact")
+                for key, end in ((score, "value"), (f"{score}_low", "low"), (f"{score}_high", "high"))
+            },
+        }
+        for column in robust
+        for reader, facts in column["readers"].items()
+    ]
+    return {"robustness": figures.robustness(pd.DataFrame(rows), *caption_of("robustness"))} if rows else {}
 
 
 def _trusted(rows: list[dict[str, Any]], files: dict[str, Path]) -> list[dict[str, Any]]:

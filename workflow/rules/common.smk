@@ -15,6 +15,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
 PACKAGE_HOME = Path(workflow.basedir) / "workflow"
+PUBLIC = PACKAGE_HOME / "resources" / "public-molecules.tsv.gz"  # molecules that come with this repository
 sys.path.insert(0, str(PACKAGE_HOME))
 
 from ocsrflow import closure, dates, files, heads, lifeline, provenance
@@ -38,14 +39,17 @@ DATASETS = {dataset.name: dataset for dataset in CONFIG.datasets}
 MODELS = {model.name: model for model in CONFIG.models}
 BENCHMARKS = {benchmark.name: benchmark for benchmark in CONFIG.benchmarks}
 TEST_SETS = settings.test_sets(CONFIG)  # the benchmarks among them
+DRAWINGS = {drawing.name: drawing for drawing in CONFIG.drawings}
 ALL_DATASETS = dict.fromkeys([*(t.dataset for t in TEST_SETS.values()), *DATASETS])
-PICTURE_SETS = {**TEST_SETS, settings.SELECTION: settings.selection(CONFIG)}
+PICTURE_SETS = {**TEST_SETS, **settings.drawn_sets(CONFIG), settings.SELECTION: settings.selection(CONFIG)}
 ENSEMBLES = {ensemble.name: ensemble for ensemble in CONFIG.ensembles}
 # The slides' rule bears the ensemble's own name; the others have theirs behind it, the best member of each picture too.
 SUFFIXES = ["" if method == "pairs" else f".{method}" for method in CONFIG.methods]
 VOTED = [f"{ensemble}{suffix}" for ensemble in ENSEMBLES for suffix in SUFFIXES]
 CEILINGS = [f"{ensemble}.oracle" for ensemble in ENSEMBLES]
 READERS = [*MODELS, *VOTED, *CEILINGS, *CONFIG.baselines]
+# Of ensembles the pair rule. The constant answer reads nothing: it is the same in every drawing.
+READERS_OF_DRAWINGS = [*MODELS, *ENSEMBLES, *(name for name in CONFIG.baselines if name != "constant")]
 CLOCKED_MODELS = CONFIG.speed.training
 CLOCKED_ENSEMBLES = [*ENSEMBLES] if CONFIG.speed.ensembles is None else CONFIG.speed.ensembles
 
@@ -56,6 +60,7 @@ RECORDED = [
     for what in [
         *(f"models/{model}" for model in MODELS),
         *(f"scores/{test_set}/{reader}" for test_set in TEST_SETS for reader in READERS),
+        *(f"scores/{drawing}/{reader}" for drawing in DRAWINGS for reader in READERS_OF_DRAWINGS),
         *(f"speed/training/{model}" for model in CLOCKED_MODELS),
         *(f"speed/prediction/{ensemble}" for ensemble in CLOCKED_ENSEMBLES),
     ]
@@ -76,6 +81,7 @@ wildcard_constraints:
     source=one_of(SOURCES),
     dataset=one_of(DATASETS),
     benchmark=one_of(BENCHMARKS),
+    drawing=one_of(DRAWINGS),
     model=one_of(MODELS),
     test_set=one_of(PICTURE_SETS),
     ensemble=one_of(ENSEMBLES),
@@ -125,13 +131,15 @@ def raw_corpus(wildcards):
         return source.path
     if source.kind == "pictures":
         return source.csv
+    if source.kind == "public":
+        return ancient(os.path.relpath(PUBLIC))  # a fresh checkout gives it the date of now
     return f"{CONFIG.results}/corpus/{source.name}/CID-SMILES.gz"
 
 
 def source_size(wildcards):
     # So that a source which was replaced by an older file of another size is seen too.
     path = Path(raw_corpus(wildcards))
-    own = SOURCES[wildcards.source].kind in ("file", "pictures")
+    own = SOURCES[wildcards.source].kind in ("file", "pictures", "public")
     return path.stat().st_size if own and path.is_file() else None
 
 
@@ -192,6 +200,12 @@ def test_pictures(wildcards):
     return f"{CONFIG.results}/datasets/{PICTURE_SETS[wildcards.test_set].dataset}/images.h5"
 
 
+def original_pictures(wildcards):
+    """The pictures before they were brought to the frame, where they are kept: of drawings and benchmarks."""
+    kept = wildcards.test_set in DRAWINGS or wildcards.test_set in BENCHMARKS
+    return f"{CONFIG.results}/datasets/{wildcards.test_set}/originals.zip" if kept else []
+
+
 def training_molecules(wildcards):
     """Where a constant answer is looked for: a benchmark has no training molecules of its own."""
     test_set = CONFIG.test_sets[0] if wildcards.test_set in BENCHMARKS else TEST_SETS[wildcards.test_set]
@@ -212,6 +226,13 @@ def which_pictures(wildcards):
 
 def pictures_of(test_set):
     return ["--split", test_set.split, *(["--size", str(test_set.size)] if test_set.size else [])]
+
+
+def molecules_of_drawings():
+    """Those of the first test set, at most so many."""
+    first = CONFIG.test_sets[0]
+    sizes = [size for size in (first.size, CONFIG.drawings_size) if size]
+    return pictures_of(first.model_copy(update={"size": min(sizes, default=None)}))
 
 
 def of_each(pattern, **names):

@@ -135,6 +135,7 @@ rule constant:
 rule osra:
     input:
         data=test_pictures,
+        originals=original_pictures,
         code=modules("osra"),
     output:
         predictions="<results>/predictions/{test_set}/osra.parquet",
@@ -151,12 +152,13 @@ rule osra:
         runtime=600,
     params:
         pictures=which_pictures,
+        originals=lambda wildcards, input: option("--originals", input.get("originals", [])),
         # Once it is installed, it is asked.
         program=bool(shutil.which("osra")),
     message:
         "OSRA reads the pictures of {wildcards.test_set}"
     shell:
-        "python -m ocsrflow.osra {input.data:q} {params.pictures:q} --processes {threads} "
+        "python -m ocsrflow.osra {input.data:q} {params.originals:q} {params.pictures:q} --processes {threads} "
         "--out {output.predictions:q} --facts {output.facts:q} 2>&1 | tee {log:q}"
 
 

@@ -25,13 +25,14 @@ rule render:
         shards=shard_count,
         store=picture_store,
         depiction=CONFIG.depiction.model_dump_json(),
+        drawings=lambda wildcards: DATASETS[wildcards.dataset].drawings,
         time_limit=CONFIG.rendering.time_limit,
         pictures=lambda wildcards, input: ["--pictures", input.pictures] if input.get("pictures") else [],
     message:
         "Draw shard {wildcards.shard} of {params.shards} of data set {wildcards.dataset}"
     shell:
         "python -m ocsrflow.render {input.sample:q} --shard {wildcards.shard} --shards {params.shards} "
-        "--store {params.store:q} --depiction {params.depiction:q} --time-limit {params.time_limit} "
+        "--store {params.store:q} --depiction {params.depiction:q} --drawings {params.drawings} --time-limit {params.time_limit} "
         "{params.pictures:q} --out {output.index:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
 
 
@@ -63,11 +64,12 @@ rule pack:
         store=picture_store,
         rejects=lambda wildcards: f"{CONFIG.results}/datasets/{wildcards.dataset}/rejects",
         shards=shard_count,
+        drawings=lambda wildcards: DATASETS[wildcards.dataset].drawings,
     message:
         "Pack the pictures and tokens of data set {wildcards.dataset}"
     shell:
         "python -m ocsrflow.pack {input.sample:q} {params.folder:q} --store {params.store:q} --shards {params.shards} "
-        "--render-rejects {params.rejects:q} --out {output.images:q} --tokens {output.tokens:q} "
+        "--drawings {params.drawings} --render-rejects {params.rejects:q} --out {output.images:q} --tokens {output.tokens:q} "
         "--vocabulary {output.vocabulary:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
 
 
@@ -113,6 +115,7 @@ rule benchmark_set:
         code=modules("benchmark_set"),
     output:
         data="<results>/datasets/{benchmark}/images.h5",
+        originals="<results>/datasets/{benchmark}/originals.zip",
         rejects="<results>/datasets/{benchmark}/rejects/benchmark_set.csv",
     log:
         "<logs>/benchmark_set/{benchmark}.log",
@@ -134,5 +137,36 @@ rule benchmark_set:
         "Bring the pictures of benchmark {wildcards.benchmark} into shape"
     shell:
         "python -m ocsrflow.benchmark_set {input.images:q} {input.references:q} --depiction {params.depiction:q} "
-        "{params.columns:q} --name {wildcards.benchmark:q} --out {output.data:q} --rejects {output.rejects:q} "
-        "2>&1 | tee {log:q}"
+        "{params.columns:q} --name {wildcards.benchmark:q} --out {output.data:q} --originals {output.originals:q} "
+        "--rejects {output.rejects:q} 2>&1 | tee {log:q}"
+
+
+rule draw_set:
+    input:
+        data=f"{CONFIG.results}/datasets/{CONFIG.test_sets[0].dataset}/images.h5",
+        code=modules("pictures.draw_set"),
+    output:
+        data="<results>/datasets/{drawing}/images.h5",
+        originals="<results>/datasets/{drawing}/originals.zip",
+        rejects="<results>/datasets/{drawing}/rejects/draw_set.csv",
+    log:
+        "<logs>/draw_set/{drawing}.log",
+    benchmark:
+        "<benchmarks>/draw_set/{drawing}.tsv"
+    conda:
+        "../../envs/chem.yaml"
+    threads: 2
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        test_set=CONFIG.test_sets[0].name,
+        molecules=molecules_of_drawings(),
+        style=lambda wildcards: DRAWINGS[wildcards.drawing].style.model_dump_json(),
+        time_limit=CONFIG.rendering.time_limit,
+    message:
+        "Draw the molecules of {params.test_set} in the style {wildcards.drawing}"
+    shell:
+        "python -m ocsrflow.pictures.draw_set {input.data:q} {params.molecules:q} --name {wildcards.drawing:q} "
+        "--style {params.style:q} --time-limit {params.time_limit} --processes {threads} --out {output.data:q} "
+        "--originals {output.originals:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"

@@ -36,6 +36,7 @@ rule report:
         scores=of_each("scores/{test_set}/{reader}.json", test_set=TEST_SETS, reader=READERS),
         images=of_each("scores/{test_set}/{reader}.parquet", test_set=TEST_SETS, reader=READERS),
         predictions=of_each("predictions/{test_set}/{reader}.parquet", test_set=TEST_SETS, reader=READERS),
+        drawn_scores=of_each("scores/{drawing}/{reader}.json", drawing=DRAWINGS, reader=READERS_OF_DRAWINGS),
         models=of_each("models/{model}/model.json", model=MODELS),
         metrics=of_each("models/{model}/metrics.jsonl", model=MODELS),
         corpora=of_each("corpus/{source}/lengths.csv", source=SOURCES),
@@ -44,7 +45,8 @@ rule report:
         rejects=of_each("corpus/{source}/rejects.csv", source=SOURCES)
         + of_each("datasets/{dataset}/rejects/sample.csv", dataset=DATASETS)
         + of_each("datasets/{dataset}/rejects/pack.csv", dataset=DATASETS)
-        + of_each("datasets/{benchmark}/rejects/benchmark_set.csv", benchmark=BENCHMARKS),
+        + of_each("datasets/{benchmark}/rejects/benchmark_set.csv", benchmark=BENCHMARKS)
+        + of_each("datasets/{drawing}/rejects/draw_set.csv", drawing=DRAWINGS),
         choices=of_each("ensembles/{ensemble}.json", ensemble=ENSEMBLES),
         speed_training=of_each("speed/training/{model}.json", model=CLOCKED_MODELS),
         speed_prediction=of_each("speed/prediction/{ensemble}.json", ensemble=CLOCKED_ENSEMBLES),
@@ -89,6 +91,9 @@ rule report:
         order=READERS,  # of the rows, which the set of inputs does not tell
         # With the data set each is taken from; the members of an ensemble are in its file.
         test_sets=[f"{name}={test_set.dataset}" for name, test_set in TEST_SETS.items()],
+        # The table of robustness: the first test set as it is, its drawings, the benchmarks.
+        robustness=lambda wildcards, input: option("--drawn-scores", input.drawn_scores)
+        + option("--robustness", [CONFIG.test_sets[0].name, *DRAWINGS, *BENCHMARKS] if DRAWINGS else []),
         choices=lambda wildcards, input: option("--choices", input.choices),
         speed=lambda wildcards, input: option("--speed-training", input.speed_training)
         + option("--speed-prediction", input.speed_prediction)
@@ -100,5 +105,5 @@ rule report:
         "--test-sets {params.test_sets:q} --scores {input.scores:q} --images {input.images:q} "
         "--predictions {input.predictions:q} --models {input.models:q} --metrics {input.metrics:q} "
         "--corpora {input.corpora:q} --samples {input.samples:q} --data {input.data:q} "
-        "--rejects {input.rejects:q} {params.choices:q} {params.speed:q} --results {params.results:q} "
+        "--rejects {input.rejects:q} {params.robustness:q} {params.choices:q} {params.speed:q} --results {params.results:q} "
         "--out {output.page:q} --drawings {output.figures:q} --summary {output.summary:q} 2>&1 | tee {log:q}"

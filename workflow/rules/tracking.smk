@@ -28,6 +28,8 @@ rule record_model:
         description="<results>/models/{model}/model.json",
         metrics="<results>/models/{model}/metrics.jsonl",
         calibration="<results>/calibration/{model}.json",
+        # Its scores in each drawing stand with it.
+        drawings=lambda wildcards: of_each("scores/{drawing}/{model}.json", drawing=DRAWINGS, model=wildcards.model),
         data=training_data,
         tracking="<results>/tracking.json",
         # The model is kept with the code that reads pictures with it.

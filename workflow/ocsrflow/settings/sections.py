@@ -9,6 +9,7 @@ from .base import Settings
 from .network import Network
 from .paths import GivenPath
 from .reading import Reading
+from .styles import Styles
 from .training import Training
 
 Name = Annotated[
@@ -69,6 +70,12 @@ class EmbeddedSource(_Source):
     kind: Literal["nci"]
 
 
+class PublicSource(_Source):
+    """The 283,036 public molecules that come with this repository: no download, see workflow/resources/README.md."""
+
+    kind: Literal["public"]
+
+
 class PicturesSource(_Source):
     """Supplied pictures: a CSV of file names and SMILES, and a folder or zip of PNGs (the contest's form)."""
 
@@ -79,7 +86,9 @@ class PicturesSource(_Source):
     smiles_column: str = Field("SMILES", description="Column of the CSV with the SMILES.")
 
 
-Source = Annotated[PubChemSource | FileSource | EmbeddedSource | PicturesSource, Field(discriminator="kind")]
+Source = Annotated[
+    PubChemSource | FileSource | EmbeddedSource | PublicSource | PicturesSource, Field(discriminator="kind")
+]
 
 
 class Dataset(Settings):
@@ -102,6 +111,12 @@ class Dataset(Settings):
         description="Molecules in the data set, all splits together, drawn from those; null for all.",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of the draw.")
+    drawings: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="Drawings of each training molecule, where depiction.styles gives each one a style of its own.",
+    )
     shards: int | None = Field(
         None,
         ge=1,
@@ -147,6 +162,15 @@ class Benchmark(Settings):
     references: GivenPath = Field(description="CSV with a header line.")
     id_column: str = Field("id", description="Column of the CSV with the picture's file name, with or without suffix.")
     smiles_column: str = Field("smiles", description="Column of the CSV with the SMILES.")
+
+
+class NamedDrawing(Settings):
+    """The molecules of the first test set in a style of their own: one more test set, for the table of robustness."""
+
+    name: Name
+    style: Styles = Field(
+        default_factory=Styles, description="What differs from RDKit's own style at 300 × 300 pixels."
+    )
 
 
 class Ensemble(Settings):

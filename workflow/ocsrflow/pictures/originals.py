@@ -1,0 +1,68 @@
+"""Test pictures as they were before they were brought to the frame: a zip archive of PNGs named by their CID.
+
+Rule-based programs read these, as a person would give them.
+"""
+
+import io
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..files import whole
+from ..picture_folder import PictureFolder
+
+
+def as_png(pixels: NDArray[np.uint8]) -> bytes:
+    """A PNG of (height, width, 3) uint8 RGB pixels; of one channel where all are grey."""
+    grey = (pixels[..., :1] == pixels[..., 1:]).all()
+    data = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if grey else pixels).save(data, "PNG")
+    return data.getvalue()
+
+
+class OriginalsWriter:
+    """Adds pictures to an archive that is open for writing."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+
+    def add(self, cid: int, png: bytes) -> None:
+        """Add a picture as a PNG. The archive has no dates: the same pictures give the same bytes."""
+        self._archive.writestr(zipfile.ZipInfo(f"{cid}.png"), png)
+
+
+@contextmanager
+def write_originals(path: Path) -> Iterator[OriginalsWriter]:
+    """An archive that appears when the block ends well."""
+    with whole(path) as part, zipfile.ZipFile(part, "w") as archive:
+        yield OriginalsWriter(archive)
+
+
+class Originals:
+    """An archive opened for reading."""
+
+    def __init__(self, path: Path) -> None:
+        """Open ``path``.
+
+        Raises
+        ------
+        UserError
+            Where it is no zip archive.
+        """
+        self.path = path
+        self._folder = PictureFolder(path)
+
+    def picture(self, cid: int) -> Image.Image:
+        """The picture of a CID, in RGB or grey.
+
+        Raises
+        ------
+        ValueError
+            Where it is not there, or damaged.
+        """
+        return self._folder.read(f"{cid}.png")
