@@ -25,7 +25,7 @@ import yaml
 from decoder import plain_cell
 from ocsrflow.config import load
 from ocsrflow.decoder import Decoder
-from ocsrflow.model import Reader, autocast
+from ocsrflow.model import Reader
 from ocsrflow.search import Candidate, search
 from ocsrflow.settings.network import Network
 from ocsrflow.tokenizer import END, PAD, START, VOCABULARY
@@ -142,11 +142,11 @@ def throughput(options: argparse.Namespace) -> None:
     reader = on_gpu(Network(encoder="resnet152", pretrained="none", frozen_children=0))
 
     def encode() -> object:
-        with autocast(pictures.device):
+        with reader.autocast():
             return reader.encoder(pictures)
 
     def read(beams: int) -> object:
-        with autocast(pictures.device):
+        with reader.autocast():
             return search(reader.decoder, reader.encoder(pictures), LONGEST, beams=beams)
 
     ways: dict[str, Callable[[], object]] = {"encoder alone": encode}
@@ -175,7 +175,7 @@ def latency(options: argparse.Namespace) -> None:
         reader = on_gpu(model.network.model_copy(update={"pretrained": "none", "frozen_children": 0}))
 
         def read(beams: int, reader: Reader = reader) -> object:
-            with autocast(torch.device("cuda")):
+            with reader.autocast():
                 return search(reader.decoder, reader.encoder(picture.cuda()), LONGEST, beams=beams)
 
         row = {}
@@ -192,6 +192,7 @@ def on_gpu(network: Network) -> Reader:
     torch.manual_seed(0)
     reader = Reader(network, len(VOCABULARY)).eval()
     set_clock(reader.decoder, None)
+    reader.set_precision("auto", torch.device("cuda"))
     return reader.to("cuda")
 
 

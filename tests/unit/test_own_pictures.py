@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from ocsrflow.errors import UserError
 from ocsrflow.images import Picture, draw
-from ocsrflow.own_pictures import Found, find, fit_drawing, load, load_all
+from ocsrflow.own_pictures import Found, find, load, load_all
+from ocsrflow.pictures.normalise import normalise
 from ocsrflow.redepiction import distance
 from ocsrflow.settings.depiction import Depiction
 from PIL import Image, ImageOps
@@ -138,17 +139,17 @@ def test_colours_keep_their_hue_and_their_order() -> None:
     drawing = np.full((80, 80, 3), 255, np.uint8)
     drawing[34:46, 10:40], drawing[34:46, 40:70] = (200, 0, 0), (0, 0, 200)
     for order, red in (("rgb", 0), ("bgr", 2)):
-        found = fit_drawing(drawing, Depiction(size=64, channel_order=order))
+        found = normalise(drawing, Depiction(size=64, channel_order=order))
         assert found[32, 20].argmax() == red
         assert found[32, 44].argmax() == 2 - red
     dark = np.zeros((80, 80, 3), np.uint8)
     dark[30:34, 10:70] = (255, 120, 120)  # light red on black
-    found = fit_drawing(dark, Depiction(size=64))
+    found = normalise(dark, Depiction(size=64))
     middle = found[found.min(axis=-1) < 128][0].astype(int)
     assert middle[0] > middle[1] + 50
     yellow = np.full((80, 80, 3), 255, np.uint8)
     yellow[30:34, 10:70] = (255, 255, 0)
-    assert fit_drawing(yellow, GREY).min() < 30  # black, as a yellow label is drawn in black and white
+    assert normalise(yellow, GREY).min() < 30  # black, as a yellow label is drawn in black and white
 
 
 def refusal(folder: Path, name: str, data: bytes) -> str:

@@ -16,9 +16,10 @@ from .chemistry import canonical
 from .cli import run
 from .errors import UserError, visible
 from .files import whole
-from .own_pictures import SUFFIXES, fit_drawing, read_pixels
+from .own_pictures import SUFFIXES, read_pixels
 from .packed import TEXTS, Compressor, PackedWriter
 from .picture_folder import UNREADABLE, PictureFolder
+from .pictures.normalise import normalise
 from .pictures.originals import as_png, write_originals
 from .progress import progress
 from .settings.depiction import Depiction
@@ -77,7 +78,7 @@ def benchmark_set(
     name
         Name of the benchmark.
     depiction
-        How the models' pictures are drawn: pictures are fitted as :func:`ocsrflow.own_pictures.fit_drawing` says.
+        How the models' pictures are drawn: pictures are fitted as :func:`ocsrflow.pictures.normalise.normalise` says.
     id_column
         Column with the picture's name, with or without its suffix, with or without its folder.
     smiles_column
@@ -101,7 +102,7 @@ def benchmark_set(
             try:
                 with folder.open(row.picture) as source:
                     pixels = read_pixels(source, row.picture)
-                chunk = compressor.chunk(fit_drawing(pixels, depiction))
+                chunk = compressor.chunk(normalise(pixels, depiction))
             except UNREADABLE as error:
                 refused.append(("unreadable", f"{row.picture}: {error}"))
                 continue

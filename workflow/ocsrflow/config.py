@@ -20,6 +20,7 @@ from .errors import UserError
 from .settings.base import Settings
 from .settings.depiction import Depiction
 from .settings.methods import MethodName
+from .settings.network import Network
 from .settings.paths import GivenPath, MadePath
 from .settings.sections import (
     Benchmark,
@@ -34,10 +35,10 @@ from .settings.sections import (
     Selection,
     Source,
     Speed,
-    Split,
     TestSet,
     Tracking,
 )
+from .settings.split import Split
 from .settings.styles import FONTS
 
 Baseline = Literal["constant", "osra"]
@@ -137,6 +138,11 @@ class Config(Settings):
             raise ValueError("baselines: one is named twice")
         for i, dataset in enumerate(self.datasets):
             source = _known(f"datasets.{i}.source", dataset.source, sources)
+            if dataset.drawings > 1 and (self.depiction.styles is None or source.kind == "pictures"):
+                raise ValueError(
+                    f"datasets.{i}.drawings: several drawings of a molecule would all be the same; set "
+                    "depiction.styles to varied, or drawings to 1"
+                )
             if dataset.max_length and dataset.max_length > source.max_length:
                 raise ValueError(
                     f"datasets.{i}.max_length: {dataset.max_length} is more than the max_length "
@@ -151,6 +157,7 @@ class Config(Settings):
                     f"models.{i}.training.decode_length: {model.training.decode_length} is too short for "
                     f"SMILES of {longest} characters; give at least {longest + 1}"
                 )
+        self._parents_fit()
         for i, test_set in enumerate(self.test_sets):
             _known(f"test_sets.{i}.dataset", test_set.dataset, datasets)
         for i, ensemble in enumerate(self.ensembles):
@@ -180,6 +187,21 @@ class Config(Settings):
             if len(set(names)) < len(names):
                 raise ValueError(f"speed.{key}: a name is given twice")
         return self
+
+    def _parents_fit(self) -> None:
+        """Models that start from others of this configuration have their shape, and none starts from itself."""
+        for i, model in enumerate(self.models):
+            chain, ancestor = [model.name], parent_in(self, model)
+            if ancestor and ancestor.network.shape != model.network.shape:
+                raise ValueError(
+                    f"models.{i}.network.pretrained: {ancestor.name!r} has {ancestor.network.shape}, "
+                    f"{model.name!r} {model.network.shape}; give both the same"
+                )
+            while ancestor:
+                if ancestor.name in chain:
+                    raise ValueError(f"models.{i}.network.pretrained: {ancestor.name!r} would start from itself")
+                chain.append(ancestor.name)
+                ancestor = parent_in(self, ancestor)
 
     def _names_of_pictures_fit(self, datasets: Mapping[str, Dataset], test_sets: Mapping[str, TestSet]) -> None:
         """Benchmarks and drawings become data sets and test sets of their names."""
@@ -242,6 +264,31 @@ def selection(config: Config) -> TestSet:
     return TestSet(name=SELECTION, dataset=dataset, split="validation", size=config.selection.size)
 
 
+def model_folder(config: Config, model: Model) -> str:
+    """Where the stage ``train`` leaves a model."""
+    return f"{config.results}/models/{model.name}"
+
+
+def parent_in(config: Config, model: Model) -> Model | None:
+    """The model of this configuration that a model starts from; None where it starts from none of them."""
+    if model.network.parent is None:
+        return None
+    folders = {os.path.abspath(model_folder(config, other)): other for other in config.models}
+    return folders.get(os.path.abspath(model.network.parent))
+
+
+def parents_elsewhere(config: Config) -> dict[str, tuple[str, Network]]:
+    """Folders of trained models that models start from and that this configuration does not train.
+
+    By the key that names one: the folder, and the shape of the network that is to start from it.
+    """
+    return {
+        f"models.{i}.network.pretrained": (model.network.parent, model.network)
+        for i, model in enumerate(config.models)
+        if model.network.parent is not None and parent_in(config, model) is None
+    }
+
+
 def missing_files(config: Config) -> list[str]:
     """One line for each file or folder that the configuration names and that is not there.
 
@@ -254,12 +301,12 @@ def missing_files(config: Config) -> list[str]:
         for key in keys
         if hasattr(item, key)
     ]
-    named += [
-        (f"drawings.{i}.style.fonts", font)
-        for i, drawing in enumerate(config.drawings)
-        for font in drawing.style.fonts
-        if font not in FONTS
-    ]
+    for key, (folder, _) in parents_elsewhere(config).items():
+        named += [(key, f"{folder}/{file}") for file in ("model.json", "weights.safetensors")]
+    styles = {f"drawings.{i}.style": drawing.style for i, drawing in enumerate(config.drawings)}
+    if config.depiction.styles is not None:
+        styles["depiction.styles"] = config.depiction.styles
+    named += [(f"{key}.fonts", font) for key, style in styles.items() for font in style.fonts if font not in FONTS]
     # Unlike pathlib, os.path says False of what can be no path, too.
     return [f"{key}: no such file or folder: {path}" for key, path in named if not os.path.exists(path)]
 

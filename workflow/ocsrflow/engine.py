@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from .augment import augment
 from .errors import UserError
 from .loader import Batch, Share
-from .model import Reader, autocast
+from .model import Reader
 from .processes import Place
 from .settings.training import Training
 
@@ -39,6 +39,7 @@ class Engine:
         """
         self.training, self.place = training, place
         self.reader = reader.to(place.device)
+        self.reader.set_precision(training.precision, place.device)
         if place.cuda:
             self.reader = self.reader.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if training.compile:
@@ -85,7 +86,7 @@ class Engine:
         if training.augmentation.on:
             seed = np.random.SeedSequence([training.seed, number, place.rank]).generate_state(1)[0]
             pictures = augment(pictures, training.augmentation, torch.Generator().manual_seed(int(seed)))
-        with autocast(place.device):
+        with self.reader.autocast():
             entropy, penalty = self.network(pictures, tokens, batch.steps, targets)
         loss = entropy / share.tokens + training.attention_penalty * penalty / share.pictures
         self.optimiser.zero_grad(set_to_none=True)

@@ -1,5 +1,6 @@
 """The network: a convolutional encoder, and a decoder that writes SMILES tokens (:mod:`ocsrflow.decoder`)."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,9 @@ from .decoder import Decoder
 from .encoders import RECIPES, build_trunk
 from .errors import UserError, brief
 from .files import read_json
+from .network.precision import Resolved, autocast, resolve
 from .settings.network import Network
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 where it pays, on a GPU; on a CPU everything stays in single precision."""
-    return torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.type == "cuda")
+from .settings.precision import Precision
 
 
 class Encoder(nn.Module):
@@ -32,6 +30,7 @@ class Encoder(nn.Module):
         self.trunk, self.channels = build_trunk(network.encoder, network.stride, state)
         self.image_size, self.grid = network.image_size, network.grid
         self.frozen = network.frozen_children
+        self.precision: Resolved = "float32"
         if self.frozen >= len(self.trunk):
             raise ValueError(
                 f"{network.encoder} has {len(self.trunk)} children here, so frozen_children {self.frozen} would "
@@ -52,7 +51,7 @@ class Encoder(nn.Module):
         return list(self.trunk)[: self.frozen]
 
     def train(self, mode: bool = True) -> "Encoder":
-        """Training mode, but for the frozen children, whose statistics stay those of ImageNet."""
+        """Training mode, but for the frozen children, whose statistics stay those that they came with."""
         super().train(mode)
         for child in self._frozen_children():
             child.eval()
@@ -68,17 +67,20 @@ class Encoder(nn.Module):
 
         Returns
         -------
-        (batch, cells, encoder channels), on the device of the pictures. The cells are the encoder's own where it has
-        grid² or fewer (the decoder spreads them, see :class:`Decoder`), else grid² averages of them.
+        (batch, cells, encoder channels), on the device of the pictures; float32 on a CPU. The cells are the encoder's
+        own where it has grid² or fewer (the decoder spreads them, see :class:`Decoder`), else grid² averages of them.
         """
         x = pictures.float()
         if x.shape[-1] != self.image_size or x.shape[-2] != self.image_size:
             size = (self.image_size, self.image_size)
             x = F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
         x = (x - self.mean) / self.std  # a grey channel becomes three here
-        x = self.trunk(x.contiguous(memory_format=torch.channels_last))
-        if x.shape[-1] > self.grid:
-            x = F.adaptive_avg_pool2d(x, self.grid)
+        with autocast(self.precision, x.device):
+            x = self.trunk(x.contiguous(memory_format=torch.channels_last))
+            if x.shape[-1] > self.grid:
+                x = F.adaptive_avg_pool2d(x, self.grid)
+        if x.device.type == "cpu":
+            x = x.float()  # the decoder computes in float32 there
         return x.flatten(2).transpose(1, 2)
 
 
@@ -105,6 +107,16 @@ class Reader(nn.Module):
         super().__init__()
         self.encoder = Encoder(network, state)
         self.decoder = Decoder(self.encoder.channels, network.dim, vocabulary, network.dropout, network.grid)
+
+    def set_precision(self, asked: Precision, device: torch.device) -> Resolved:
+        """Compute in this precision from now on; what it is on a device."""
+        self.encoder.precision = resolve(asked, self.encoder, device)
+        return self.encoder.precision
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """A block in which the decoder computes in the network's precision; the encoder does so by itself."""
+        device = self.encoder.mean.device
+        return nullcontext() if device.type == "cpu" else autocast(self.encoder.precision, device)
 
     def forward(self, pictures: Tensor, tokens: Tensor, steps: list[int], targets: Tensor) -> tuple[Tensor, Tensor]:
         """Teacher-forced losses of a batch, as sums, so that several processes can add theirs up.
@@ -134,7 +146,7 @@ def imagenet(network: Network, weights: Path | None) -> dict[str, Tensor] | None
     UserError
         Where there is no such file, or it is not one of weights.
     """
-    if network.pretrained == "none":
+    if network.pretrained != "imagenet":
         return None
     if weights is None:
         raise UserError("network.pretrained is imagenet: give the file of ImageNet weights with --weights")
@@ -145,6 +157,21 @@ def imagenet(network: Network, weights: Path | None) -> dict[str, Tensor] | None
     except Exception as error:  # noqa: BLE001  (the reader raises many kinds)
         raise UserError(f"{weights}: no PyTorch weights file ({brief(error)}); remove it and run again") from None
     return state
+
+
+def take_up(reader: Reader, description: Path, weights: Path) -> None:
+    """Give a network, on the CPU, all weights of a trained one of its shape.
+
+    Raises
+    ------
+    UserError
+        As :func:`load_reader`, and where a weight is not finite.
+    """
+    trained, _ = load_reader(description, weights, torch.device("cpu"))
+    state = trained.state_dict()
+    if not all(bool(value.isfinite().all()) for value in state.values()):
+        raise UserError(f"{weights}: damaged, some weights are not finite; give another parent")
+    reader.load_state_dict(state)
 
 
 def load_reader(description: Path, weights: Path, device: torch.device) -> tuple[Reader, dict[str, Any]]:

@@ -19,6 +19,7 @@ from .cli import run
 from .errors import UserError
 from .files import whole, write_json
 from .packed import ROWS, PackedWriter, frame_of, read_chunk
+from .picture_store import drawings_of
 from .progress import progress
 from .settings.depiction import Depiction
 from .tables import write_rejects
@@ -39,6 +40,7 @@ def pack(
     vocabulary: Path,
     rejects: Path,
     render_rejects: Path | None = None,
+    drawings: int = 1,
 ) -> None:
     """Put the pictures of a data set into one file, in the order of its sample.
 
@@ -65,6 +67,8 @@ def pack(
         CSV for what was left out: reason, count, example.
     render_rejects
         Folder with the rejects of the stage ``render`` (render-0.csv and so on), for the reasons.
+    drawings
+        Drawings of each training molecule. One that is missing is counted; the molecule's others are packed.
 
     Raises
     ------
@@ -87,18 +91,22 @@ def pack(
                     bar.update()
                     if row.spare and not lost.wants(row.length):
                         continue
-                    place, numbers = places.of(row.cid), _tokens(row.smiles)
-                    if place is None or numbers is None:
-                        missing = reasons.get(row.cid, ("not_drawn", row.smiles))
-                        refused.append(missing if place is None else ("no_tokens", row.smiles))
+                    numbers = _tokens(row.smiles)
+                    wanted = [places.of(row.cid, n) for n in range(drawings_of(row.split, drawings))]
+                    there = [place for place in wanted if place is not None]
+                    if numbers is None:
+                        refused.append(("no_tokens", row.smiles))
+                    elif len(there) < len(wanted):
+                        refused += [reasons.get(row.cid, ("not_drawn", row.smiles))] * (len(wanted) - len(there))
+                    if numbers is None or not there:
                         lost.add(row)
                         continue
                     lost.replace(row)
-                    start = ",\n" if writer.pictures else "[\n"
-                    entry = {"cid": row.cid, "split": row.split, "tokens": numbers.tolist()}
-                    json_file.write(start + json.dumps(entry))
-                    chunk = places.chunk(place)
-                    writer.add(row.cid, row.split, chunk, numbers, {"smiles": row.smiles, "canonical": row.canonical})
+                    entry = json.dumps({"cid": row.cid, "split": row.split, "tokens": numbers.tolist()})
+                    texts = {"smiles": row.smiles, "canonical": row.canonical}
+                    for place in there:
+                        json_file.write((",\n" if writer.pictures else "[\n") + entry)
+                        writer.add(row.cid, row.split, places.chunk(place), numbers, texts)
             json_file.write("\n]\n")
         if not writer.pictures:
             raise UserError(f"{out.parent.name}: no molecule has both a picture and tokens; see {rejects.parent}")
@@ -171,19 +179,24 @@ class Places:
         table = pa.concat_tables(tables).combine_chunks().unify_dictionaries()
         file: Any = table["file"].combine_chunks()
         self.names: list[str] = file.dictionary.to_pylist()
-        cids = table["cid"].to_numpy()
-        order = np.argsort(cids, kind="stable")
+        cids, drawings = table["cid"].to_numpy(), table["drawing"].to_numpy()
+        order = np.lexsort((drawings, cids))
         self._cids: NDArray[np.int64] = cids[order]
+        self._drawings: NDArray[np.int32] = drawings[order]
         self._files = file.indices.to_numpy()[order]
         self._numbers = table["number"].to_numpy()[order]
         self._store = store
         self._opened: dict[int, tuple[h5py.Dataset, NDArray[np.int64]]] = {}  # pictures and CIDs
         self._most_opened = _allow_open_files(min(len(self.names), OPEN_FILES))
 
-    def of(self, cid: int) -> int | None:
+    def of(self, cid: int, drawing: int = 0) -> int | None:
         """The place of a molecule's picture, for :meth:`chunk`; None where it has none."""
         at = int(np.searchsorted(self._cids, cid))
-        return at if at < len(self._cids) and self._cids[at] == cid else None
+        while at < len(self._cids) and self._cids[at] == cid:
+            if self._drawings[at] == drawing:
+                return at
+            at += 1
+        return None
 
     def chunk(self, place: int) -> bytes:
         """The compressed picture at a place."""

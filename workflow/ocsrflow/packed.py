@@ -9,7 +9,8 @@ pipeline, which is many times faster at random.
 A shard has ``images`` and ``cid`` (int64). A packed data set has besides, in the same order: ``smiles``,
 ``canonical`` (UTF-8 text), ``split`` (uint8, index into the attribute ``splits``), and the tokens of all SMILES in
 one row, ``tokens`` (uint16), where those of picture i are ``tokens[offsets[i]:offsets[i + 1]]``. Pictures from
-elsewhere have an ``id`` (UTF-8 text), the name of their file.
+elsewhere have an ``id`` (UTF-8 text), the name of their file. The attribute ``sample`` (JSON) is the record of the
+stage ``sample``, with the seed and the shares of the split.
 """
 
 import hashlib
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from .errors import UserError
 from .images import Picture
 from .settings.depiction import Depiction
+from .settings.split import Split
 
 SPLITS = ["train", "validation", "test"]
 TEXTS = ("smiles", "canonical")
@@ -205,6 +207,7 @@ class Packed:
             with h5py.File(path) as file:
                 self.digest = str(file.attrs["digest"])
                 self.depiction = Depiction.model_validate_json(str(file.attrs["depiction"]))
+                self.split_into = _split(json.loads(str(file.attrs.get("sample", "{}"))))
                 self.vocabulary: list[str] = json.loads(str(file.attrs["vocabulary"]))
                 _expect_shapes(file, os.path.getsize(path))
                 self.cid: NDArray[np.int64] = file["cid"][:]
@@ -370,6 +373,13 @@ class Packed:
                 f"{self.path}: picture {at} (CID {self.cid[at]}) is damaged ({reason}); "
                 "remove the file and run the workflow again"
             ) from None
+
+
+def _split(sample: dict[str, Any]) -> Split | None:
+    """How the stage ``sample`` split the molecules, by its record; None where it has none."""
+    if "split_seed" not in sample:
+        return None
+    return Split(validation=sample["validation"], test=sample["test"], seed=sample["split_seed"])
 
 
 def _expect_shapes(file: h5py.File, size: int) -> None:

@@ -22,9 +22,8 @@ import numpy as np
 import rdkit
 from numpy.typing import NDArray
 
-from . import images
+from . import closure
 from .bottom_k import hash64
-from .chemistry import parse
 from .files import finish
 from .packed import Compressor, create
 from .settings.depiction import Depiction
@@ -41,14 +40,22 @@ def shard_of(cids: NDArray[np.int64], shards: int) -> NDArray[np.int64]:
     return ((top * np.uint64(shards)) >> np.uint64(32)).astype(np.int64)
 
 
-def molecule_hash(cid: int, smiles: str) -> int:
-    """A 64-bit number for a CID and its SMILES: a source may be renumbered."""
-    return int.from_bytes(hashlib.blake2b(f"{cid}\t{smiles}".encode(), digest_size=8).digest(), "big")
+def picture_hash(cid: int, smiles: str, drawing: int = 0) -> int:
+    """A 64-bit number for a drawing of a CID and its SMILES: a source may be renumbered."""
+    text = f"{cid}\t{smiles}" + (f"\t{drawing}" if drawing else "")
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def drawings_of(split: str, drawings: int) -> int:
+    """How many drawings a molecule has: several only where it is learnt from."""
+    return drawings if split == "train" else 1
 
 
 def style(depiction: Depiction) -> str:
     """The name of a style's folder: its size and palette in words, and a hash of all that decides the pixels."""
-    code = [inspect.getsource(source) for source in (images, parse, Compressor, create)]
+    own = closure.files("images" if depiction.styles is None else "pictures.varied")
+    code = [(closure.HOME / path).read_text(encoding="utf-8") for path in own]
+    code += [inspect.getsource(source) for source in (Compressor, create)]
     text = "\0".join([depiction.model_dump_json(), rdkit.__version__, *code])
     return f"{depiction.size}-{depiction.palette}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
 

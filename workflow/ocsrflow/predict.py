@@ -21,6 +21,7 @@ from .images import Picture
 from .lineup import find_models
 from .own_pictures import find, load_all
 from .progress import progress
+from .settings.precision import Precision
 from .settings.reading import Reading
 from .team import Team
 from .tokenizer import tokenize
@@ -36,6 +37,7 @@ def predict(
     attention: Path | None = None,
     beams: Annotated[int, Parameter(validator=Number(gte=1, lte=64))] = 5,
     grammar: bool = True,
+    precision: Precision = "auto",
     batch: Annotated[int, Parameter(validator=Number(gte=1))] = 64,
     gpus: Annotated[int, Parameter(validator=Number(gte=0, lte=1))] = 1,
     threads: Annotated[int, Parameter(validator=Number(gte=1))] = 2,
@@ -68,6 +70,8 @@ def predict(
         Texts that a model keeps in mind for a picture.
     grammar
         Whether texts may only go on as SMILES grammar allows.
+    precision
+        What the networks compute in; auto: bfloat16 where the device is faster with it, else float32.
     batch
         Pictures read together.
     gpus
@@ -89,7 +93,8 @@ def predict(
     device = torch.device(device_of(lease))
     if device.type == "cpu":
         torch.set_num_threads(threads)
-    team = Team(lineup, method or lineup.method(), Reading(beams=beams, grammar=grammar), device, processes=threads)
+    reading = Reading(beams=beams, grammar=grammar, precision=precision)
+    team = Team(lineup, method or lineup.method(), reading, device, processes=threads)
     if not any(team.calibrations):
         print("no calibration lies with these models: the confidence is their own probability", file=sys.stderr)
     elif len(team.calibrations) > 1:

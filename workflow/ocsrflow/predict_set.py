@@ -111,6 +111,7 @@ def predict_set(
             "key": f"model:{model['name']}:{model['key']}",
             "seconds_per_image": statistics.median(times),
             "images_per_second": batched,
+            "precision": eye.precision,
             "device": torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {threads} threads",
         },
     )

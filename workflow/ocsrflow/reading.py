@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .images import Picture
-from .model import Reader, autocast
+from .model import Reader
+from .network.precision import warn_if_slow
 from .packed import Packed
 from .search import Candidate, attend, search
 from .settings.reading import Reading
@@ -35,15 +36,17 @@ class Eye:
         longest
             Tokens after which a text is cut off.
         reading
-            How texts are searched for.
+            How texts are searched for, and in which precision.
         device
             Where it computes.
         """
         self.reader, self.longest, self.reading, self.device = reader, longest, reading, device
+        self.precision = reader.set_precision(reading.precision, device)
+        warn_if_slow(self.precision, device)
 
     def see(self, pictures: Tensor) -> Tensor:
         """The features of some pictures, (batch, channels, size, size) uint8: (batch, own cells, channels)."""
-        with torch.inference_mode(), autocast(self.device):
+        with torch.inference_mode(), self.reader.autocast():
             features: Tensor = self.reader.encoder(pictures.to(self.device, non_blocking=True))
             return features
 
@@ -57,13 +60,13 @@ class Eye:
         """
         tokens = encode(text).tolist()
         features = self.see(torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)[None])))
-        with torch.inference_mode(), autocast(self.device):
+        with torch.inference_mode(), self.reader.autocast():
             maps: NDArray[np.float32] = attend(self.reader.decoder, features, tokens).float().cpu().numpy()
             return maps
 
     def write(self, features: Tensor) -> list[list[Candidate]]:
         """The texts that each picture may have by its features, likeliest first."""
-        with autocast(self.device):
+        with self.reader.autocast():
             return search(
                 self.reader.decoder, features, self.longest, beams=self.reading.beams, grammar=self.reading.grammar
             )

@@ -26,7 +26,7 @@ CODE = files("served")
 # What the package needs to read pictures; versions are those at hand.
 NEEDED = (
     "torch", "torchvision", "timm", "safetensors", "rdkit", "numpy", "pandas", "pyarrow", "pillow", "h5py",
-    "hdf5plugin", "pyspng", "zstandard", "pebble", "scikit-learn", "pydantic", "cyclopts", "tqdm",
+    "hdf5plugin", "pyspng", "scipy", "zstandard", "pebble", "scikit-learn", "pydantic", "cyclopts", "tqdm",
 )  # fmt: skip
 ANSWER = (("string", "smiles"), ("double", "confidence"), ("double", "log_probability"), ("string", "error"))
 SIGNATURE = ModelSignature(

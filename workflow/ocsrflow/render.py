@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -13,19 +14,42 @@ import rdkit
 
 from .chemistry import parse
 from .cli import run
+from .errors import UserError
 from .files import whole
 from .guarded import Failed, guarded
 from .images import draw, fit
 from .packed import Compressor, create, write_chunk
 from .picture_folder import PictureFolder
-from .picture_store import NewFile, PictureStore, molecule_hash, shard_of, style
+from .picture_store import NewFile, PictureStore, drawings_of, picture_hash, shard_of, style
+from .pictures.varied import draw_varied
 from .progress import progress
 from .settings.depiction import Depiction
 from .tables import write_csv
 
-INDEX = pa.schema([("cid", pa.int64()), ("file", pa.dictionary(pa.int32(), pa.string())), ("number", pa.int32())])
+INDEX = pa.schema(
+    [
+        ("cid", pa.int64()),
+        ("drawing", pa.int32()),
+        ("file", pa.dictionary(pa.int32(), pa.string())),
+        ("number", pa.int32()),
+    ]
+)
 
-Molecule = tuple[int, str, str | None]  # CID, SMILES, supplied picture
+
+class Wanted(NamedTuple):
+    """One picture that a data set needs."""
+
+    cid: int
+    drawing: int  # which of the molecule's drawings, from 0
+    smiles: str
+    supplied: str | None  # name of the supplied picture
+
+
+class Drawn(NamedTuple):
+    """A picture as it is kept."""
+
+    chunk: bytes
+    plain: bool  # drawn in RDKit's own style, since its own could not be read
 
 
 def render(
@@ -37,6 +61,7 @@ def render(
     shard: int = 0,
     shards: int = 1,
     pictures: Path | None = None,
+    drawings: int = 1,
     depiction: Depiction = Depiction(),  # noqa: B008  (immutable)
     time_limit: float = 10.0,
 ) -> None:
@@ -52,13 +77,15 @@ def render(
     store
         Folder of the corpus' pictures.
     out
-        Parquet file that says where each picture is: cid, file (below ``store``), number (in the file).
+        Parquet file that says where each picture is: cid, drawing, file (below ``store``), number (in the file).
     rejects
-        CSV for the molecules without a picture: cid, reason, example.
+        CSV for what could not be drawn: cid, reason, example.
     shard, shards
         Which shard (from 0) of how many.
     pictures
         Folder or zip of supplied pictures, to be read in place of drawing.
+    drawings
+        Drawings of each training molecule, each in a style of its own; molecules of other splits have one.
     depiction
         How to draw; supplied pictures are fitted to its size and palette.
     time_limit
@@ -70,70 +97,83 @@ def render(
     UserError
         When the supplied pictures are not there.
     """
-    molecules = _molecules(sample, shard, shards)
+    wanted = _wanted(sample, shard, shards, drawings)
     name = f"supplied-{style(depiction)}" if pictures else style(depiction)
     shelf = PictureStore(store, name, shard, shards)
-    hashes = {molecule_hash(cid, smiles): (cid, smiles, file) for cid, smiles, file in molecules}
+    hashes = {picture_hash(picture.cid, picture.smiles, picture.drawing): picture for picture in wanted}
     # Supplied pictures may have changed under the same name: they are read again.
     places = {} if pictures else shelf.find(np.fromiter(hashes, np.uint64, len(hashes)))
-    found = {hashes[key][0]: place for key, place in places.items()}
-    missing = [molecule for key, molecule in hashes.items() if key not in places]
+    found = {hashes[key][:2]: place for key, place in places.items()}
+    missing = [picture for key, picture in hashes.items() if key not in places]
+    plain = 0
     refused: list[tuple[int, str, str]] = []
     if missing:
         if pictures:
             PictureFolder(pictures)  # says what is wrong with it before any process starts
         what = f"drawing {sample.parent.name} {shard + 1}/{shards}"
-        drawn = guarded(_chunks, missing, seconds=time_limit, prepare=_prepare, arguments=(depiction, pictures))
+        drawn = guarded(_draw, missing, seconds=time_limit, prepare=_prepare, arguments=(depiction, pictures))
         with shelf.new_file() as new, closing(drawn):  # so that its process ends with it, whatever happens
             results = progress(drawn, total=len(missing), what=what, unit="pictures")
-            cids = _write(new, depiction, zip(missing, results, strict=True), len(missing), refused)
-        found |= {cid: (new.name, number) for number, cid in enumerate(cids)}
-    index = [{"cid": cid, "file": place[0], "number": place[1]} for cid, place in sorted(found.items())]
+            written, plain = _write(new, depiction, zip(missing, results, strict=True), len(missing), refused)
+        found |= {picture[:2]: (new.name, number) for number, picture in enumerate(written)}
+    index = [
+        {"cid": cid, "drawing": drawing, "file": file, "number": number}
+        for (cid, drawing), (file, number) in sorted(found.items())
+    ]
     with whole(out) as part:
         pq.write_table(pa.Table.from_pylist(index, INDEX), part)
     write_csv(rejects, ("cid", "reason", "example"), refused)
-    kept = len(molecules) - len(missing)
-    print(f"{sample.parent.name} {shard + 1}/{shards}: {len(missing) - len(refused)} drawn, {kept} were there already")
+    kept = len(wanted) - len(missing)
+    print(
+        f"{sample.parent.name} {shard + 1}/{shards}: {len(missing) - len(refused)} drawn, {kept} were there already"
+        + (f"; {plain} in the plain style, since nothing could be read in their own" if plain else "")
+    )
 
 
-def _molecules(sample: Path, shard: int, shards: int) -> list[Molecule]:
-    """Those of a data set that fall into a shard."""
-    found: list[Molecule] = []
-    for batch in pq.ParquetFile(sample).iter_batches(columns=["cid", "smiles", "file"]):
+def _wanted(sample: Path, shard: int, shards: int, drawings: int) -> list[Wanted]:
+    """The pictures of those molecules of a data set that fall into a shard."""
+    found: list[Wanted] = []
+    for batch in pq.ParquetFile(sample).iter_batches(columns=["cid", "smiles", "file", "split"]):
         mine = batch.filter(pa.array(shard_of(batch["cid"].to_numpy(), shards) == shard))
-        found += zip(*(column.to_pylist() for column in mine.columns), strict=True)
+        for cid, smiles, file, split in zip(*(column.to_pylist() for column in mine.columns), strict=True):
+            found += [Wanted(cid, n, smiles, file) for n in range(drawings_of(split, drawings))]
     return found
 
 
 def _write(
     new: NewFile,
     depiction: Depiction,
-    results: Iterator[tuple[Molecule, bytes | ValueError | Failed]],
+    results: Iterator[tuple[Wanted, Drawn | ValueError | Failed]],
     most: int,
     refused: list[tuple[int, str, str]],
-) -> list[int]:
-    """Write the chunks into a new file of the store; the CIDs in it. What failed goes to ``refused``."""
-    cids: list[int] = []
-    hashes: list[int] = []
+) -> tuple[list[Wanted], int]:
+    """Write pictures into a new file of the store; which are in it, and how many of them in the plain style.
+
+    What failed goes to ``refused``.
+    """
+    written: list[Wanted] = []
+    plain = 0
     digest = hashlib.blake2b(digest_size=8)
     with h5py.File(new.part, "w", libver="v110") as file:
         images = create(file, most, depiction)
-        for (cid, smiles, name), result in results:
-            if isinstance(result, bytes):
-                write_chunk(images, len(cids), result)
-                cids.append(cid)
-                hashes.append(molecule_hash(cid, smiles))
-                digest.update(result)
+        for picture, result in results:
+            if isinstance(result, Drawn):
+                write_chunk(images, len(written), result.chunk)
+                written.append(picture)
+                plain += result.plain
+                digest.update(result.chunk)
             else:
-                reason = result.reason if isinstance(result, Failed) else "bad_picture" if name else "not_drawn"
-                refused.append((cid, reason, f"{smiles}: {result}"))
-        images.resize(len(cids), axis=0)
-        file["cid"] = np.array(cids, dtype=np.int64)
-        file["molecule"] = np.array(hashes, dtype=np.uint64)
+                supplied = picture.supplied is not None
+                reason = result.reason if isinstance(result, Failed) else "bad_picture" if supplied else "not_drawn"
+                refused.append((picture.cid, reason, f"{picture.smiles}: {result}"))
+        images.resize(len(written), axis=0)
+        hashes = np.array([picture_hash(p.cid, p.smiles, p.drawing) for p in written], dtype=np.uint64)
+        file["cid"] = np.array([picture.cid for picture in written], dtype=np.int64)
+        file["molecule"] = hashes
         file.attrs["rdkit"] = rdkit.__version__
-    digest.update(np.array(hashes, dtype=np.uint64).tobytes())
-    new.digest = digest.hexdigest() if cids else None
-    return cids
+    digest.update(hashes.tobytes())
+    new.digest = digest.hexdigest() if written else None
+    return written, plain
 
 
 class _Painter:
@@ -144,14 +184,16 @@ class _Painter:
         self.folder = PictureFolder(pictures) if pictures else None
         self.compressor = Compressor()
 
-    def chunk(self, molecule: Molecule) -> bytes:
-        cid, smiles, name = molecule
+    def draw(self, wanted: Wanted) -> Drawn:
         if self.folder is not None:
-            return self.compressor.chunk(fit(self.folder.read(str(name)), self.depiction))
-        parsed = parse(smiles)
+            return Drawn(self.compressor.chunk(fit(self.folder.read(str(wanted.supplied)), self.depiction)), False)
+        parsed = parse(wanted.smiles)
         if parsed is None:
             raise ValueError("RDKit cannot parse it")
-        return self.compressor.chunk(draw(parsed, self.depiction, cid))
+        if self.depiction.styles is None:
+            return Drawn(self.compressor.chunk(draw(parsed, self.depiction, wanted.cid)), False)
+        picture, plain = draw_varied(parsed, self.depiction, wanted.cid, wanted.drawing)
+        return Drawn(self.compressor.chunk(picture), plain)
 
 
 _painter: _Painter
@@ -162,14 +204,16 @@ def _prepare(depiction: Depiction, pictures: Path | None) -> None:
     _painter = _Painter(depiction, pictures)
 
 
-def _chunks(molecules: Sequence[Molecule]) -> list[bytes | ValueError]:
-    """The chunks of some molecules, or why there is none."""
-    found: list[bytes | ValueError] = []
-    for molecule in molecules:
+def _draw(wanted: Sequence[Wanted]) -> list[Drawn | ValueError]:
+    """Some pictures, or why there is none."""
+    found: list[Drawn | ValueError] = []
+    for picture in wanted:
         try:
-            found.append(_painter.chunk(molecule))
+            found.append(_painter.draw(picture))
         except ValueError as error:
             found.append(error)
+        except UserError:
+            raise  # a font or a package that is not there: no other picture can be drawn either
         except Exception as error:  # noqa: BLE001  (decoders of pictures raise all kinds)
             found.append(ValueError(f"{type(error).__name__}: {error}"))
     return found

@@ -12,11 +12,13 @@ import torch
 from .cli import run
 from .files import whole, write_json
 from .gpus import device_of, take
-from .model import Reader, autocast, load_reader
+from .model import Reader, load_reader
+from .network.precision import warn_if_slow
 from .packed import Packed
 from .predictions import read_predictions
 from .progress import progress
 from .search import likelihood
+from .settings.precision import Precision
 from .similarity import known
 from .tokenizer import encode
 
@@ -32,6 +34,7 @@ def rescore(
     facts: Path,
     batch: int = 256,
     timed_images: int = 100,
+    precision: Precision = "auto",
     gpus: int = 0,
     threads: int = 1,
 ) -> None:
@@ -55,6 +58,8 @@ def rescore(
         Pictures scored together.
     timed_images
         Pictures scored one at a time for the seconds per image.
+    precision
+        What the networks compute in, see :class:`ocsrflow.settings.reading.Reading`.
     gpus
         1 to compute on a GPU where there is one, 0 to compute on the CPU.
     threads
@@ -79,6 +84,7 @@ def rescore(
     for column, (model, about, file) in enumerate(zip(members, descriptions, weights, strict=True)):
         reader, described = load_reader(about, file, device)
         packed.expect_vocabulary(described["vocabulary"], file)
+        warn_if_slow(reader.set_precision(precision, device), device)
         parts = [range(at, min(at + batch, len(positions))) for at in range(0, len(positions), batch)]
         for part in progress(parts, what=f"{model['name']} scores all candidates", unit="batches"):
             found, _ = _scored(reader, packed, positions[part.start : part.stop], candidates[part.start : part.stop])
@@ -110,7 +116,7 @@ def _scored(
 ) -> tuple[list[list[float]], float]:
     """Log-probabilities of the candidates of some pictures, and the seconds that they took the decoder."""
     device = next(reader.parameters()).device
-    with torch.inference_mode(), autocast(device):
+    with torch.inference_mode(), reader.autocast():
         features = reader.encoder(torch.from_numpy(packed.pictures(positions)).to(device))
         if device.type == "cuda":
             torch.cuda.synchronize()

@@ -35,7 +35,7 @@ class PictureReader(PythonModel):  # type: ignore[misc]  # MLflow's classes have
         config = context.model_config or {}
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         lineup = find_models([folder])
-        reading = Reading(beams=int(config.get("beams", 5)), grammar=bool(config.get("grammar", True)))
+        reading = Reading(**{key: config[key] for key in Reading.model_fields if key in config})
         self.team = Team(lineup, lineup.method(), reading, device)
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]

@@ -17,7 +17,7 @@ from .errors import UserError
 from .files import read_json
 from .images import Picture
 from .lineup import Lineup
-from .model import autocast, load_reader
+from .model import load_reader
 from .reading import Eye, best_first
 from .redepiction import fits
 from .search import likelihood
@@ -145,7 +145,7 @@ class Team:
         tokens = [[encode(text).tolist() for text in pool] for pool in pools]
         each = []
         for eye, own in zip(self.eyes, features, strict=True):
-            with autocast(eye.device):
+            with eye.reader.autocast():
                 each.append(likelihood(eye.reader.decoder, own, tokens))
         return [list(zip(*of_picture, strict=True)) for of_picture in zip(*each, strict=True)]
 

@@ -26,13 +26,15 @@ from .job import as_tags, of_cluster
 from .loader import Epochs, Loader, Share
 from .meter import Meter, medians
 from .mirror import Mirror
-from .model import Reader, imagenet
+from .model import Reader, imagenet, take_up
+from .network.precision import warn_if_slow
 from .packed import Packed
 from .processes import Place, Stopped, join
 from .progress import progress
 from .recorder import Recorder
 from .settings.network import Network
 from .settings.training import Training
+from .training.parent import Parent
 from .validation import validate
 
 LOG_STEPS = 20  # steps between two lines of metrics
@@ -41,7 +43,7 @@ LOG_STEPS = 20  # steps between two lines of metrics
 # what is recorded goes on from the checkpoint.
 DEFINING = (
     "augment", "chemistry", "decoder", "encoders", "engine", "loader", "metrics", "model",
-    "packed", "processes", "recurrence", "tokenizer", "train", "validation",
+    "network/precision", "packed", "processes", "recurrence", "tokenizer", "train", "training/parent", "validation",
 )  # fmt: skip
 
 
@@ -115,24 +117,35 @@ def train(
     Raises
     ------
     UserError
-        When the data set is too small, the weights do not fit, the GPU's memory is too small, or the loss is not a
-        number.
+        When the data set is too small, the weights do not fit, the GPU's memory is too small, the loss is not a
+        number, or the training may not start from the parent that ``network.pretrained`` names.
     """
     place = join(threads)
     with place.together(), ExitStack() as stack:
         packed = _checked(Packed(data), name, training, place)
-        about: dict[str, Any] = {
-            "network": network.model_dump(),
-            "training": training.model_dump(),
-            "vocabulary": packed.vocabulary,
-        }
-        key = _key(packed, network, training, weights)
-        saved = Checkpoints(checkpoints / f"{name}-{key}", key, about)
+        parent = Parent.read(Path(network.parent)) if network.parent is not None else None
+        if parent:
+            parent.check(network, packed.split_into, packed.vocabulary)
         torch.manual_seed(training.seed)
         try:
             reader = Reader(network, len(packed.vocabulary), imagenet(network, weights))
         except ValueError as error:
             raise UserError(f"{name}: {error}") from None
+        if parent:
+            take_up(reader, parent.description, parent.weights)
+        # From here on training.precision is the one that is used.
+        precision = place.firsts(reader.set_precision(training.precision, place.device))
+        training = training.model_copy(update={"precision": precision})
+        if place.first:
+            warn_if_slow(precision, place.device)
+        about: dict[str, Any] = {
+            "network": network.model_dump(),
+            "training": training.model_dump(),
+            "vocabulary": packed.vocabulary,
+            "parent": parent.record() if parent else None,
+        }
+        key = _key(packed, network, training, parent.weights if parent else weights)
+        saved = Checkpoints(checkpoints / f"{name}-{key}", key, about)
         stack.enter_context(enough_memory(training, place))
         if place.first:
             stack.enter_context(saved.alone())
@@ -153,7 +166,14 @@ def train(
             write_text(metrics, "".join(json.dumps(line) + "\n" for line in course.history))
             # What it learnt to read, so that pictures from elsewhere can be fitted to the same frame.
             depiction = packed.depiction.model_dump()
-            facts = {"name": name, "key": key, "dataset": dataset, "data": packed.digest, "depiction": depiction}
+            facts: dict[str, Any] = {
+                "name": name,
+                "key": key,
+                "dataset": dataset,
+                "data": packed.digest,
+                "depiction": depiction,
+            }
+            facts["split"] = packed.split_into.model_dump() if packed.split_into else None
             facts |= {**about, **of_cluster()}
             write_json(description, facts | loop.facts(course))
             loop.recorder.close("FINISHED")
@@ -373,6 +393,7 @@ class Loop:
             "validation_tanimoto": course.best,
             "seconds": round(course.seconds, 1),
             "processes": self.place.world,
+            "precision": self.reader.encoder.precision,
             "device": torch.cuda.get_device_name() if self.place.cuda else f"CPU, {self.threads} threads",
             "speed": medians(course.history),
         }
@@ -388,9 +409,11 @@ def _checked(packed: Packed, name: str, training: Training, place: Place) -> Pac
 
 
 def _key(packed: Packed, network: Network, training: Training, weights: Path | None) -> str:
-    """Twelve hexadecimal digits of everything that decides the weights."""
+    """Twelve hexadecimal digits of everything that decides the weights; ``weights`` are those that it starts from."""
     here = Path(__file__).parent
-    parts: list[Any] = [packed.digest, network.model_dump(), training.model_dump()]
+    # A parent counts by its weights, wherever they lie.
+    kind = network.pretrained if network.parent is None else "parent"
+    parts: list[Any] = [packed.digest, network.model_dump() | {"pretrained": kind}, training.model_dump()]
     parts += [sha256(here / f"{module}.py") for module in DEFINING]
     parts.append(sha256(weights) if weights and network.pretrained != "none" else None)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]

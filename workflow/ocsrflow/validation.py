@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from .loader import Loader
-from .model import Reader, autocast
+from .model import Reader
 from .packed import Packed
 from .processes import Place
 from .progress import progress
@@ -44,7 +44,7 @@ def validate(reader: Reader, packed: Packed, training: Training, place: Place) -
     )
     with (
         torch.inference_mode(),
-        autocast(place.device),
+        reader.autocast(),
         progress(total=len(own), what="validating", unit="batches", shown=place.first, leave=False) as bar,
     ):
         for part in own:

@@ -22,6 +22,8 @@ from ocsrflow import closure, dates, files, heads, lifeline, provenance
 from ocsrflow import config as settings
 from ocsrflow.captions import CAPTIONS, caption_of
 from ocsrflow.errors import UserError
+from ocsrflow.settings.reading import Reading
+from ocsrflow.training import parent
 
 try:
     CONFIG = settings.load(config)
@@ -29,6 +31,8 @@ except UserError as error:
     raise WorkflowError(str(error))
 if missing := settings.missing_files(CONFIG):
     raise WorkflowError("\n  ".join(["the configuration names what is not there:", *missing]))
+if refused := parent.refused(settings.parents_elsewhere(CONFIG), CONFIG.split):
+    raise WorkflowError("\n  ".join(["models cannot start from the trained ones that they name:", *refused]))
 
 SOURCES = {source.name: source for source in CONFIG.sources}
 DATASETS = {dataset.name: dataset for dataset in CONFIG.datasets}
@@ -178,6 +182,14 @@ def shard_count(wildcards):
 def imagenet_weights(wildcards):
     network = MODELS[wildcards.model].network
     return f"{CONFIG.results}/weights/{network.encoder}.pth" if network.pretrained == "imagenet" else []
+
+
+def parent_files(wildcards):
+    """The trained model that a training starts from, which may be one of this run."""
+    model = MODELS[wildcards.model]
+    own = settings.parent_in(CONFIG, model)
+    folder = settings.model_folder(CONFIG, own) if own else model.network.parent
+    return [f"{folder}/weights.safetensors", f"{folder}/model.json"] if folder else []
 
 
 def training_data(wildcards):

@@ -57,12 +57,13 @@ rule rescore:
         members=lambda wildcards: ENSEMBLES[wildcards.ensemble].models,
         batch=CONFIG.prediction.batch,
         timed_images=CONFIG.prediction.timed_images,
+        precision=CONFIG.prediction.precision,
     message:
         "The models of ensemble {wildcards.ensemble} score each other's candidates on {wildcards.test_set}"
     shell:
         "python -m ocsrflow.rescore {input.data:q} --gpus {resources.gpu} --predictions {input.predictions:q} "
         "--member-facts {input.facts:q} --weights {input.weights:q} --descriptions {input.descriptions:q} "
-        "--batch {params.batch} --timed-images {params.timed_images} --threads {threads} "
+        "--batch {params.batch} --timed-images {params.timed_images} --precision {params.precision} --threads {threads} "
         "--out {output.likelihoods:q} --facts {output.facts:q} 2>&1 | tee {log:q}"
 
 

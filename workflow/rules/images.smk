@@ -25,13 +25,14 @@ rule render:
         shards=shard_count,
         store=picture_store,
         depiction=CONFIG.depiction.model_dump_json(),
+        drawings=lambda wildcards: DATASETS[wildcards.dataset].drawings,
         time_limit=CONFIG.rendering.time_limit,
         pictures=lambda wildcards, input: ["--pictures", input.pictures] if input.get("pictures") else [],
     message:
         "Draw shard {wildcards.shard} of {params.shards} of data set {wildcards.dataset}"
     shell:
         "python -m ocsrflow.render {input.sample:q} --shard {wildcards.shard} --shards {params.shards} "
-        "--store {params.store:q} --depiction {params.depiction:q} --time-limit {params.time_limit} "
+        "--store {params.store:q} --depiction {params.depiction:q} --drawings {params.drawings} --time-limit {params.time_limit} "
         "{params.pictures:q} --out {output.index:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
 
 
@@ -63,11 +64,12 @@ rule pack:
         store=picture_store,
         rejects=lambda wildcards: f"{CONFIG.results}/datasets/{wildcards.dataset}/rejects",
         shards=shard_count,
+        drawings=lambda wildcards: DATASETS[wildcards.dataset].drawings,
     message:
         "Pack the pictures and tokens of data set {wildcards.dataset}"
     shell:
         "python -m ocsrflow.pack {input.sample:q} {params.folder:q} --store {params.store:q} --shards {params.shards} "
-        "--render-rejects {params.rejects:q} --out {output.images:q} --tokens {output.tokens:q} "
+        "--drawings {params.drawings} --render-rejects {params.rejects:q} --out {output.images:q} --tokens {output.tokens:q} "
         "--vocabulary {output.vocabulary:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
 
 

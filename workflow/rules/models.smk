@@ -25,6 +25,7 @@ rule train:
     input:
         data=training_data,
         weights=imagenet_weights,
+        parent=parent_files,
         code=modules("launch", "train"),
     output:
         weights="<results>/models/{model}/weights.safetensors",
@@ -91,7 +92,7 @@ rule predict:
         runtime=240,
     params:
         pictures=which_pictures,
-        reading=CONFIG.prediction.model_dump_json(include={"beams", "grammar"}),
+        reading=CONFIG.prediction.model_dump_json(include=set(Reading.model_fields)),
         batch=CONFIG.prediction.batch,
         timed_images=CONFIG.prediction.timed_images,
     message:

@@ -64,7 +64,7 @@ rule speed_prediction:
         members=lambda wildcards: ENSEMBLES[wildcards.ensemble].models,
         test_set=CONFIG.test_sets[0].name,
         pictures=pictures_of(CONFIG.test_sets[0]),
-        reading=CONFIG.prediction.model_dump_json(include={"beams", "grammar"}),
+        reading=CONFIG.prediction.model_dump_json(include=set(Reading.model_fields)),
         timed_images=CONFIG.prediction.timed_images,
     message:
         "Measure how fast the models of ensemble {wildcards.ensemble} read side by side"

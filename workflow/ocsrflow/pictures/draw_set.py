@@ -16,13 +16,13 @@ from ..cli import run
 from ..errors import UserError, visible
 from ..files import whole
 from ..guarded import Failed, guarded
-from ..own_pictures import fit_drawing
 from ..packed import TEXTS, Compressor, Packed, PackedWriter
 from ..progress import progress
 from ..settings.depiction import Depiction
 from ..settings.styles import Styles
 from ..tables import write_rejects
 from .drawing import draw_styled
+from .normalise import normalise
 from .originals import as_png, write_originals
 
 CHUNK = 4  # molecules handed to a process at a time: a drawing and its frame may take a tenth of a second
@@ -156,7 +156,7 @@ class _Painter:
         except Exception as error:  # noqa: BLE001  (RDKit raises C++ exceptions of several kinds)
             return Failed("not_drawn", str(error))
         try:
-            return Drawn(as_png(pixels), self.compressor.chunk(fit_drawing(pixels, self.depiction)))
+            return Drawn(as_png(pixels), self.compressor.chunk(normalise(pixels, self.depiction)))
         except ValueError as error:
             return Failed("no_picture", str(error))
 

@@ -1,10 +1,15 @@
 """Shape of a network: encoder, attention, decoder."""
 
-from typing import Literal
+import os
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from .base import Settings
+from .paths import GivenPath
+
+REFERENCE_MODELS = Path(__file__).parents[3] / "results/reference/models"
 
 Encoder = Literal[
     "efficientnet_b0",
@@ -26,7 +31,12 @@ class Network(Settings):
     """A convolutional encoder, soft attention over its feature grid and an LSTM decoder."""
 
     encoder: Encoder = Field(description="Convolutional encoder, by its torchvision (or timm) name.")
-    pretrained: Literal["imagenet", "none"] = Field("imagenet", description="Weights that the encoder starts from.")
+    pretrained: GivenPath = Field(
+        "imagenet",
+        description="What the training starts from. imagenet: published weights of the encoder; none: random weights; "
+        "reference: the trained model that this repository ships for the encoder and the dim; or the folder of a "
+        "trained model (results/models/NAME), of this run or another one, of the same encoder, stride and dim.",
+    )
     image_size: int = Field(
         256, ge=32, le=1024, description="Width and height that pictures are resized to, in pixels."
     )
@@ -42,9 +52,23 @@ class Network(Settings):
     frozen_children: int = Field(
         5,
         ge=0,
-        description="So many first children of the encoder keep their ImageNet weights "
+        description="So many first children of the encoder keep the weights that they start from "
         "(ResNet: conv1, bn1, relu, maxpool, layer1).",
     )
+
+    @property
+    def parent(self) -> str | None:
+        """Folder of the trained model to start from; None for ImageNet's or random weights."""
+        if self.pretrained in ("imagenet", "none"):
+            return None
+        if self.pretrained == "reference":
+            return os.path.relpath(REFERENCE_MODELS / f"{self.encoder}-{self.dim}")
+        return os.path.normpath(self.pretrained)
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """The settings that decide the shapes of the weights."""
+        return {"encoder": self.encoder, "stride": self.stride, "dim": self.dim}
 
     @field_validator("stride")
     @classmethod

@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from .base import Settings
+from .precision import MEANING, Precision
 
 
 class Reading(Settings):
@@ -13,3 +14,4 @@ class Reading(Settings):
         True,
         description="Whether a text may only go on as SMILES grammar allows: brackets, ring digits and branches close.",
     )
+    precision: Precision = Field("auto", description=f"What the networks compute in. {MEANING}")

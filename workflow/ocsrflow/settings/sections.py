@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from .base import Settings
 from .network import Network
@@ -111,25 +111,17 @@ class Dataset(Settings):
         description="Molecules in the data set, all splits together, drawn from those; null for all.",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of the draw.")
+    drawings: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="Drawings of each training molecule, where depiction.styles gives each one a style of its own.",
+    )
     shards: int | None = Field(
         None,
         ge=1,
         description="Jobs that its drawing is divided into; null for as many as rendering.shard_size gives.",
     )
-
-
-class Split(Settings):
-    """Shares of the splits, decided by a hash of the canonical SMILES: the same in every data set."""
-
-    validation: float = Field(0.01, gt=0, lt=1, description="Share of the molecules for validation.")
-    test: float = Field(0.01, gt=0, lt=1, description="Share of the molecules for testing.")
-    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the hash.")
-
-    @model_validator(mode="after")
-    def _some_left(self) -> "Split":
-        if self.validation + self.test >= 1:
-            raise ValueError("validation and test must leave a share for training: their sum is 1 or more")
-        return self
 
 
 class Model(Settings):

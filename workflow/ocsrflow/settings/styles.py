@@ -108,7 +108,7 @@ class Styles(Settings):
 # What ``depiction.styles: varied`` stands for. Decided by results/reference/drawings.md.
 VARIED: dict[str, Any] = {
     "size": (150, 700),
-    "height": (0.5, 1.0),
+    "height": (0.3, 0.9),
     "padding": (0.01, 0.12),
     "line_width": (0.025, 0.11),
     "fonts": {"dejavu-sans": 0.25, "stix": 0.35, "dejavu-serif": 0.05, "computer-modern": 0.05},

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from .augmentation import Augmentation
 from .base import Settings
+from .precision import MEANING, Precision
 
 
 class Training(Settings):
@@ -34,6 +35,7 @@ class Training(Settings):
         False,
         description="Compile the encoder with torch.compile, which takes a minute or more at the first step.",
     )
+    precision: Precision = Field("auto", description=f"What the network computes in. {MEANING}")
     attention_penalty: float = Field(
         1.0,
         ge=0,

@@ -1,0 +1,195 @@
+"""The door: any picture of a molecule becomes what the models read, whether they learn from it or read it."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+
+from ..images import Picture
+from ..settings.depiction import Depiction
+from .paper import BLANK, NOTHING, dark_on_white, darkest, histogram
+
+LEAST = 8  # pixels of the drawing's longer side
+INKED = 0.3  # share of the darkest ink from which on a pixel counts as drawn: above JPEG's ringing
+PALE = 0.85  # ink, of 1, that is darkened
+LINE_WIDTH = 1.2  # pixels in the frame; lines that would be thinner are made darker instead
+CELLS = 48  # cells along the longer side of what is drawn; ink in neighbouring cells belongs together
+SPECK = 0.0125  # longer side of a speck, in that of the drawing
+
+Mask = NDArray[np.bool_]
+Box = tuple[int, int, int, int]  # top, bottom, left, right
+
+
+def normalise(pixels: Picture, depiction: Depiction) -> Picture:
+    """A drawing as the models know it: dark on white, cut to what is drawn, and in the frame that RDKit would fill.
+
+    Light on dark is inverted, uneven light and noise of the paper are taken out, pale ink is darkened. The drawing is
+    scaled by one factor, as large as the frame inside the padding (of a range its middle); lines that are thinner
+    than a pixel then are darkened in proportion. Specks away from the drawing do not count for its size. A picture
+    that is as RDKit draws it already stays as it is.
+
+    Parameters
+    ----------
+    pixels
+        (height, width, 3) uint8, RGB, or (height, width), grey.
+    depiction
+        Its size, padding, palette and order of channels are used.
+
+    Returns
+    -------
+    (size, size, channels) uint8.
+
+    Raises
+    ------
+    ValueError
+        Where nothing is drawn, or too little.
+    """
+    drawing = dark_on_white(pixels, depiction.channels)
+    grey = darkest(drawing)
+    ink = 255 - int(grey.min())
+    if ink <= BLANK * 255:
+        raise ValueError(NOTHING)
+    noise = _noise(grey)
+    threshold = 255 - max(INKED * ink, min(5 * noise, 0.6 * ink))
+    inked = grey < threshold
+    box = _box(inked)
+    top, bottom, left, right = box
+    longer = max(bottom - top, right - left)
+    if longer < LEAST:
+        raise ValueError(f"nothing but a speck of {longer} pixels is drawn on it; give a larger picture")
+    black = _black(grey, threshold)
+    if _fills(grey.shape, box, depiction):
+        frame = _toned(drawing, black, noisy=noise > 0)
+    else:
+        frame = _framed(drawing, inked, box, black, noise > 0, depiction)
+    if frame.ndim == 2:
+        return frame[..., None]
+    return np.ascontiguousarray(frame[..., ::-1]) if depiction.channel_order == "bgr" else frame
+
+
+def _noise(grey: Picture) -> float:
+    """Standard deviation of the paper's grain, in levels: from the differences of neighbours, of which most are paper.
+
+    0 where more than half of them are 0, as in drawings and in what has been compressed.
+    """
+    rows = grey[:: max(1, grey.shape[0] // 64)].astype(np.int16)
+    differences = np.abs(np.diff(rows, axis=1))
+    if 2 * np.count_nonzero(differences) <= differences.size:
+        return 0.0
+    return 1.4826 * float(np.median(differences)) / math.sqrt(2)
+
+
+def _black(grey: Picture, threshold: float) -> float:
+    """Darkness of most of the ink, of 1."""
+    counts = histogram(grey)[: int(np.ceil(threshold))].cumsum()
+    black = 1 - int(np.searchsorted(counts, 0.1 * counts[-1])) / 255
+    return black if black < PALE else 1.0
+
+
+def _box(inked: Mask) -> Box:
+    """Top, bottom, left and right of what is drawn, without the specks around it."""
+    rows, columns = (np.flatnonzero(inked.any(axis=axis)) for axis in (1, 0))
+    top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    cell = max(2, max(bottom - top, right - left) // CELLS)
+    groups, number = ndimage.label(_any_in_cells(inked[top:bottom, left:right], cell), np.ones((3, 3)))
+    if number == 1:
+        return top, bottom, left, right
+    boxes = np.array(
+        [[rows.start, rows.stop, columns.start, columns.stop] for rows, columns in ndimage.find_objects(groups)]
+    )
+    sides = np.maximum(boxes[:, 1] - boxes[:, 0], boxes[:, 3] - boxes[:, 2])
+    least = SPECK * cell * sides.max()
+    kept = [_inside(inked, box) for box in boxes * cell + [top, top, left, left]]
+    kept = [b for b in kept if max(b[1] - b[0], b[3] - b[2]) > max(least, 3)] or kept
+    tops, bottoms, lefts, rights = zip(*kept, strict=True)
+    return min(tops), max(bottoms), min(lefts), max(rights)
+
+
+def _any_in_cells(inked: Mask, cell: int) -> Mask:
+    """Whether there is ink in each square of so many pixels."""
+    rows = np.logical_or.reduceat(inked, range(0, inked.shape[0], cell), axis=0)
+    cells: Mask = np.logical_or.reduceat(rows, range(0, inked.shape[1], cell), axis=1)
+    return cells
+
+
+def _inside(inked: Mask, box: NDArray[np.int64]) -> Box:
+    """The box of the ink in a box."""
+    top, bottom, left, right = box.tolist()
+    part = inked[top:bottom, left:right]
+    rows, columns = (np.flatnonzero(part.any(axis=axis)).tolist() for axis in (1, 0))
+    return top + rows[0], top + rows[-1] + 1, left + columns[0], left + columns[-1] + 1
+
+
+def _fills(shape: tuple[int, ...], box: Box, depiction: Depiction) -> bool:
+    """Whether a drawing is centred in a frame of the right size and fills it, as RDKit's do."""
+    size = depiction.size
+    if shape != (size, size):
+        return False
+    top, bottom, left, right = box
+    centred = max(abs(top + bottom - size), abs(left + right - size)) <= 3 + size / 100
+    padding = depiction.padding[1] if isinstance(depiction.padding, tuple) else depiction.padding
+    # RDKit counts the middles of lines and leaves some room for labels.
+    return centred and max(bottom - top, right - left) >= size * (0.95 - 2 * padding)
+
+
+def _framed(drawing: Picture, inked: Mask, box: Box, black: float, noisy: bool, depiction: Depiction) -> Picture:
+    """A drawing scaled to the frame and centred in it, (size, size) or (size, size, 3)."""
+    size = depiction.size
+    padding = sum(depiction.padding) / 2 if isinstance(depiction.padding, tuple) else depiction.padding
+    top, bottom, left, right = box[0] - 1, box[1] + 1, box[2] - 1, box[3] + 1  # with its soft edges
+    top, left = max(top, 0), max(left, 0)
+    bottom, right = min(bottom, inked.shape[0]), min(right, inked.shape[1])
+    scale = size * (1 - 2 * padding) / max(bottom - top, right - left)
+    width, height = (max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale)))
+    # Both are widened by the factor where a picture is scaled down, so that every pixel counts; Hamming's filter
+    # makes no pale lines beside dark ones.
+    kind = Image.Resampling.HAMMING if scale < 1 else Image.Resampling.LANCZOS
+    image = Image.fromarray(drawing).resize((width, height), kind, box=(left, top, right, bottom))
+    lines = scale * _line_length(inked[top:bottom, left:right])
+    frame = np.full((size, size, *drawing.shape[2:]), 255, np.uint8)
+    at = (size - height) // 2, (size - width) // 2
+    frame[at[0] : at[0] + height, at[1] : at[1] + width] = _toned(np.asarray(image), black, noisy, lines)
+    return frame
+
+
+def _line_length(inked: Mask) -> float:
+    """Length of all lines, in pixels: half of the perimeter.
+
+    The perimeter by Crofton's formula from the crossings of rows and columns: π/4 times their number.
+    """
+    crossings = np.count_nonzero(inked[1:] != inked[:-1]) + np.count_nonzero(inked[:, 1:] != inked[:, :-1])
+    return float(np.pi / 8 * crossings)
+
+
+def _toned(drawing: Picture, black: float, noisy: bool, length: float = 0) -> Picture:
+    """A drawing with its paper made white and its ink black.
+
+    Parameters
+    ----------
+    drawing
+        (height, width) or (height, width, 3) uint8, as large as in the frame.
+    black
+        Darkness, of 1, that becomes black.
+    noisy
+        Whether the paper has a grain.
+    length
+        That of all lines, in pixels. Their mean width is the ink over it, and where that is less than
+        ``LINE_WIDTH``, the lines are darkened by the ratio.
+    """
+    counts = histogram(darkest(drawing))[::-1]
+    darkness = np.arange(256) / 255
+    if noisy:
+        paper = np.repeat(darkness, np.where(darkness < INKED * black, counts, 0))
+        if len(paper):
+            level = float(np.median(paper))
+            grain = 1.4826 * float(np.median(np.abs(paper - level)))  # a normal's standard deviation
+            off = min(level + 4 * grain, 0.5)
+            darkness = (darkness - off).clip(0) / (1 - off)
+    darkness = darkness / black
+    if length:
+        width = float((darkness.clip(0, 1) * counts).sum()) / length
+        darkness *= max(1, LINE_WIDTH / max(width, 0.05))
+    lookup = 255 - (darkness[::-1].clip(0, 1) * 255).round().astype(np.uint8)
+    return drawing if (lookup == np.arange(256)).all() else lookup[drawing]

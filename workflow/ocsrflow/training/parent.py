@@ -1,0 +1,147 @@
+"""A trained model that a training starts from: its encoder and its decoder are taken up.
+
+No molecule that a child is validated or tested on may have been trained on by its parent. The stage ``sample`` gives
+each molecule a number in [0, 1), a hash of its canonical SMILES and ``split.seed`` and of nothing else: below ``test``
+it is a test molecule, below ``test + validation`` one for validation, from there on one to train on. With the same
+seed the molecules that a child holds out are thus among those that its parent held out if, and only if, the child's
+``test + validation`` is not larger than the parent's, whatever corpora and data sets the two learnt from. This holds
+for validation molecules too, which choose the epoch that is kept and calibrate the confidence, and it makes the
+condition transitive: what a parent holds out, its own parent has not trained on either.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..errors import UserError
+from ..files import read_json, sha256
+from ..settings.network import Network
+from ..settings.split import Split
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A folder with a trained model, as the stage ``train`` leaves it."""
+
+    folder: Path
+    facts: dict[str, Any]  # of its model.json
+
+    @classmethod
+    def read(cls, folder: Path) -> "Parent":
+        """Read what a folder has of a model; its weights are not looked at.
+
+        Raises
+        ------
+        UserError
+            Where it has no model.json, a damaged one or one of something else.
+        """
+        try:
+            facts = read_json(folder / "model.json")
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(
+                f"network.pretrained: {folder} has no model.json; give imagenet, none, reference or the folder of a "
+                "trained model (results/models/NAME)"
+            ) from None
+        if not isinstance(facts, dict) or not isinstance(facts.get("network"), dict):
+            raise UserError(f"network.pretrained: {folder}/model.json is not the description of a trained model")
+        return cls(folder, facts)
+
+    @property
+    def weights(self) -> Path:
+        """File of its weights."""
+        return self.folder / "weights.safetensors"
+
+    @property
+    def description(self) -> Path:
+        """File with its facts."""
+        return self.folder / "model.json"
+
+    def record(self) -> dict[str, str]:
+        """What its child's model.json says of it: name, key, folder and SHA-256 of its weights.
+
+        Raises
+        ------
+        FileNotFoundError
+            Where there are no weights.
+        """
+        known = {key: str(self.facts.get(key, "")) for key in ("name", "key")}
+        return {**known, "folder": str(self.folder), "weights": sha256(self.weights)}
+
+    def check(self, network: Network, split: Split | None, vocabulary: list[str] | None = None) -> None:
+        """Look whether a model may start from this one.
+
+        Parameters
+        ----------
+        network
+            Shape of the model.
+        split
+            How its molecules are split; None where that is not known.
+        vocabulary
+            Its tokens; None to look at the rest alone.
+
+        Raises
+        ------
+        UserError
+            Where the weights have another shape or other tokens, or molecules that are held out here may have been
+            trained on there.
+        """
+        where = f"network.pretrained: the model in {self.folder}"
+        for name, own in network.shape.items():
+            if (theirs := self.facts["network"].get(name)) != own:
+                raise UserError(
+                    f"{where} has {name} {theirs}, this one {own}; give both the same, or another parent "
+                    "(image_size, grid and dropout may differ)"
+                )
+        if vocabulary is not None and self.facts.get("vocabulary") != vocabulary:
+            raise UserError(f"{where} has another vocabulary than the data set; train it again, or give another parent")
+        self._check_split(where, split)
+
+    def _check_split(self, where: str, split: Split | None) -> None:
+        recorded = self.facts.get("split")
+        if recorded is None:
+            raise UserError(
+                f"{where} does not say how its molecules were split (no 'split' in its model.json), so it may have "
+                "learnt from molecules that are held out here; train it again with this version, or give another parent"
+            )
+        try:
+            theirs = Split.model_validate(recorded)
+        except ValidationError:
+            raise UserError(f"{where} has a 'split' in its model.json that is none; give another parent") from None
+        if split is None:
+            raise UserError(
+                "network.pretrained: the data set does not say how its molecules were split, so some may be held out "
+                "that the parent learnt from; make it again with the stages sample and pack"
+            )
+        if theirs.seed != split.seed:
+            raise UserError(
+                f"{where} has split.seed {theirs.seed}, here it is {split.seed}: it learnt from molecules that are "
+                f"held out here; set split.seed to {theirs.seed}, or give another parent"
+            )
+        if split.held_out > theirs.held_out:
+            raise UserError(
+                f"{where} held out {theirs.held_out:g} of the molecules (split.validation + split.test), here it is "
+                f"{split.held_out:g}: it learnt from molecules that are held out here; set both shares so that their "
+                f"sum is {theirs.held_out:g} or less, or give another parent"
+            )
+
+
+def refused(parents: Mapping[str, tuple[str, Network]], split: Split) -> list[str]:
+    """One line for each model of a configuration that may not start from the trained one that it names.
+
+    Parameters
+    ----------
+    parents
+        Folder of the trained model, and shape of the one that is to start from it, by the key of the configuration.
+    split
+        The configuration's.
+    """
+    lines = []
+    for key, (folder, network) in parents.items():
+        try:
+            Parent.read(Path(folder)).check(network, split)
+        except UserError as error:
+            lines.append(str(error).replace("network.pretrained", key, 1))
+    return lines
