@@ -203,6 +203,7 @@ def configuration(path: Path) -> None:
     for dataset in found.datasets:
         assert config.shards(found, dataset) >= 1
     config.test_sets(found)
+    config.drawn_sets(found)
     config.selection(found)
     config.missing_files(found)
 

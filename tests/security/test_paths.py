@@ -26,7 +26,7 @@ from ocsrflow.settings.depiction import Depiction
 from PIL import Image, ImageDraw
 
 NO_NAMES = ("../up", "/etc", "a/b", "a\\b", ".", "..", "", "-x", "a.b", "a\0b", "a\n", "~", "$(x)", "é", "a" * 300)
-SECTIONS = ("sources", "datasets", "models", "test_sets", "benchmarks", "ensembles")
+SECTIONS = ("sources", "datasets", "models", "test_sets", "benchmarks", "drawings", "ensembles")
 NO_PATHS = ("", "a\0b", "a\nb", "\x1b[2J", "-x", "--out=x", "a" * 300, "a/" * 3000)
 
 

@@ -42,9 +42,8 @@ def folder(tmp_path: Path) -> Path:
 def packed(tmp_path: Path, images: Path, text: str, *, name: str = "r.csv", **columns: str) -> tuple[Packed, dict]:
     (tmp_path / name).write_text(text, encoding="utf-8")
     out, rejects = tmp_path / "images.h5", tmp_path / "rejects.csv"
-    benchmark_set(
-        images, tmp_path / name, out=out, rejects=rejects, name="bench", depiction=DEPICTION, **columns
-    )  # fmt: skip
+    places = {"out": out, "originals": tmp_path / "originals.zip", "rejects": rejects}
+    benchmark_set(images, tmp_path / name, **places, name="bench", depiction=DEPICTION, **columns)  # type: ignore[arg-type]
     with open(rejects, encoding="utf-8", newline="") as file:
         return Packed(out), {row["reason"]: (int(row["count"]), row["example"]) for row in csv.DictReader(file)}
 
@@ -71,6 +70,10 @@ def test_rows_find_their_pictures_and_what_is_left_out_is_counted(
     assert data.members("test").tolist() == [0, 1, 2]
     assert data.depiction == DEPICTION
     np.testing.assert_array_equal(data.picture(0), load(folder / "a.png", DEPICTION))
+    with zipfile.ZipFile(tmp_path / "originals.zip") as archive:
+        assert archive.namelist() == ["1.png", "2.png", "3.png"]
+        with archive.open("1.png") as kept, Image.open(kept) as image, Image.open(folder / "a.png") as given:
+            np.testing.assert_array_equal(np.asarray(image.convert("RGB")), np.asarray(given.convert("RGB")))
     assert {reason: count for reason, (count, _) in rejects.items()} == {
         "ambiguous_picture": 1,
         "no_picture": 1,

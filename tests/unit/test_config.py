@@ -152,6 +152,35 @@ def test_what_is_named_and_not_there_is_told(tmp_path: Path) -> None:
     assert config.missing_files(config.load(shipped())) == []
 
 
+@pytest.mark.parametrize(
+    ("drawings", "message"),
+    [
+        ([{"name": "bold"}, {"name": "bold"}], "drawings.1.name: 'bold' is used twice"),
+        ([{"name": "ours1"}], "drawings.0.name: 'ours1' is the name of a data set or a test set too"),
+        ([{"name": "uniform"}], "drawings.0.name: 'uniform' is the name of a data set or a test set too"),
+        ([{"name": "uspto"}], "drawings.0.name: 'uspto' is the name of a benchmark too"),
+        ([{"name": "selection"}], "drawings: the name 'selection' is taken by the selection's pictures"),
+        ([{"name": "a b"}], "drawings.0.name: String should match pattern"),
+        ([{"name": "bold", "style": {"line_widht": 0.1}}], "drawings.0.style.line_widht: unknown key"),
+        ([{"name": "bold", "style": {"size": 20}}], "drawings.0.style.size"),
+    ],
+)
+def test_drawings_that_do_not_fit_are_refused(drawings: list[dict[str, Any]], message: str) -> None:
+    raw = shipped() | {"drawings": drawings, "benchmarks": [{"name": "uspto", "images": "a", "references": "b"}]}
+    with pytest.raises(UserError) as caught:
+        config.load(raw)
+    assert message in str(caught.value)
+
+
+def test_a_font_of_a_drawing_must_be_there() -> None:
+    raw = shipped() | {"drawings": [{"name": "letters", "style": {"fonts": {"stix": 0.5, "gone.ttf": 0.5}}}]}
+    cfg = config.load(raw)
+    assert config.missing_files(cfg) == ["drawings.0.style.fonts: no such file or folder: gone.ttf"]
+    assert [(name, s.dataset, s.split) for name, s in config.drawn_sets(cfg).items()] == [
+        ("letters", "letters", "test")
+    ]
+
+
 def test_a_mistake_in_a_shared_section_is_told_once() -> None:
     with pytest.raises(UserError) as caught:
         config.load(spoil("training.batch", 0))

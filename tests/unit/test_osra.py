@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from ocsrflow.errors import UserError
 from ocsrflow.images import draw
 from ocsrflow.osra import as_image, osra
 from ocsrflow.packed import Packed
+from ocsrflow.pictures.originals import as_png, write_originals
 from ocsrflow.settings.depiction import Depiction
 from PIL import Image
 from rdkit import Chem
@@ -89,6 +91,20 @@ def test_it_is_given_grey_or_rgb_and_small_pictures_enlarged() -> None:
     assert (large.size, large.mode) == ((500, 500), "RGB")
 
 
+def test_it_is_given_the_originals_as_they_are(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = Packed(dataset / "images.h5")
+    first, second = packed.first("test", 2)
+    with write_originals(tmp_path / "originals.zip") as archive:
+        for number, at in enumerate((first, second), 1):
+            archive.add(int(packed.cid[at]), as_png(np.full((30 * number, 40, 3), 255, np.uint8)))
+    program = "import sys; from PIL import Image; print('{}x{}'.format(*Image.open(sys.argv[1]).size))"
+    stand_in(tmp_path, monkeypatch, f'exec {sys.executable} -c "{program}" "$1"')
+    rows, _ = asked(dataset, tmp_path, size=2, originals=tmp_path / "originals.zip")
+    assert rows["prediction"].tolist() == ["40x30", "40x60"]
+    with pytest.raises(UserError, match=r"originals\.zip: picture '\d+\.png' cannot be read"):
+        asked(dataset, tmp_path, size=3, originals=tmp_path / "originals.zip")
+
+
 @pytest.mark.skipif(shutil.which("osra") is None, reason="OSRA is not installed")
 def test_the_program_itself_reads_a_large_picture(tmp_path: Path) -> None:
     texts = ["CC(=O)Nc1ccc(O)cc1", "OC(=O)c1ccccc1Cl", "CCOC(=O)C1CCCCC1"]
@@ -96,8 +112,15 @@ def test_the_program_itself_reads_a_large_picture(tmp_path: Path) -> None:
     for number, text in enumerate(texts):
         Image.fromarray(draw(Chem.MolFromSmiles(text), Depiction())).save(tmp_path / "in" / f"{number}.png")
     (tmp_path / "r.csv").write_text("id,smiles\n" + "".join(f"{n},{text}\n" for n, text in enumerate(texts)))
-    places = {"out": tmp_path / "images.h5", "rejects": tmp_path / "rejects.csv"}
-    benchmark_set(tmp_path / "in", tmp_path / "r.csv", **places, name="three")
-    rows, facts = asked(tmp_path, tmp_path)
+    places = {
+        "out": tmp_path / "images.h5",
+        "originals": tmp_path / "originals.zip",
+        "rejects": tmp_path / "rejects.csv",
+    }
+    frame = Depiction(size=96, palette="black_and_white")  # too small for OSRA
+    benchmark_set(tmp_path / "in", tmp_path / "r.csv", **places, name="three", depiction=frame)
+    rows, facts = asked(tmp_path, tmp_path, originals=tmp_path / "originals.zip")
     assert facts["read"] == 3
     assert [canonical(text) for text in rows["prediction"]] == [canonical(text) for text in texts]
+    rows, _ = asked(tmp_path, tmp_path)
+    assert [canonical(text) for text in rows["prediction"]] != [canonical(text) for text in texts]

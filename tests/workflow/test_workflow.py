@@ -32,10 +32,11 @@ PARSE = {"predict", "rescore", "choose", "ensemble", "calibrate", "score"}  # ma
 JUDGED = {"choose", "ensemble", "calibrate"}
 RECORD = {"record_model", "record_score", "record_speed", "record_report"}
 MLFLOW = {"tracking", *RECORD}
-OTHERS = {"browse", "redraw", "benchmark_set", "constant", "osra", "attend", "tracking", "report"}
+OTHERS = {"browse", "redraw", "benchmark_set", "draw_set", "constant", "osra", "attend", "tracking", "report"}
 EVERY = {*STAGES, *SPEED, *PARSE, *RECORD, *OTHERS}
 NETWORK = {"train", "predict", "rescore", "attend", "record_model", *SPEED}  # a registered model brings the code along
-PICTURES = {*NETWORK, "render", "pack", "browse", "redraw", "benchmark_set", "constant", "osra", "report"}
+PICTURES = {*NETWORK, "render", "pack", "browse", "redraw", "benchmark_set", "draw_set", "constant", "osra", "report"}
+DRAWN = {"render", "draw_set"}  # in styles
 STEP = {"train", "speed_training"}
 USED_BY = {
     "about": {"report", *MLFLOW},
@@ -55,7 +56,7 @@ USED_BY = {
     "comparison": set(),
     "choose": {"choose"},
     "cli": EVERY,
-    "closure": MLFLOW,
+    "closure": {*MLFLOW, "render"},
     "dates": set(),
     "clocked_training": {"speed_training"},
     "config": set(),
@@ -80,6 +81,7 @@ USED_BY = {
         "report",
         "train",
         "render",
+        "draw_set",
         "redraw",
         "constant",
         "osra",
@@ -99,16 +101,27 @@ USED_BY = {
     "metrics": {"calibrate", "score", "report", "record_model"},
     "mirror": {"train"},
     "model": NETWORK,
+    "network/precision": NETWORK,
     "osra": {"osra"},
     "own_pictures": {"benchmark_set", "record_model"},
     "pack": {"pack"},
     "packed": PICTURES,
     "pages": {"browse", "report", "attend"},
     "paired": {"report"},
-    "pictures/box": {"benchmark_set", "record_model"},
-    "pictures/normalise": {"benchmark_set", "record_model"},
-    "pictures/paper": {"benchmark_set", "record_model"},
-    "picture_folder": {"filter", "render", "benchmark_set", "record_model"},
+    "pictures/draw_set": {"draw_set"},
+    **dict.fromkeys(
+        [
+            f"pictures/{name}"
+            for name in ("drawing", "indigo_toolkit", "labels", "layout", "scan", "style", "surroundings")
+        ],
+        DRAWN,
+    ),
+    "pictures/box": {*DRAWN, "benchmark_set", "record_model"},
+    "pictures/normalise": {*DRAWN, "benchmark_set", "record_model"},
+    "pictures/originals": {"benchmark_set", "draw_set", "osra"},
+    "pictures/paper": {*DRAWN, "benchmark_set", "record_model"},
+    "pictures/varied": {"render"},
+    "picture_folder": {"filter", *DRAWN, "benchmark_set", "osra", "record_model"},
     "picture_store": {"render"},
     "predict_set": {"predict"},
     "predictions": {*JUDGED, "rescore", "score"},
@@ -135,9 +148,13 @@ USED_BY = {
     "settings/depiction": PICTURES,
     "settings/methods": {"choose", "ensemble", "speed_prediction", "record_model"},  # as voting
     "settings/network": NETWORK,
-    "settings/paths": set(),
+    "settings/paths": NETWORK,
+    "settings/precision": {*NETWORK, *MLFLOW},
+    "settings/ranges": PICTURES,
     "settings/reading": {"predict", "speed_prediction", "attend", *MLFLOW},
     "settings/sections": set(),
+    "settings/split": PICTURES,
+    "settings/styles": PICTURES,
     "settings/training": STEP,
     "settings_table": set(),
     "side_by_side": {"speed_prediction"},
@@ -157,13 +174,14 @@ USED_BY = {
     "speed_training": {"speed_training"},
     "status": set(),
     "store": MLFLOW,
-    "tables": {"filter", "sample", "render", "pack", "benchmark_set", "record_model"},
+    "tables": {"filter", "sample", "render", "pack", "benchmark_set", "draw_set", "record_model"},
     "talk": {"report"},
     "team": {"record_model"},
     "tokenizer": {"pack", "benchmark_set", "report", *NETWORK},
     "tracking": {"tracking"},
     "temporary": {"osra", *STEP, *MLFLOW},
     "train": {"train"},
+    "training/parent": {"train"},
     "validation": {"train"},
     "verify": set(),
     "voting": {"choose", "ensemble", "speed_prediction", "record_model"},
@@ -179,6 +197,7 @@ AFTER = {
     "render": {"pack"},
     "pack": {
         "browse",
+        "draw_set",
         "train",
         "predict",
         "redraw",
@@ -192,6 +211,7 @@ AFTER = {
     },
     "browse": set(),
     "benchmark_set": {"predict", "redraw", "rescore", "constant", "osra", "report"},
+    "draw_set": {"predict", "redraw", "rescore", "osra", "report"},
     "weights": set(),  # the toy has no ImageNet weights
     "train": {"predict", "rescore", "speed_prediction", "attend", "report", "record_model"},
     "predict": {"redraw", "choose", "rescore", "ensemble", "calibrate", "score", "attend", "report", "record_score"},
@@ -202,7 +222,7 @@ AFTER = {
     "calibrate": {"score", "record_model"},
     "constant": {"score", "report", "record_score"},
     "osra": {"score", "report", "record_score"},
-    "score": {"attend", "report", "record_score"},
+    "score": {"attend", "report", "record_model", "record_score"},  # a model's run has its scores in drawings
     "attend": {"report"},
     "speed_training": {"report", "record_speed"},
     "speed_prediction": {"report", "record_speed"},
@@ -213,26 +233,42 @@ AFTER = {
     "record_speed": {"record_report"},
     "record_report": set(),
 }
-# Members are chosen and confidences learnt on validation pictures, whatever benchmarks there are.
+# Members are chosen and confidences learnt on validation pictures, whatever benchmarks and drawings there are.
+OF_A_DRAWING = {
+    *(
+        "draw_set",
+        "predict",
+        "redraw",
+        "rescore",
+        "ensemble",
+        "osra",
+        "score",
+        "report",
+        "record_model",
+        "record_score",
+    ),
+    "record_report",
+}
 OF_A_BENCHMARK = {
     *("benchmark_set", "predict", "redraw", "rescore", "ensemble", "constant", "osra", "score", "report"),
     *("record_score", "record_report"),
 }
-# What of these is scored again is no single model, whose attention is drawn.
+# What of these is scored again is no single model, whose attention is drawn and whose run has scores in drawings.
 OF_ENSEMBLES = {"choose", "rescore", "ensemble", "constant", "osra", *SPEED, *RECORD}
 
 
 def with_followers(rules: set[str]) -> set[str]:
     """The rules and all that depend on them, in the toy experiment."""
-    if "benchmark_set" in rules and rules <= {"benchmark_set", *RECORD}:
-        return OF_A_BENCHMARK | with_followers(rules - {"benchmark_set"})
+    for rule, own in (("benchmark_set", OF_A_BENCHMARK), ("draw_set", OF_A_DRAWING)):
+        if rule in rules and rules <= {"benchmark_set", "draw_set", *RECORD}:
+            return own | with_followers(rules - {rule})
     found, todo = set(), [rule for rule in rules if rule != "weights"]
     while todo:
         rule = todo.pop()
         if rule not in found:
             found.add(rule)
             todo += AFTER[rule]
-    return found - {"attend"} if rules <= OF_ENSEMBLES else found
+    return found - ({"attend", "record_model"} - rules) if rules <= OF_ENSEMBLES else found
 
 
 @pytest.fixture
@@ -279,7 +315,7 @@ def test_a_touch_of_every_module_runs_nothing(toy: Path) -> None:
 def test_every_module_is_looked_at(toy: Path) -> None:
     package = toy / "workflow/ocsrflow"
     found = {path.relative_to(package).with_suffix("").as_posix() for path in package.rglob("*.py")}
-    assert found - {"__init__", "pictures/__init__", "settings/__init__"} == set(USED_BY)
+    assert {module for module in found if not module.endswith("__init__")} == set(USED_BY)
 
 
 def test_every_rule_has_the_modules_that_it_runs_among_its_inputs(toy: Path) -> None:
@@ -311,30 +347,35 @@ def test_an_edit_of_the_template_writes_the_report(changed: Path) -> None:
 
 
 TEST_SETS = ["held-out", "foreign"]
+DRAWING = "large"
+SCORED = [*TEST_SETS, DRAWING]
+READ = [*SCORED, "selection"]
 OF_THE_REPORT = {"Write the report", "Record the report in MLflow"}
 
 
 def of_one_model(name: str, dataset: str) -> set[str]:
     return {
         f"Train {name} on {dataset} (gpu=0, 2 threads)",
-        *(f"{name} reads the pictures of {pictures}" for pictures in (*TEST_SETS, "selection")),
-        *(f"Draw what {name} read in {pictures} and compare" for pictures in (*TEST_SETS, "selection")),
+        *(f"{name} reads the pictures of {pictures}" for pictures in READ),
+        *(f"Draw what {name} read in {pictures} and compare" for pictures in READ),
         f"Learn on validation pictures how far {name} is to be trusted",
-        *(f"Score {name} on {test_set}" for test_set in TEST_SETS),
+        *(f"Score {name} on {test_set}" for test_set in SCORED),
         f"Draw where {name} looked",
         f"Register {name} in MLflow",
-        *(f"Record {name} on {test_set} in MLflow" for test_set in TEST_SETS),
+        *(f"Record {name} on {test_set} in MLflow" for test_set in SCORED),
         *OF_THE_REPORT,
     }
 
 
 OF_THE_ENSEMBLE = {
     "Choose the members of ensemble both by their validation scores",
-    *(f"The models of ensemble both score each other's candidates on {name}" for name in (*TEST_SETS, "selection")),
-    *(f"The models of ensemble both vote on {name}" for name in (*TEST_SETS, "selection")),
+    *(f"The models of ensemble both score each other's candidates on {name}" for name in READ),
+    *(f"The models of ensemble both vote on {name}" for name in READ),
     *(f"Learn on validation pictures how far {voted} is to be trusted" for voted in ("both", "both.redrawn")),
     *(f"Score {voted} on {name}" for voted in ("both", "both.redrawn", "both.oracle") for name in TEST_SETS),
     *(f"Record {voted} on {name} in MLflow" for voted in ("both", "both.redrawn", "both.oracle") for name in TEST_SETS),
+    f"Score both on {DRAWING}",
+    f"Record both on {DRAWING} in MLflow",
     "Record the speed of prediction/both in MLflow",
     "Measure how fast the models of ensemble both read side by side",
 }
@@ -453,6 +494,37 @@ def test_the_results_are_all_there(toy: Path, test_set: str, images: int) -> Non
     assert osra["images"] == images if shutil.which("osra") else osra["missing"].startswith("osra is not installed")
 
 
+def test_the_same_molecules_are_read_in_another_drawing(toy: Path) -> None:
+    results = toy / "results"
+    with h5py.File(results / f"datasets/{DRAWING}/images.h5") as file:
+        drawn = file["cid"][:].tolist()
+    with zipfile.ZipFile(results / f"datasets/{DRAWING}/originals.zip") as archive:
+        assert archive.namelist() == [f"{cid}.png" for cid in drawn]
+    for reader in ("shuffle", "both"):
+        held_out, large = (
+            pd.read_parquet(results / f"scores/{name}/{reader}.parquet") for name in ("held-out", DRAWING)
+        )
+        assert large["cid"].tolist() == drawn == held_out["cid"].tolist()[:6]
+        assert large["reference"].tolist() == held_out["reference"].tolist()[:6]
+    assert not (results / f"scores/{DRAWING}/constant.json").exists()
+    scores = json.loads((results / f"scores/{DRAWING}/mobile.json").read_text())["scores"]
+    rows = pd.read_csv(results / "report/figures/robustness.csv").set_index(["reader", "test_set"])
+    assert rows.loc[("mobile", DRAWING), "tanimoto"] == pytest.approx(scores["tanimoto"]["value"])
+    assert rows.loc[("mobile", DRAWING), "exact_high"] == pytest.approx(scores["exact"]["high"])
+    of_the_model = runs_of(toy)["mobile"].data.metrics
+    assert of_the_model[f"drawing.{DRAWING}.tanimoto"] == pytest.approx(scores["tanimoto"]["value"])
+    assert f"Test set {DRAWING}" not in (results / "report/index.html").read_text()  # in the table of robustness alone
+
+
+def test_another_style_draws_and_reads_that_drawing_alone(changed: Path) -> None:
+    edit(changed, drawings=[{"name": DRAWING, "style": {"size": 500}}])
+    jobs, rules = planned(changed)
+    assert rules == OF_A_DRAWING
+    # The models are recorded anew, so their scores too; but nothing else is read or scored again.
+    others = [job for job in jobs if any(test_set in job for test_set in TEST_SETS) and not job.startswith("Record ")]
+    assert others == [f"Draw the molecules of held-out in the style {DRAWING}"]
+
+
 def test_members_are_chosen_speeds_measured_and_votes_are_answers_of_members(toy: Path) -> None:
     results = toy / "results"
     speed = json.loads((results / "speed/training/shuffle.json").read_text())
@@ -495,6 +567,7 @@ def test_mlflow_has_a_run_for_everything_below_one_parent(toy: Path) -> None:
     assert parent.info.run_name == f"workflow {about['config_hash'][:6]} at no commit"  # the copy is no checkout
     speeds = {"training speed of shuffle", "prediction speed of both"}
     scored = {f"{reader} on {test_set}" for reader in READ_BY for test_set in TEST_SETS}
+    scored |= {f"{reader} on {DRAWING}" for reader in ("shuffle", "mobile", "both", "osra")}
     assert set(runs) == {str(parent.info.run_name), "shuffle", "mobile", *scored, *speeds}
     for name, run in runs.items():
         assert run.info.status == "FINISHED"
@@ -629,6 +702,7 @@ HEADINGS = [
         "Beside the talk",
         "Models",
         "Single against ensemble",
+        "Robustness",
         "Training",
         "Molecules",
     ),

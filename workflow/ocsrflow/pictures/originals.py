@@ -18,10 +18,11 @@ from ..picture_folder import PictureFolder
 
 
 def as_png(pixels: NDArray[np.uint8]) -> bytes:
-    """A PNG of (height, width, 3) uint8 RGB pixels; of one channel where all are grey."""
-    grey = (pixels[..., :1] == pixels[..., 1:]).all()
+    """A PNG of uint8 pixels, (height, width, 3) RGB or (height, width) grey; of one channel where all are grey."""
+    if pixels.ndim == 3 and (pixels[..., :1] == pixels[..., 1:]).all():
+        pixels = pixels[..., 0]
     data = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if grey else pixels).save(data, "PNG")
+    Image.fromarray(pixels).save(data, "PNG")
     return data.getvalue()
 
 
