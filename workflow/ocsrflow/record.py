@@ -187,7 +187,7 @@ def _model(results: Path, name: str, _: Mapping[str, Any]) -> Entry:
 
 
 def _point(line: Mapping[str, Any]) -> Point:
-    values = {key: value for key, value in line.items() if key not in ("step", "epoch", "time")}
+    values = {key: value for key, value in line.items() if key not in ("step", "epoch", "phase", "time")}
     return Point(values, int(line["step"]), int(line["time"] * 1000))
 
 
