@@ -2,9 +2,9 @@
 
     python tests/benchmarks/risk.py --model FOLDER [--data images.h5] [--batch 32] [--candidates 5] [--threads 1]
 
-FOLDER holds ``model.json`` and ``weights.safetensors``. Without a ``--data`` set, one is made of NCI molecules, drawn as
-the model learnt to read them. Steps of both kinds are interleaved; medians are printed. Seconds are those of the wall
-clock and, on a CPU, of this process's processor time, which other work on the machine disturbs less.
+FOLDER holds ``model.json`` and ``weights.safetensors``. Without a ``--data`` set, one is made of NCI molecules, drawn
+as the model learnt to read them. Steps of both kinds are interleaved; medians are printed. Seconds are those of the
+wall clock and, on a CPU, of this process's processor time, which other work on the machine disturbs less.
 """
 
 import argparse
