@@ -113,6 +113,9 @@ def spoil(path: str, value: object) -> dict[str, Any]:
         ("models.0.network", "resnet18", "models.0.network: Input should be a valid dictionary"),
         ("models.0.name", "constant", "models: the name 'constant' is that of a baseline; give another one"),
         ("datasets.0.seed", 2**64, "datasets.0.seed: Input should be less than 4294967296"),
+        ("training.precision", "bf16", "training.precision: Input should be 'auto', 'float32' or 'bfloat16'"),
+        ("prediction.precision", "half", "prediction.precision: Input should be 'auto', 'float32' or 'bfloat16'"),
+        ("network.pretrained", "-x", "network.pretrained: a path that begins with '-' would be taken for an option"),
         ("network.stride", 7, "network.stride: 8, 16 or 32 is expected"),
         ("sources.0.url", "ftp://x/y", "sources.0.url: an https:// address"),
         ("sources.0.url", "https://me:secret@x/y", "sources.0.url: an address without a password"),
@@ -187,3 +190,50 @@ def test_a_mistake_in_a_shared_section_is_told_once() -> None:
 def test_shards_follow_from_the_size() -> None:
     cfg = config.load(shipped())
     assert [config.shards(cfg, d) for d in cfg.datasets] == [35, 65, 78]
+
+
+def parents(**pretrained: str) -> dict[str, Any]:
+    """The shipped configuration, with some models that start from trained ones."""
+    raw = shipped()
+    raw["models"] = [
+        {
+            "name": name,
+            "dataset": "contest",
+            "network": {"encoder": "resnet18", "dim": 32, "pretrained": folder, "frozen_children": 0},
+        }
+        for name, folder in pretrained.items()
+    ]
+    raw["ensembles"], raw["speed"] = [], {}
+    return raw
+
+
+def test_models_may_start_from_one_another(tmp_path: Path) -> None:
+    raw = parents(c="results/models/b", b=f"{Path.cwd()}/./results/models/a", a="none", d=str(tmp_path), e="reference")
+    cfg = config.load(raw)
+    own = [config.parent_in(cfg, model) for model in cfg.models]
+    assert [found and found.name for found in own] == ["b", "a", None, None, None]
+    assert list(config.parents_elsewhere(cfg)) == ["models.3.network.pretrained", "models.4.network.pretrained"]
+    first, second = config.missing_files(cfg)
+    assert first.startswith(f"models.3.network.pretrained: no trained model in {tmp_path} (model.json and weights.saf")
+    assert second.startswith("models.4.network.pretrained: no trained reference model of resnet18 with dim 32 in ")
+    assert "results/reference/models/resnet18-32 (" in second
+    (tmp_path / "model.json").touch()
+    assert len(config.missing_files(cfg)) == 2
+    (tmp_path / "weights.safetensors").touch()
+    assert config.missing_files(cfg) == [second]
+
+
+def test_a_misspelt_word_is_a_folder_that_is_not_there() -> None:
+    (told,) = config.missing_files(config.load(parents(a="imagnet")))
+    assert told.startswith("models.0.network.pretrained: no trained model in imagnet (")
+    assert told.endswith("give imagenet, none, reference or the folder of a trained model")
+
+
+def test_a_model_does_not_start_from_itself_nor_from_another_shape() -> None:
+    for wrong in ({"a": "results/models/a"}, {"a": "results/models/b", "b": "results/models/a"}):
+        with pytest.raises(UserError, match=r"models.0.network.pretrained: 'a' would start from itself"):
+            config.load(parents(**wrong))
+    raw = parents(a="none", b="results/models/a")
+    raw["models"][1]["network"]["dim"] = 64
+    with pytest.raises(UserError, match=r"models.1.network.pretrained: 'a' has .*'dim': 32.*'b' .*'dim': 64"):
+        config.load(raw)

@@ -3,7 +3,9 @@
 How long such a plan takes is measured by ``tests/benchmarks/planning.py``.
 """
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -35,3 +37,35 @@ def test_no_command_but_its_own_names_a_shard(plan: str) -> None:
     # With a path for each of ten thousand shards it would be ten times too long.
     assert {stage for command, stage in commands if re.search(rf"\b{SHARDS - 1}\.", command)} == {"render"}
     assert max(len(command.encode()) for command, _ in commands) < MAX_ARG_STRLEN
+
+
+def test_a_model_that_another_one_starts_from_is_trained_first(tmp_path: Path) -> None:
+    folder = copy_checkout(tmp_path)
+    config = yaml.safe_load((folder / CONFIG).read_text())
+    child = {"encoder": "shufflenet_v2_x0_5", "image_size": 96, "pretrained": "./results/models/shuffle"}
+    config["models"].append({"name": "child", "dataset": "longer", "gpus": 0, "network": child})
+    (folder / CONFIG).write_text(yaml.safe_dump(config))
+    options = ("-n", "--cores", "2", "--configfile", CONFIG, "--", "results/models/child/model.json")
+    plan = snakemake(folder, *options).stdout
+    assert len(re.findall(r"^Job \d+: Train (\w+) on", plan, flags=re.MULTILINE)) == 2
+    (reason,) = re.findall(r"^Job \d+: Train child on .*\nReason: (.*)$", plan, flags=re.MULTILINE)
+    for file in ("weights.safetensors", "model.json"):
+        assert f"results/models/shuffle/{file}" in reason.split("updated by another job: ")[1]
+
+
+def test_a_parent_that_may_not_be_one_stops_the_plan(tmp_path: Path) -> None:
+    folder = copy_checkout(tmp_path)
+    config = yaml.safe_load((folder / CONFIG).read_text())
+    config["models"][0]["network"]["pretrained"] = "parent"
+    (folder / CONFIG).write_text(yaml.safe_dump(config))
+    options = ("-n", "--cores", "2", "--configfile", CONFIG)
+    refused = snakemake(folder, *options, check=False)
+    assert "models.0.network.pretrained: no trained model in parent (" in refused.stderr
+    (folder / "parent").mkdir()
+    (folder / "parent/weights.safetensors").touch()
+    network = {"encoder": "shufflenet_v2_x0_5", "stride": 16, "dim": 16}
+    split = {"validation": 0.1, "test": 0.1, "seed": 7}
+    (folder / "parent/model.json").write_text(json.dumps({"network": network, "split": split}))
+    refused = snakemake(folder, *options, check=False)
+    assert refused.returncode
+    assert "models.0.network.pretrained: the model in parent has split.seed 7, here it is 0" in refused.stderr

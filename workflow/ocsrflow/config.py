@@ -301,14 +301,22 @@ def missing_files(config: Config) -> list[str]:
         for key in keys
         if hasattr(item, key)
     ]
-    for key, (folder, _) in parents_elsewhere(config).items():
-        named += [(key, f"{folder}/{file}") for file in ("model.json", "weights.safetensors")]
     styles = {f"drawings.{i}.style": drawing.style for i, drawing in enumerate(config.drawings)}
     if config.depiction.styles is not None:
         styles["depiction.styles"] = config.depiction.styles
     named += [(f"{key}.fonts", font) for key, style in styles.items() for font in style.fonts if font not in FONTS]
     # Unlike pathlib, os.path says False of what can be no path, too.
-    return [f"{key}: no such file or folder: {path}" for key, path in named if not os.path.exists(path)]
+    lines = [f"{key}: no such file or folder: {path}" for key, path in named if not os.path.exists(path)]
+    for key, (folder, network) in parents_elsewhere(config).items():
+        if not all(os.path.exists(f"{folder}/{file}") for file in ("model.json", "weights.safetensors")):
+            wanted = "model"
+            if network.pretrained == "reference":
+                wanted = f"reference model of {network.encoder} with dim {network.dim}"
+            lines.append(
+                f"{key}: no trained {wanted} in {folder} (model.json and weights.safetensors); give imagenet, none, "
+                "reference or the folder of a trained model"
+            )
+    return lines
 
 
 def read(path: Path) -> Config:

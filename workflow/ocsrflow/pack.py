@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from .cli import run
 from .errors import UserError
 from .files import whole, write_json
-from .packed import ROWS, PackedWriter, frame_of, read_chunk
-from .picture_store import drawings_of
+from .packed import ROWS, PackedWriter, drawings_of, frame_of, read_chunk
 from .progress import progress
 from .settings.depiction import Depiction
 from .tables import write_rejects

@@ -39,6 +39,11 @@ LEVEL = 3  # of zstd: higher ones take several times longer for a few per cent
 DESCENDING = np.arange(1 << 17, 0, -1, dtype=np.float64)  # weights of a checksum's words
 
 
+def drawings_of(split: str, drawings: int) -> int:
+    """How many drawings a molecule of a split has in a data set: several only where it is learnt from."""
+    return drawings if split == "train" else 1
+
+
 def create(file: h5py.File, pictures: int, depiction: Depiction) -> h5py.Dataset:
     """Make the empty ``images`` of a file that is open for writing."""
     shape = (depiction.channels, depiction.size, depiction.size)

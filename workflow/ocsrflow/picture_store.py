@@ -46,11 +46,6 @@ def picture_hash(cid: int, smiles: str, drawing: int = 0) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def drawings_of(split: str, drawings: int) -> int:
-    """How many drawings a molecule has: several only where it is learnt from."""
-    return drawings if split == "train" else 1
-
-
 def style(depiction: Depiction) -> str:
     """The name of a style's folder: its size and palette in words, and a hash of all that decides the pixels."""
     own = closure.files("images" if depiction.styles is None else "pictures.varied")

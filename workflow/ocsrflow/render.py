@@ -18,9 +18,9 @@ from .errors import UserError
 from .files import whole
 from .guarded import Failed, guarded
 from .images import draw, fit
-from .packed import Compressor, create, write_chunk
+from .packed import Compressor, create, drawings_of, write_chunk
 from .picture_folder import PictureFolder
-from .picture_store import NewFile, PictureStore, drawings_of, picture_hash, shard_of, style
+from .picture_store import NewFile, PictureStore, picture_hash, shard_of, style
 from .pictures.varied import draw_varied
 from .progress import progress
 from .settings.depiction import Depiction

@@ -92,4 +92,5 @@ def _cis(four: Coordinates) -> bool:
     """Whether the last two points lie on the same side of the line through the first two."""
     begin, end, one, other = four
     along = end - begin
-    return bool(np.cross(along, one - begin) * np.cross(along, other - begin) > 0)
+    across = np.array([-along[1], along[0]])
+    return bool((across @ (one - begin)) * (across @ (other - begin)) > 0)

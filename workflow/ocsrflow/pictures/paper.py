@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 
 from ..images import Picture
 
@@ -10,6 +11,7 @@ BLANK = 0.12  # darkest ink, of 1, of a picture that has nothing on it
 NOTHING = "blank: nothing is drawn on it; give a picture with a molecule"
 TILES = 8  # rows and columns of the estimate of uneven light
 SAMPLES = 16  # rows and columns of pixels that are looked at in each tile
+SAME = 0.85  # of the lightness around: what is darker is no paper in weaker light
 LEAST = 0.02  # lightness, of 1, that paper has at least
 
 
@@ -88,8 +90,8 @@ def _evened(drawing: Picture) -> Picture:
 def _paper(plane: Picture) -> Picture:
     """Level of the background in each tile, (TILES, TILES), or in all of the picture, (1, 1).
 
-    It is the highest of the medians of the tiles around: a tile's median is its background unless lines fill half of
-    it, which they hardly do in all tiles around.
+    A tile's median is its background unless lines fill half of it, which they hardly do in all tiles around. So it is
+    the highest median of the tiles around where the tile's own is much lower.
     """
     height, width = plane.shape
     if min(height, width) < 4 * TILES:
@@ -98,9 +100,11 @@ def _paper(plane: Picture) -> Picture:
     rows, columns = (np.linspace(0, side - 1, TILES * SAMPLES).astype(int) for side in (height, width))
     tiles = plane[rows][:, columns].reshape(TILES, SAMPLES, TILES, SAMPLES).swapaxes(1, 2).reshape(TILES, TILES, -1)
     middle = tiles.shape[-1] // 2
-    around = np.pad(np.partition(tiles, middle, axis=-1)[..., middle], 1, mode="edge")
-    paper: Picture = np.lib.stride_tricks.sliding_window_view(around, (3, 3)).max(axis=(-2, -1))
-    return paper
+    medians = np.partition(tiles, middle, axis=-1)[..., middle]
+    around: Picture = ndimage.maximum_filter(medians, 3)
+    if (around == around[0, 0]).all():
+        return around[:1, :1]
+    return np.where(medians >= SAME * around, medians, around)
 
 
 def _divided(plane: Picture, paper: Picture) -> Picture:

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from ..errors import UserError
 from ..files import read_json, sha256
 from ..settings.network import Network
@@ -31,12 +29,12 @@ class Parent:
 
     @classmethod
     def read(cls, folder: Path) -> "Parent":
-        """Read what a folder has of a model; its weights are not looked at.
+        """Read what a folder says of a model; its weights are there, but not looked at.
 
         Raises
         ------
         UserError
-            Where it has no model.json, a damaged one or one of something else.
+            Where it has no weights, or no model.json, a damaged one or one of something else.
         """
         try:
             facts = read_json(folder / "model.json")
@@ -47,7 +45,10 @@ class Parent:
             ) from None
         if not isinstance(facts, dict) or not isinstance(facts.get("network"), dict):
             raise UserError(f"network.pretrained: {folder}/model.json is not the description of a trained model")
-        return cls(folder, facts)
+        found = cls(folder, facts)
+        if not found.weights.is_file():
+            raise UserError(f"network.pretrained: {folder} has no weights.safetensors; train its model again")
+        return found
 
     @property
     def weights(self) -> Path:
@@ -60,13 +61,7 @@ class Parent:
         return self.folder / "model.json"
 
     def record(self) -> dict[str, str]:
-        """What its child's model.json says of it: name, key, folder and SHA-256 of its weights.
-
-        Raises
-        ------
-        FileNotFoundError
-            Where there are no weights.
-        """
+        """What its child's model.json says of it: name, key, folder and SHA-256 of its weights."""
         known = {key: str(self.facts.get(key, "")) for key in ("name", "key")}
         return {**known, "folder": str(self.folder), "weights": sha256(self.weights)}
 
@@ -107,8 +102,10 @@ class Parent:
                 "learnt from molecules that are held out here; train it again with this version, or give another parent"
             )
         try:
+            if not isinstance(recorded, dict) or recorded.keys() != Split.model_fields.keys():
+                raise ValueError("seed, validation and test are expected")
             theirs = Split.model_validate(recorded)
-        except ValidationError:
+        except ValueError:  # pydantic's too
             raise UserError(f"{where} has a 'split' in its model.json that is none; give another parent") from None
         if split is None:
             raise UserError(

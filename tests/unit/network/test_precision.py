@@ -1,0 +1,127 @@
+"""The precision of trainings and of readings: what auto is, what is recorded, and that bfloat16 is close to float32."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from ocsrflow.encoders import RECIPES
+from ocsrflow.model import Reader
+from ocsrflow.network import precision
+from ocsrflow.predict_set import predict_set
+from ocsrflow.reading import Eye
+from ocsrflow.settings.network import Network
+from ocsrflow.settings.reading import Reading
+from test_train import NETWORK, TRAINING, lines, run_train
+
+CPU = torch.device("cpu")
+RESNET = Network(encoder="resnet18", pretrained="none", frozen_children=0, image_size=64, stride=16, grid=4, dim=32)
+DEPTHWISE = {"efficientnet_b0", "mobilenet_v3_small", "nasnet_a_large", "shufflenet_v2_x0_5", "xception"}
+
+
+def has(monkeypatch: pytest.MonkeyPatch, *instructions: str) -> None:
+    """Let the CPU have these instructions alone, whatever it has."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(instructions, True))
+
+
+@pytest.mark.parametrize(
+    ("instructions", "expected"),
+    [((), "float32"), (("avx512_f",), "float32"), (("amx_bf16",), "bfloat16"), (("avx512_bf16",), "bfloat16")],
+)
+def test_auto_is_bfloat16_where_a_cpu_has_it(
+    instructions: tuple[str, ...], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has(monkeypatch, *instructions)
+    assert Reader(RESNET, 9).set_precision("auto", CPU) == expected
+
+
+@pytest.mark.parametrize("encoder", RECIPES)
+def test_auto_is_float32_for_depthwise_encoders_on_a_cpu(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    has(monkeypatch, "amx_bf16")
+    with torch.device("meta"):
+        trunk = RECIPES[encoder].build()
+    assert precision.resolve("auto", trunk, CPU) == ("float32" if encoder in DEPTHWISE else "bfloat16")
+    assert precision.resolve("bfloat16", trunk, CPU) == "bfloat16"
+
+
+def test_this_cpu_can_be_asked() -> None:
+    """The names of the instructions are PyTorch's: a renamed one would silently be float32 everywhere."""
+    names = torch.cpu.get_capabilities().keys()
+    if torch.cpu.get_capabilities()["architecture"] == "x86_64":
+        assert {"amx_bf16", "avx512_bf16"} <= names
+
+
+def test_bfloat16_is_the_encoders_alone_on_a_cpu() -> None:
+    torch.manual_seed(0)
+    reader = Reader(RESNET, 9).eval()
+    pictures = torch.randint(0, 256, (2, 1, 64, 64), dtype=torch.uint8)
+    seen: list[torch.dtype] = []
+    reader.encoder.trunk[-1].register_forward_hook(lambda *words: seen.append(words[-1].dtype))
+    with torch.inference_mode():
+        exact = reader.encoder(pictures)
+        assert reader.set_precision("bfloat16", CPU) == "bfloat16"
+        narrow = reader.encoder(pictures)
+    assert seen == [torch.float32, torch.bfloat16]
+    assert narrow.dtype == torch.float32  # what the decoder gets
+    assert not torch.equal(exact, narrow)
+    assert float((exact - narrow).norm() / exact.norm()) < 0.02
+    with reader.autocast():
+        assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_precision_is_the_whole_networks() -> None:
+    device = torch.device("cuda")
+    reader = Reader(RESNET, 9).eval().to(device)
+    for asked, enabled in (("float32", False), ("bfloat16", True)):
+        reader.set_precision(asked, device)  # type: ignore[arg-type]
+        with reader.autocast():
+            assert torch.is_autocast_enabled("cuda") == enabled
+
+
+def test_a_slow_bfloat16_is_said_once(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    precision._warn.cache_clear()
+    has(monkeypatch)
+    for _ in range(2):
+        Eye(Reader(RESNET, 9).eval(), 5, Reading(precision="bfloat16"), CPU)
+    assert capfd.readouterr().err.splitlines() == [
+        "this CPU has neither AMX-BF16 nor AVX512-BF16: precision bfloat16 is slower here than float32"
+    ]
+    precision._warn.cache_clear()
+    has(monkeypatch, "amx_bf16")
+    Eye(Reader(RESNET, 9).eval(), 5, Reading(precision="bfloat16"), CPU)
+    Eye(Reader(RESNET, 9).eval(), 5, Reading(), CPU)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_training_records_what_it_used_and_its_key_has_it(dataset: Path, tmp_path: Path) -> None:
+    facts = {}
+    for asked in ("auto", "float32", "bfloat16"):
+        training = TRAINING.model_copy(update={"precision": asked})
+        run_train(dataset, tmp_path / asked, training=training)
+        facts[asked] = json.loads((tmp_path / asked / "model.json").read_text())
+    # The encoder is depthwise: auto is float32 on every CPU, and thus the same training.
+    assert {name: own["precision"] for name, own in facts.items()} == {
+        "auto": "float32", "float32": "float32", "bfloat16": "bfloat16",
+    }  # fmt: skip
+    assert facts["auto"]["key"] == facts["float32"]["key"] != facts["bfloat16"]["key"]
+    exact, narrow = (
+        [line["loss"] for line in lines(tmp_path / name) if "loss" in line] for name in ("float32", "bfloat16")
+    )
+    assert exact != narrow
+    assert narrow == pytest.approx(exact, rel=0.05)
+
+
+def test_a_reading_records_what_it_used(dataset: Path, tmp_path: Path) -> None:
+    run_train(dataset, tmp_path, network=NETWORK)
+    for asked in ("float32", "bfloat16"):
+        predict_set(
+            dataset / "images.h5",
+            reading=Reading(precision=asked),
+            weights=tmp_path / "weights.safetensors",
+            description=tmp_path / "model.json",
+            out=tmp_path / "p.parquet",
+            facts=tmp_path / f"{asked}.json",
+            timed_images=1,
+        )
+        assert json.loads((tmp_path / f"{asked}.json").read_text())["precision"] == asked
