@@ -74,8 +74,8 @@ def table(path: Path) -> None:
         _all(
             lambda: filter_corpus(path, form="pictures", pictures=folder / "pictures", max_length=20, **files),
             lambda: benchmark_set(
-                folder / "pictures", path, out=folder / "b.h5", rejects=folder / "b.csv", name="b", depiction=SMALL,
-                id_column="file_name", smiles_column="SMILES",
+                folder / "pictures", path, out=folder / "b.h5", originals=folder / "b.zip", rejects=folder / "b.csv",
+                name="b", depiction=SMALL, id_column="file_name", smiles_column="SMILES",
             ),
         )  # fmt: skip
 

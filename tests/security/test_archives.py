@@ -54,13 +54,13 @@ def test_members_with_paths_are_read_from_the_archive_and_links_lead_nowhere(arc
     assert [pictures.read(name).size for name in NAMES] == [(80, 80)] * 3
     with pytest.raises(ValueError, match=r"'link\.png' cannot be read"):
         pictures.read("link.png")
-    made = {name: folder / f"made-{name}" for name in ("kept", "lengths", "rejects", "out", "left")}
+    made = {name: folder / f"made-{name}" for name in ("kept", "lengths", "rejects", "out", "originals", "left")}
     filter_corpus(
         folder / "t.csv", form="pictures", max_length=9, pictures=archive,
         kept=made["kept"], lengths=made["lengths"], rejects=made["rejects"],
     )  # fmt: skip
     benchmark_set(
-        archive, folder / "t.csv", name="b", out=made["out"], rejects=made["left"],
+        archive, folder / "t.csv", name="b", out=made["out"], originals=made["originals"], rejects=made["left"],
         id_column="file_name", smiles_column="SMILES", depiction=Depiction(size=64),
     )  # fmt: skip
     assert list(Packed(made["out"]).cid) == [2, 3]  # a name that begins with a dot is that of a hidden file

@@ -105,8 +105,8 @@ def test_a_table_names_no_picture_outside_its_folder(tmp_path: Path) -> None:
                 kept=tmp_path / "k", lengths=tmp_path / "l", rejects=tmp_path / "r",
             )  # fmt: skip
         benchmark_set(
-            tmp_path / "pictures", tmp_path / "t.csv", name="b", out=tmp_path / "b.h5", rejects=tmp_path / "b.csv",
-            id_column="file_name", smiles_column="SMILES", depiction=Depiction(size=64),
+            tmp_path / "pictures", tmp_path / "t.csv", name="b", out=tmp_path / "b.h5", originals=tmp_path / "b.zip",
+            rejects=tmp_path / "b.csv", id_column="file_name", smiles_column="SMILES", depiction=Depiction(size=64),
         )  # fmt: skip
         packed = Packed(tmp_path / "b.h5")
         assert list(packed.ids(np.arange(len(packed.cid)))) == ["one.png"]

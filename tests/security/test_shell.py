@@ -59,6 +59,9 @@ def hostile(tmp_path: Path) -> Path:
     config["benchmarks"] = [
         {"name": "foreign", "images": str(folder), "references": str(table), "id_column": f"-{PWN}"}
     ]
+    font = folder / "font.ttf"
+    font.touch()
+    config["drawings"] = [{"name": "letters", "style": {"fonts": {str(font): 1}}}]
     config["tracking"] = {"experiment": f"--out=pwned {PWN}", "uri": f"http://127.0.0.1/{PWN}"}
     config["report"] |= {"title": f"-n {PWN}\n{PWN}", "note": f"--out=pwned {PWN}"}
     path = tmp_path / "hostile.yaml"
@@ -76,7 +79,17 @@ def test_a_hostile_configuration_runs_no_command(hostile: Path, tmp_path: Path) 
     told = snakemake(REPOSITORY, "-n", "-p", "--cores", "2", "--configfile", str(hostile)).stdout
     commands = re.findall(r"^Shell command: (?!None)(.*?)(?=\n\n\[|\Z)", told, flags=re.MULTILINE | re.DOTALL)
     rules = {re.split(r"[\s.]+", command.split("ocsrflow.", 1)[1])[0] for command in commands}
-    assert {"download", "filter", "render", "benchmark_set", "launch", "weights", "report", "tracking"} <= rules
+    assert {
+        "download",
+        "filter",
+        "render",
+        "benchmark_set",
+        "pictures",
+        "launch",
+        "weights",
+        "report",
+        "tracking",
+    } <= rules
     config = yaml.safe_load(hostile.read_text())
     work, calls = tmp_path / "work", tmp_path / "calls"
     logs = {Path(config["results"]) / "logs" / path for path in re.findall(r"/logs/([\w/.-]+\.log)", told)}

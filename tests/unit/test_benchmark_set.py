@@ -89,6 +89,17 @@ def test_rows_find_their_pictures_and_what_is_left_out_is_counted(
     assert "several pictures fit: give the id with its suffix or folder, for example c.png" in told
 
 
+def test_a_table_of_several_folders_serves_each_of_them(folder: Path, tmp_path: Path) -> None:
+    text = "id,smiles\none/c.png,CCCC\ntwo/c,CCC=O\nthree/c.png,CC\n"
+    data, rejects = packed(tmp_path, folder / "two", text)
+    assert data.ids(np.arange(len(data))) == ["two/c"]
+    assert rejects == {"no_picture": (2, "one/c.png")}
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        archive.write(folder / "two/c.png", "c.png")
+    data, rejects = packed(tmp_path, tmp_path / "two.zip", text)
+    assert data.ids(np.arange(len(data))) == ["two/c"]
+
+
 def test_zip_archives_tabs_and_other_columns(folder: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
         for path in folder.rglob("*.*"):

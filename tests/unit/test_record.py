@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 from ocsrflow.errors import UserError
 from ocsrflow.files import read_json, write_json
 from ocsrflow.mirror import Mirror
-from ocsrflow.record import record
+from ocsrflow.record import _of_drawings, record
 from ocsrflow.runs import Identity, Run
 from ocsrflow.store import read_place
 from ocsrflow.tracking import close, sync, tracking
@@ -73,6 +73,16 @@ def test_a_lost_store_is_made_again_from_the_results(results: Path) -> None:
     after = runs_of(results)
     assert set(after) == set(before) == {"one on test", "workflow 012345 at fffffff"}
     assert after["one on test"].data.metrics == before["one on test"].data.metrics
+
+
+def test_a_models_run_has_its_scores_in_every_drawing(results: Path) -> None:
+    (results / "experiment.yaml").write_text("drawings: [{name: bold-600}, {name: not-read}]")
+    (results / "scores/bold-600").mkdir()
+    shutil.copy(results / "scores/test/one.json", results / "scores/bold-600/one.json")
+    scores = read_json(results / "scores/test/one.json")["scores"]
+    assert _of_drawings(results, "one") == {
+        f"drawing.bold-600.{name}": scores[name]["value"] for name in ("tanimoto", "exact")
+    }
 
 
 def test_a_deleted_experiment_comes_back(results: Path) -> None:

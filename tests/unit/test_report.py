@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ocsrflow.config import Config, load
 from ocsrflow.costs import costs
 from ocsrflow.gallery import _place_alike as place_alike
 from ocsrflow.gallery import choose, draw_difference, pieces
+from ocsrflow.report import _of_robustness, _robust
 from rdkit import Chem
 from rdkit.Chem import rdDepictor, rdFMCS
 
@@ -183,6 +185,45 @@ def test_figures_are_escaped_and_replace_those_of_before(tmp_path: Path) -> None
     figures.save({"new": drawing}, tmp_path / "figures")
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["new.csv", "new.svg"]
     assert pd.read_csv(tmp_path / "figures/new.csv")["count"].tolist() == [3, 4]
+
+
+def scores_of(test_set: str, name: str, kind: str, tanimoto: float, **more: object) -> dict[str, object]:
+    value = {"value": tanimoto, "low": tanimoto - 0.1, "high": tanimoto + 0.1}
+    facts = {"test_set": test_set, "name": name, "kind": kind, "images": 20}
+    return facts | {"scores": {"tanimoto": value, "exact": value}} | more
+
+
+def test_robustness_compares_models_pair_rules_and_programs() -> None:
+    scored = [
+        scores_of("held-out", "b", "model", 0.8),
+        scores_of("held-out", "a", "model", 0.7),
+        scores_of("held-out", "both", "ensemble", 0.85, method="pairs"),
+        scores_of("held-out", "both.votes", "ensemble", 0.86, method="votes"),
+        scores_of("held-out", "both.oracle", "ceiling", 0.9, method="oracle"),
+        scores_of("held-out", "constant", "baseline", 0.2, answer="CC"),
+        scores_of("held-out", "osra", "baseline", 0.3, version="2.1"),
+        scores_of("other", "a", "model", 0.1),
+        scores_of("bold", "b", "model", 0.6),
+        scores_of("bold", "a", "model", 0.5),
+        {"test_set": "bold", "name": "osra", "kind": "baseline", "images": 0, "missing": "osra is not installed"},
+    ]
+    columns = _robust(["held-out", "bold"], scored)
+    assert [(c["name"], c["pictures"], list(c["readers"])) for c in columns] == [
+        ("held-out", 20, ["b", "a", "both", "osra"]),
+        ("bold", 20, ["b", "a"]),
+    ]
+    (drawing,) = _of_robustness(columns).values()
+    assert drawing.title == "Robustness"
+    table = drawing.table.set_index(["reader", "test_set"])
+    assert table.loc[("a", "bold"), ["tanimoto", "exact_low", "exact_high"]].tolist() == pytest.approx([0.5, 0.4, 0.6])
+    # In the order of the configuration: test sets from top to bottom, readers from left to right.
+    shown = [
+        text
+        for text in re.findall(r">([^<>]+)</text>", drawing.svg)
+        if text in ("a", "b", "both", "osra", "bold", "held-out")
+    ]
+    assert shown == ["b", "a", "both", "osra", "held-out", "bold"]
+    assert _of_robustness(_robust([], scored)) == {}
 
 
 def test_attention_is_shown_for_long_right_answers_and_a_wrong_one() -> None:

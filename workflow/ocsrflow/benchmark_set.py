@@ -80,7 +80,8 @@ def benchmark_set(
     depiction
         How the models' pictures are drawn: pictures are fitted as :func:`ocsrflow.pictures.normalise.normalise` says.
     id_column
-        Column with the picture's name, with or without its suffix, with or without its folder.
+        Column with the picture's name: with or without its suffix, with or without its folders, of which the first may
+        be ``images`` itself.
     smiles_column
         Column with the reference SMILES.
 
@@ -92,7 +93,8 @@ def benchmark_set(
     folder = PictureFolder(images)
     refused: list[tuple[str, str]] = []
     rows = _references(references, id_column, smiles_column)
-    matched = _match(rows, _pictures(folder), refused)
+    home = images.resolve().name if images.is_dir() else images.stem
+    matched = _match(rows, _calls(_pictures(folder), home), refused)
     attributes = {"vocabulary": json.dumps(VOCABULARY), "sample": json.dumps({"benchmark": name})}
     with whole(out) as part, write_originals(originals) as archive, h5py.File(part, "w", libver="v110") as file:
         writer = PackedWriter(file, depiction, attributes, (*TEXTS, "id"))
@@ -144,9 +146,10 @@ def _pictures(folder: PictureFolder) -> list[str]:
     )
 
 
-def _match(rows: Iterable[tuple[str, str]], pictures: list[str], refused: list[tuple[str, str]]) -> list[Reference]:
+def _match(
+    rows: Iterable[tuple[str, str]], called: list[dict[str, list[str]]], refused: list[tuple[str, str]]
+) -> list[Reference]:
     """The rows that have a picture of their own, in their order; the others go to ``refused``, and lone pictures."""
-    called = _calls(pictures)
     matched: list[Reference] = []
     named: set[str] = set()
     taken: set[str] = set()
@@ -162,16 +165,22 @@ def _match(rows: Iterable[tuple[str, str]], pictures: list[str], refused: list[t
         else:
             taken.add(found[0])
             matched.append(Reference(number, id_, smiles, found[0]))
-    refused += [("no_reference", picture) for picture in pictures if picture not in named]
+    refused += [("no_reference", picture) for picture in called[0] if picture not in named]
     return matched
 
 
-def _calls(pictures: list[str]) -> list[dict[str, list[str]]]:
-    """The pictures that a text can mean: by path, path without suffix, file name, and file name without suffix."""
-    forms: list[dict[str, list[str]]] = [defaultdict(list) for _ in range(4)]
+def _calls(pictures: list[str], home: str) -> list[dict[str, list[str]]]:
+    """The pictures that a text can mean: by path, file name, and path from the folder ``home`` that they lie in.
+
+    Each with its suffix and then without.
+    """
+    forms: list[dict[str, list[str]]] = [defaultdict(list) for _ in range(6)]
     for picture in pictures:
         path = PurePosixPath(picture)
-        for of_form, text in zip(forms, (picture, str(path.with_suffix("")), path.name, path.stem), strict=True):
+        texts = [
+            text for each in (path, PurePosixPath(path.name), home / path) for text in (each, each.with_suffix(""))
+        ]
+        for of_form, text in zip(forms, map(str, texts), strict=True):
             of_form[text].append(picture)
     return [dict(of_form) for of_form in forms]
 

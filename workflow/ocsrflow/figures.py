@@ -180,6 +180,7 @@ def robustness(rows: pd.DataFrame, title: str, caption: str) -> Drawing:
     def paint(axes: Axes) -> None:
         look = {"annot": True, "fmt": ".2f", "vmin": 0, "vmax": 1, "cmap": "viridis", "linewidths": 0.5}
         sns.heatmap(table, ax=axes, cbar_kws={"label": "mean Tanimoto similarity"}, **look)
+        axes.grid(visible=False)
         axes.set(xlabel="", ylabel="")
         axes.tick_params(axis="y", rotation=0)
         axes.tick_params(axis="x", rotation=30)
