@@ -262,26 +262,33 @@ from pathlib import Path
 sys.path[:0] = sys.argv[1:3]
 import test_risk, test_train
 from ocsrflow.training.risk import RiskEngine
-real, seen = RiskEngine.step, [0]
-def step(*words):
+where, number = sys.argv[5:]
+real, seen = {"step": RiskEngine.step, "validation": test_risk.stage.validate}[where], [0]
+def told(*words):
     seen[0] += 1
     if seen[0] == 3:
-        signal.raise_signal(getattr(signal, sys.argv[5]))
+        signal.raise_signal(getattr(signal, number))
     return real(*words)
-RiskEngine.step = step
+if where == "step":
+    RiskEngine.step = told
+else:
+    test_risk.stage.validate = told
 test_train.run_train(Path(sys.argv[3]), Path(sys.argv[4]), training=test_risk.WITH_RISK, checkpoint_minutes=0.0)
 """
 
 
-@pytest.mark.parametrize(("number", "saved"), [("SIGTERM", 5), ("SIGKILL", 4)])
+# The third validation is that after the last step.
+@pytest.mark.parametrize(
+    ("where", "number", "saved"), [("step", "SIGTERM", 5), ("step", "SIGKILL", 4), ("validation", "SIGINT", 8)]
+)
 def test_a_stop_or_a_kill_in_the_phase_goes_on_there_to_the_same_weights(
-    dataset: Path, tmp_path: Path, number: str, saved: int, capsys: pytest.CaptureFixture[str]
+    dataset: Path, tmp_path: Path, where: str, number: str, saved: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, here = tmp_path / "stopped", Path(__file__).parent
-    command = [sys.executable, "-c", STOPPED, here, here.parent, dataset, folder, number]
+    command = [sys.executable, "-c", STOPPED, here, here.parent, dataset, folder, where, number]
     run = subprocess.run(command, capture_output=True, text=True)
     told = signal.Signals[number]
-    assert run.returncode == (128 + told if number == "SIGTERM" else -told), run.stderr
+    assert run.returncode == (-told if number == "SIGKILL" else 128 + told), run.stderr
     assert "Traceback" not in run.stderr
     (newest, *_) = sorted(folder.glob("checkpoints/*/step-*.pt"), reverse=True)
     assert newest.stem == f"step-{saved:09d}"
