@@ -63,6 +63,7 @@ class Course:
     seconds: float = 0.0
     phase: str = CROSS_ENTROPY
     risk_steps: int = 0  # in the phase of minimum risk
+    risk_validated: int = 0  # of these at the last validation
     losses: list[Any] = field(default_factory=list)  # of the steps since the last line of metrics
     best: float = -1.0  # validation Tanimoto similarity
     best_epoch: int = 0
@@ -262,7 +263,7 @@ class Loop:
             if course.phase == CROSS_ENTROPY:
                 self.go_on(course)
             risk = self.training.risk
-            if risk is not None and course.risk_steps < risk.steps:
+            if risk is not None and course.risk_validated < risk.steps:
                 self.reduce_risk(course, risk)
         except Stopped as stopped:
             self.save(course)
@@ -348,13 +349,13 @@ class Loop:
         memory = enough_memory(training, place, batch=risk.batch, setting="training.risk.batch or candidates")
         rewards = Rewards(risk.reward, processes=workers)
         with memory, rewards, closing(iter(loader)) as stream, bar:
+            self.validate_risk(course, risk)  # where it was stopped in a validation
             meter = Meter(self.flops, None, place)
             for share in shares():
                 batch = meter.wait(stream, share)
                 self.pending.append((share, engine.step(batch, share, course.steps, rewards)))
                 course.risk_steps, course.steps = course.risk_steps + 1, course.steps + 1
-                last = course.risk_steps == risk.steps
-                if course.risk_steps % LOG_STEPS == 0 or last:
+                if course.risk_steps % LOG_STEPS == 0 or course.risk_steps == risk.steps:
                     self.settle(course)
                     means = map(statistics.fmean, zip(*course.losses, strict=True))
                     values = dict(zip(("risk", "cross_entropy", "reward"), means, strict=True)) | meter.read()
@@ -363,14 +364,23 @@ class Loop:
                     self.log(course, values)
                     shown = f"risk {values['risk']:.3f}, {values['images_per_second']:.1f} images/s"
                     bar.set_postfix_str(shown, refresh=False)
-                due = last or course.risk_steps % risk.validate_every == 0
-                if due:
-                    self.settle(course)
-                    self.validate(course)
-                if place.heed(due=due or time.monotonic() - self.last_save > 60 * self.checkpoint_minutes):
+                if place.heed(due=time.monotonic() - self.last_save > 60 * self.checkpoint_minutes):
                     self.save(course)
                     meter.restart()
                 bar.update()
+                if self.validate_risk(course, risk):
+                    meter.restart()
+
+    def validate_risk(self, course: Course, risk: Risk) -> bool:
+        """Whether a validation was due in the phase of minimum risk; it is done and a checkpoint saved."""
+        due = course.risk_steps % risk.validate_every == 0 or course.risk_steps == risk.steps
+        if not due or course.risk_validated == course.risk_steps:
+            return False
+        self.settle(course)
+        self.validate(course)
+        course.risk_validated = course.risk_steps
+        self.save(course)
+        return True
 
     def log(self, course: Course, values: dict[str, float]) -> None:
         """A line of metrics."""

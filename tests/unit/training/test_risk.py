@@ -259,38 +259,52 @@ def test_it_begins_with_the_best_weights_and_keeps_what_is_better(
 STOPPED = """
 import signal, sys
 from pathlib import Path
-sys.path[:0] = sys.argv[1:3]
+sys.path[:0] = map(str, Path(sys.argv[1]).parents[:3])
 import test_risk, test_train
 from ocsrflow.training.risk import RiskEngine
-real, seen = RiskEngine.step, [0]
-def step(*words):
+where, number = sys.argv[4:]
+real, seen = {"step": RiskEngine.step, "validation": test_risk.stage.validate}[where], [0]
+def told(*words):
     seen[0] += 1
     if seen[0] == 3:
-        signal.raise_signal(getattr(signal, sys.argv[5]))
+        signal.raise_signal(getattr(signal, number))
     return real(*words)
-RiskEngine.step = step
-test_train.run_train(Path(sys.argv[3]), Path(sys.argv[4]), training=test_risk.WITH_RISK, checkpoint_minutes=0.0)
+if where == "step":
+    RiskEngine.step = told
+else:
+    test_risk.stage.validate = told
+test_train.run_train(Path(sys.argv[2]), Path(sys.argv[3]), training=test_risk.WITH_RISK, checkpoint_minutes=0.0)
 """
 
 
-@pytest.mark.parametrize(("number", "saved"), [("SIGTERM", 5), ("SIGKILL", 4)])
+@pytest.fixture(scope="module")
+def whole(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training that nothing has stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    run_train(dataset, folder, training=WITH_RISK, checkpoint_minutes=0.0)
+    return folder
+
+
+# The third validation is that after the last step.
+@pytest.mark.parametrize(
+    ("where", "number", "saved"), [("step", "SIGTERM", 5), ("step", "SIGKILL", 4), ("validation", "SIGINT", 8)]
+)
 def test_a_stop_or_a_kill_in_the_phase_goes_on_there_to_the_same_weights(
-    dataset: Path, tmp_path: Path, number: str, saved: int, capsys: pytest.CaptureFixture[str]
+    dataset: Path, whole: Path, tmp_path: Path, where: str, number: str, saved: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, here = tmp_path / "stopped", Path(__file__).parent
-    command = [sys.executable, "-c", STOPPED, here, here.parent, dataset, folder, number]
+    folder = tmp_path / "stopped"
+    command = [sys.executable, "-c", STOPPED, __file__, dataset, folder, where, number]
     run = subprocess.run(command, capture_output=True, text=True)
     told = signal.Signals[number]
-    assert run.returncode == (128 + told if number == "SIGTERM" else -told), run.stderr
+    assert run.returncode == (-told if number == "SIGKILL" else 128 + told), run.stderr
     assert "Traceback" not in run.stderr
     (newest, *_) = sorted(folder.glob("checkpoints/*/step-*.pt"), reverse=True)
     assert newest.stem == f"step-{saved:09d}"
     run_train(dataset, folder, training=WITH_RISK, checkpoint_minutes=0.0)
     assert "going on from" in capsys.readouterr().out
-    run_train(dataset, tmp_path / "whole", training=WITH_RISK, checkpoint_minutes=0.0)
-    first, second = (load_file(tmp_path / name / "weights.safetensors") for name in ("stopped", "whole"))
+    first, second = (load_file(each / "weights.safetensors") for each in (folder, whole))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert without_times(folder) == without_times(tmp_path / "whole")
+    assert without_times(folder) == without_times(whole)
 
 
 def test_a_finished_phase_writes_its_files_again_without_a_step(
