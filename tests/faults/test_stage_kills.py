@@ -35,9 +35,9 @@ SLOW = 5  # kills of a stage that takes a quarter of a minute
 SLOWEST = ("train", "speed_training", "speed_prediction")
 SAMPLE = ("download", "filter", "render", "pack", "score")  # where not all is asked for
 RULES = (
-    "attend", "benchmark_set", "browse", "calibrate", "choose", "constant", "download", "draw_set", "ensemble", "filter",
-    "osra", "pack", "predict", "record_model", "record_report", "record_score", "record_speed", "redraw", "render", "report",
-    "rescore", "sample", "score", "speed_prediction", "speed_training", "tracking", "train",
+    "attend", "benchmark_set", "browse", "calibrate", "choose", "constant", "download", "draw_set", "ensemble",
+    "filter", "osra", "pack", "predict", "record_model", "record_report", "record_score", "record_speed", "redraw",
+    "render", "report", "rescore", "sample", "score", "speed_prediction", "speed_training", "tracking", "train",
 )  # fmt: skip
 
 MARK = "OCSRFLOW_TEST_JOB"  # environment variable by which the processes of a job are found, whoever their parent is
