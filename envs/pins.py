@@ -5,7 +5,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 BASE = ["cyclopts", "pydantic", "tqdm", "numpy", "pandas", "pyarrow"]
-PICTURES = ["rdkit", "h5py", "hdf5plugin", "zstandard", "pillow", "pyspng", "scipy"]
+PICTURES = ["rdkit", "h5py", "hdf5plugin", "zstandard", "pillow", "pyspng", "scipy", "epam-indigo", "matplotlib"]
 NETWORK = ["torch", "torchvision", "timm", "safetensors"]
 # What the rules of each environment import; ocsrflow itself is found in the checkout.
 ENVIRONMENTS = {

@@ -282,6 +282,11 @@ def test_numbers_of_files_that_are_half_written(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text('{"epoch": 1, "loss": 4.5}\n{"epoch": 2, "loss": 2.1368}\n7\n{"epoch": 2, "lo')
     assert status.training_told(metrics, "one", 20) == "one: loss 2.137 in epoch 2 of 20"
+    line = {"epoch": 20, "phase": "minimum_risk", "validation_tanimoto": 0.9}
+    metrics.write_text(json.dumps(line))
+    assert status.training_told(metrics, "one", 20) == (
+        "one: validation Tanimoto 0.9000 after epoch 20 of 20, minimum risk"
+    )
     metrics.write_text("")
     assert status.training_told(metrics, "one", 20) is None
     benchmark = tmp_path / "one.tsv"

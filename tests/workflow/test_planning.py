@@ -60,7 +60,7 @@ def test_a_parent_that_may_not_be_one_stops_the_plan(tmp_path: Path) -> None:
     (folder / CONFIG).write_text(yaml.safe_dump(config))
     options = ("-n", "--cores", "2", "--configfile", CONFIG)
     refused = snakemake(folder, *options, check=False)
-    assert "models.0.network.pretrained: no trained model in parent (" in refused.stderr
+    assert "models.0.network.pretrained: no trained model in parent (" in refused.stdout
     (folder / "parent").mkdir()
     (folder / "parent/weights.safetensors").touch()
     network = {"encoder": "shufflenet_v2_x0_5", "stride": 16, "dim": 16}
@@ -68,4 +68,4 @@ def test_a_parent_that_may_not_be_one_stops_the_plan(tmp_path: Path) -> None:
     (folder / "parent/model.json").write_text(json.dumps({"network": network, "split": split}))
     refused = snakemake(folder, *options, check=False)
     assert refused.returncode
-    assert "models.0.network.pretrained: the model in parent has split.seed 7, here it is 0" in refused.stderr
+    assert "models.0.network.pretrained: the model in parent has split.seed 7, here it is 0" in refused.stdout

@@ -113,7 +113,9 @@ class Decoder(nn.Module):
         narrowed = (x.to(narrow) for x in (from_state, bias, self.score.weight[0], self.from_context.weight))
         return Weights(from_token, *narrowed)
 
-    def forward(self, features: Tensor, tokens: Tensor, steps: list[int]) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, features: Tensor, tokens: Tensor, steps: list[int], pictures: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Teacher-forced pass.
 
         Parameters
@@ -124,6 +126,9 @@ class Decoder(nn.Module):
             (batch, longest) int64, each row start, tokens, padding; rows from the longest to the shortest.
         steps
             Number of rows still running at every step, never rising.
+        pictures
+            (batch,) int64: where the picture of each row is in ``features``, for several texts of a picture; None where
+            each row has its own, in the same order. What depends on the picture alone is computed once.
 
         Returns
         -------
@@ -133,6 +138,8 @@ class Decoder(nn.Module):
         narrow = product_type(features)
         features = features.to(narrow)
         projected, h, c = self.start(features)
+        if pictures is not None:
+            features, projected, h, c = (x.index_select(0, pictures) for x in (features, projected, h, c))
         weights = self.weights(narrow)
         from_tokens = F.embedding(_packed(tokens, steps), weights.from_token)
         states, received = Recurrence.apply(  # type: ignore[no-untyped-call]

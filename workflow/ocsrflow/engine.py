@@ -83,9 +83,7 @@ class Engine:
         pictures, tokens, targets = (
             part.to(place.device, non_blocking=True) for part in (batch.pictures, batch.tokens, batch.targets)
         )
-        if training.augmentation.on:
-            seed = np.random.SeedSequence([training.seed, number, place.rank]).generate_state(1)[0]
-            pictures = augment(pictures, training.augmentation, torch.Generator().manual_seed(int(seed)))
+        pictures = augmented(pictures, training, number, place)
         with self.reader.autocast():
             entropy, penalty = self.network(pictures, tokens, batch.steps, targets)
         loss = entropy / share.tokens + training.attention_penalty * penalty / share.pictures
@@ -119,9 +117,26 @@ class Engine:
             self.averaged.load_state_dict(state["averaged"])
 
 
+def augmented(pictures: Tensor, training: Training, number: int, place: Place) -> Tensor:
+    """Pictures of step ``number``, changed at random where the training asks for it, in each process otherwise."""
+    if not training.augmentation.on:
+        return pictures
+    seed = np.random.SeedSequence([training.seed, number, place.rank]).generate_state(1)[0]
+    return augment(pictures, training.augmentation, torch.Generator().manual_seed(int(seed)))
+
+
 @contextmanager
-def enough_memory(training: Training, place: Place) -> Iterator[None]:
+def enough_memory(
+    training: Training, place: Place, *, batch: int | None = None, setting: str = "training.batch"
+) -> Iterator[None]:
     """Say what can be done where the GPU's memory is too small for what is in this block.
+
+    Parameters
+    ----------
+    training, place
+        How the network is trained, and this process among the others.
+    batch, setting
+        Pictures of a step and the configuration's key, where they are not those of the training by cross-entropy.
 
     Raises
     ------
@@ -131,9 +146,10 @@ def enough_memory(training: Training, place: Place) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError:
+        batch = batch or training.batch
         raise UserError(
-            f"out of GPU memory with {math.ceil(training.batch / place.world)} pictures on a GPU ({training.batch} a "
-            f"step over {place.world}); lower training.batch or network.image_size, or give the model more gpus"
+            f"out of GPU memory with {math.ceil(batch / place.world)} pictures on a GPU ({batch} a "
+            f"step over {place.world}); lower {setting} or network.image_size, or give the model more gpus"
         ) from None
 
 

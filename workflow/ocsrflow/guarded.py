@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from multiprocessing.context import SpawnContext, SpawnProcess
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -65,6 +65,61 @@ def attempts(function: Callable[[Item], Result], items: Sequence[Item]) -> list[
     return found
 
 
+class Guarded(Generic[Item, Result]):
+    """Processes that work on items, where an item that hangs or kills its process costs only itself.
+
+    To be used in a ``with`` block; the processes start with the first items and end with the block.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Sequence[Item]], list[Result]],
+        *,
+        seconds: float,
+        prepare: Callable[..., None],
+        arguments: tuple[Any, ...] = (),
+        processes: int = 1,
+    ) -> None:
+        """Parameters as in :func:`guarded`."""
+        self.function, self.seconds = function, seconds
+        of_main = b"__main__" in pickle.dumps((function, prepare, arguments))
+        context = multiprocessing.get_context("spawn") if of_main else _LeanContext()
+        self.pool = ProcessPool(
+            max_workers=processes, context=context, initializer=_begin, initargs=(prepare, *arguments)
+        )
+
+    def __enter__(self) -> "Guarded[Item, Result]":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.pool.close()  # type: ignore[no-untyped-call]
+        else:
+            self.pool.stop()  # type: ignore[no-untyped-call]
+        self.pool.join()
+
+    def schedule(self, items: Sequence[Item]) -> Iterator[Result | Failed]:
+        """Hand items over at once, as one chunk; going through what is returned waits for their results, in order.
+
+        Where the chunk fails, its items are tried again one by one.
+        """
+        return self._collect(items, self.pool.schedule(self.function, args=[items], timeout=self.seconds))
+
+    def _collect(self, chunk: Sequence[Item], future: "Future[list[Result]]") -> Iterator[Result | Failed]:
+        try:
+            yield from future.result()
+        except (TimeoutError, ProcessExpired) as error:
+            if len(chunk) == 1:
+                if isinstance(error, TimeoutError):
+                    yield Failed("too_slow", f"not done in {self.seconds:g} s")
+                else:
+                    yield Failed("crashed", "its process died")
+                return
+            again = [self.schedule([item]) for item in chunk]
+            for alone in again:
+                yield from alone
+
+
 def guarded(
     function: Callable[[Sequence[Item]], list[Result]],
     items: Sequence[Item],
@@ -98,46 +153,17 @@ def guarded(
     if not items:
         return
     workers = max(1, min(processes, -(-len(items) // chunk)))
-    of_main = b"__main__" in pickle.dumps((function, prepare, arguments))
-    context = multiprocessing.get_context("spawn") if of_main else _LeanContext()
-    pool = ProcessPool(max_workers=workers, context=context, initializer=_begin, initargs=(prepare, *arguments))
-    try:
-        waiting: deque[tuple[Sequence[Item], Future[list[Result]]]] = deque()
+    with Guarded(function, seconds=seconds, prepare=prepare, arguments=arguments, processes=workers) as pool:
+        waiting: deque[Iterator[Result | Failed]] = deque()
         for at in range(0, len(items), chunk):
-            part = items[at : at + chunk]
-            waiting.append((part, pool.schedule(function, args=[part], timeout=seconds)))
+            waiting.append(pool.schedule(items[at : at + chunk]))
             if len(waiting) > AHEAD * workers:
-                yield from _collect(pool, function, seconds, *waiting.popleft())
+                yield from waiting.popleft()
         while waiting:
-            yield from _collect(pool, function, seconds, *waiting.popleft())
-        pool.close()  # type: ignore[no-untyped-call]
-    except BaseException:
-        pool.stop()  # type: ignore[no-untyped-call]
-        raise
-    finally:
-        pool.join()
+            yield from waiting.popleft()
 
 
 def _begin(prepare: Callable[..., None], *arguments: Any) -> None:
     # Pebble's own handler would wait for the end of what hangs, and hold the other processes up for three seconds.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     prepare(*arguments)
-
-
-def _collect(
-    pool: ProcessPool,
-    function: Callable[[Sequence[Item]], list[Result]],
-    seconds: float,
-    chunk: Sequence[Item],
-    future: "Future[list[Result]]",
-) -> Iterator[Result | Failed]:
-    try:
-        yield from future.result()
-    except (TimeoutError, ProcessExpired) as error:
-        if len(chunk) == 1:
-            slow = isinstance(error, TimeoutError)
-            yield Failed(*(("too_slow", f"not done in {seconds:g} s") if slow else ("crashed", "its process died")))
-            return
-        again = [(item, pool.schedule(function, args=[[item]], timeout=seconds)) for item in chunk]
-        for item, alone in again:
-            yield from _collect(pool, function, seconds, [item], alone)

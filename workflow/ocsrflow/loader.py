@@ -3,7 +3,7 @@
 import itertools
 import signal
 import weakref
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +92,25 @@ def _texts(
     packed: Packed, positions: NDArray[np.int64]
 ) -> tuple[list[int], NDArray[np.int64], list[int], NDArray[np.int64]]:
     """Positions from the longest text to the shortest, tokens, steps and targets, as in a :class:`Batch`."""
-    texts = [packed.tokens_of(int(at)) for at in positions]
+    order, tokens, steps, targets = in_steps([packed.tokens_of(int(at)) for at in positions])
+    return [int(positions[i]) for i in order], tokens, steps, targets
+
+
+def in_steps(
+    texts: Sequence[Sequence[int] | NDArray[np.uint16]],
+) -> tuple[list[int], NDArray[np.int64], list[int], NDArray[np.int64]]:
+    """Texts as a teacher-forced pass takes them.
+
+    Parameters
+    ----------
+    texts
+        Token numbers without start and end.
+
+    Returns
+    -------
+    Where each row's text stands in ``texts``, from the longest to the shortest; tokens, steps and targets as in a
+    :class:`Batch`.
+    """
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
     longest = len(texts[order[0]])
     tokens = np.full((len(order), longest + 2), PAD, dtype=np.int64)
@@ -104,7 +122,7 @@ def _texts(
     lengths = np.array([len(texts[i]) + 1 for i in order])
     steps = [int((lengths > t).sum()) for t in range(longest + 1)]
     targets = np.concatenate([tokens[:n, t + 1] for t, n in enumerate(steps)])
-    return [int(positions[i]) for i in order], tokens[:, :-1].copy(), steps, targets
+    return order, tokens[:, :-1].copy(), steps, targets
 
 
 @dataclass(frozen=True)
@@ -138,6 +156,7 @@ class Epochs:
         seed: int,
         rank: int = 0,
         world: int = 1,
+        setting: str = "training.batch",
     ) -> None:
         """Say how an epoch is cut.
 
@@ -153,6 +172,8 @@ class Epochs:
             Of the order.
         rank, world
             This process among all.
+        setting
+            The configuration's key of ``batch``, for the message.
 
         Raises
         ------
@@ -162,7 +183,7 @@ class Epochs:
         if len(members) < batch:
             raise UserError(
                 f"{packed.path}: {len(members)} training pictures are less than one batch of {batch}; draw more "
-                "molecules or lower training.batch"
+                f"molecules or lower {setting}"
             )
         self.members, self.batch, self.seed = members, batch, seed
         self.rank, self.world = rank, world

@@ -201,7 +201,7 @@ def _of_drawings(results: Path, model: str) -> dict[str, float]:
 
 
 def _point(line: Mapping[str, Any]) -> Point:
-    values = {key: value for key, value in line.items() if key not in ("step", "epoch", "time")}
+    values = {key: value for key, value in line.items() if key not in ("step", "epoch", "phase", "time")}
     return Point(values, int(line["step"]), int(line["time"] * 1000))
 
 

@@ -37,8 +37,8 @@ class Recorder:
         for line in history:  # the store may be new, or have been away
             self._send(line)
 
-    def log(self, values: Mapping[str, float], **where: int) -> None:
-        """One line: ``step``, ``epoch``, when it was, and the values."""
+    def log(self, values: Mapping[str, float], **where: int | str) -> None:
+        """One line: ``step``, ``epoch``, ``phase``, when it was, and the values."""
         line = {**where, "time": round(time.time(), 1), **{key: round(value, 6) for key, value in values.items()}}
         self.history.append(line)
         self._write(line)
@@ -50,7 +50,7 @@ class Recorder:
             self._file.flush()
 
     def _send(self, line: Line) -> None:
-        values = {key: value for key, value in line.items() if key not in ("step", "epoch", "time")}
+        values = {key: value for key, value in line.items() if key not in ("step", "epoch", "phase", "time")}
         self._mirror.point(values, int(line["step"]), int(line["time"] * 1000))
 
     def close(self, status: str, **patience: float) -> None:

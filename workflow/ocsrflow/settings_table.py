@@ -93,8 +93,9 @@ def _is_shared(key: str, value: Tree) -> bool:
 
 
 def _at(value: Tree, definitions: Tree) -> Any:
-    """The section that a value refers to; None where it is none."""
-    return definitions[value["$ref"].rsplit("/", 1)[-1]] if "$ref" in value else None
+    """The section that a value refers to, or may be where it is not null; None where it is none."""
+    named = [choice["$ref"] for choice in [value, *_choices(value)] if "$ref" in choice]
+    return definitions[named[0].rsplit("/", 1)[-1]] if len(named) == 1 else None
 
 
 def _about(own: Tree) -> str:

@@ -95,7 +95,7 @@ def known_or_failed(
     By text, in the order in which they first came.
     """
     different = list(dict.fromkeys(texts))
-    work = partial(attempts, _known)
+    work = partial(attempts, known_alone)
     results = guarded(work, different, seconds=seconds, prepare=limit_memory, processes=processes)
     with closing(results):
         bar = progress(results, total=len(different), what=what, unit="SMILES")
@@ -112,7 +112,8 @@ def limit_memory() -> None:
 _recent: dict[str, DataStructs.ExplicitBitVect] = {}  # of this process, by canonical SMILES
 
 
-def _known(text: str) -> Known | None:
+def known_alone(text: str) -> Known | None:
+    """What :func:`known` finds for one text, in this process, which RDKit may hold up; None where it is not parsed."""
     molecule = parse(text)
     if molecule is None:
         return None

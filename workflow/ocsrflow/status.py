@@ -399,7 +399,8 @@ def training_told(path: Path, name: str, epochs: object) -> str | None:
         for line in reversed(lines):
             with contextlib.suppress(ValueError, KeyError, TypeError):  # the last line may be half written
                 values = json.loads(line)
-                return f"{name}: {told.format(values[key])} epoch {values['epoch']} of {epochs}"
+                line = f"{name}: {told.format(values[key])} epoch {values['epoch']} of {epochs}"
+                return f"{line}, minimum risk" if values.get("phase") == "minimum_risk" else line
     return None
 
 

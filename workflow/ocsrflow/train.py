@@ -6,9 +6,10 @@ import math
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,11 +34,15 @@ from .processes import Place, Stopped, join
 from .progress import progress
 from .recorder import Recorder
 from .settings.network import Network
+from .settings.risk import Risk
 from .settings.training import Training
 from .training.parent import Parent
+from .training.rewards import Rewards
+from .training.risk import RiskEngine
 from .validation import validate
 
 LOG_STEPS = 20  # steps between two lines of metrics
+CROSS_ENTROPY, MINIMUM_RISK = "cross_entropy", "minimum_risk"  # the phases of a training, in their order
 
 # What decides the weights besides the settings: an edit of one of these starts a training afresh, where an edit of
 # what is recorded goes on from the checkpoint.
@@ -45,6 +50,7 @@ DEFINING = (
     "augment", "chemistry", "decoder", "encoders", "engine", "loader", "metrics", "model",
     "network/precision", "packed", "processes", "recurrence", "tokenizer", "train", "training/parent", "validation",
 )  # fmt: skip
+DEFINING_RISK = ("grammar", "guarded", "search", "similarity", "training/rewards", "training/risk")
 
 
 @dataclass
@@ -55,12 +61,20 @@ class Course:
     step: int = 0  # within the epoch
     steps: int = 0  # in all
     seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)  # of the steps since the last line of metrics
+    phase: str = CROSS_ENTROPY
+    risk_steps: int = 0  # in the phase of minimum risk
+    losses: list[Any] = field(default_factory=list)  # of the steps since the last line of metrics
     best: float = -1.0  # validation Tanimoto similarity
     best_epoch: int = 0
+    best_phase: str = CROSS_ENTROPY
     validated: int = 0  # epochs at the last validation
     stale: int = 0  # validations since the best one
     history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def current_epoch(self) -> int:
+        """The epoch that it is in, from 1; in the phase of minimum risk the last one."""
+        return self.epoch + (self.phase == CROSS_ENTROPY)
 
 
 def train(
@@ -179,7 +193,7 @@ def train(
             loop.recorder.close("FINISHED")
             print(
                 f"{name}: best validation Tanimoto {course.best:.4f} after epoch {course.best_epoch} "
-                f"of {course.epoch}, {course.seconds:.0f} s"
+                f"of {course.epoch}{', minimum risk' * (course.best_phase == MINIMUM_RISK)}, {course.seconds:.0f} s"
             )
 
 
@@ -209,7 +223,17 @@ class Loop:
             world=place.world,
         )
         self.steps = len(self.epochs) * training.epochs
-        self.engine = Engine(self.reader, training, place, self.steps)
+        if training.risk is not None:  # here, so that a batch that is too large is found before all else
+            self.risk_epochs = Epochs(
+                self.packed,
+                self.members,
+                training.risk.batch,
+                seed=training.seed,
+                rank=place.rank,
+                world=place.world,
+                setting="training.risk.batch",
+            )
+        self.engine: Engine | RiskEngine = Engine(self.reader, training, place, self.steps)
         self.flops = training_flops(self.network, len(self.packed.vocabulary), self.packed.shape)
         self.peak = peak(place.device)
         self.best: dict[str, Tensor] = {}  # the weights to be kept, on the host
@@ -234,7 +258,12 @@ class Loop:
 
     def _run(self, course: Course) -> None:
         try:
-            self.go_on(course)
+            self.began, self.last_save = time.monotonic() - course.seconds, time.monotonic()
+            if course.phase == CROSS_ENTROPY:
+                self.go_on(course)
+            risk = self.training.risk
+            if risk is not None and course.risk_steps < risk.steps:
+                self.reduce_risk(course, risk)
         except Stopped as stopped:
             self.save(course)
             self.place.firsts(None)  # torchrun ends the others when one has left: not before the first one has saved
@@ -253,8 +282,8 @@ class Loop:
         Stopped
             At a step boundary, when a signal told a process to stop; the course is right for a checkpoint.
         """
-        training, place = self.training, self.place
-        self.began, self.last_save = time.monotonic() - course.seconds, time.monotonic()
+        training, place, engine = self.training, self.place, self.engine
+        assert isinstance(engine, Engine)
         workers = max(1, self.threads // place.world) if place.cuda else 0
         # One stream over all epochs: readers start once, and read on during a validation.
         batches = self.epochs.stream(course.epoch, course.step, training.epochs)
@@ -267,13 +296,13 @@ class Loop:
                 meter = Meter(self.flops, self.peak, place)
                 for share in islice(self.epochs.epoch(course.epoch), course.step, None):
                     batch = meter.wait(stream, share)
-                    self.pending.append((share, self.engine.step(batch, share, course.steps)))
+                    self.pending.append((share, engine.step(batch, share, course.steps)))
                     course.step, course.steps = course.step + 1, course.steps + 1
                     if course.steps % LOG_STEPS == 0 or course.step == len(self.epochs):
                         self.settle(course)
                         values = {"loss": statistics.fmean(course.losses), **meter.read()}
                         course.losses = []
-                        self.recorder.log(values, step=course.steps, epoch=course.epoch + 1)
+                        self.log(course, values)
                         shown = f"epoch {course.epoch + 1}/{training.epochs}, loss {values['loss']:.3f}"
                         bar.set_postfix_str(f"{shown}, {values['images_per_second']:.0f} images/s", refresh=False)
                     # Before anything is shown: who stops this process may have closed its terminal too.
@@ -283,9 +312,69 @@ class Loop:
                     bar.update()
                 if self.validation_is_due(course.epoch + 1) and course.validated <= course.epoch:
                     self.validate(course)
+                    course.validated = course.epoch + 1
                 course.epoch, course.step = course.epoch + 1, 0
                 if course.validated == course.epoch:
                     self.save(course)
+
+    def reduce_risk(self, course: Course, risk: Risk) -> None:
+        """The phase of minimum risk, from the weights that were best in validations.
+
+        Raises
+        ------
+        Stopped
+            As :meth:`go_on`.
+        """
+        training, place, epochs = self.training, self.place, self.risk_epochs
+        if course.phase == CROSS_ENTROPY:
+            course.phase = MINIMUM_RISK
+            self.reader.load_state_dict(self.best)
+            self.engine = RiskEngine(self.reader, training, risk, place)
+        engine, done = self.engine, course.risk_steps
+        assert isinstance(engine, RiskEngine)
+        first, within = divmod(done, len(epochs))
+
+        def shares() -> Iterator[Share]:
+            following = chain.from_iterable(map(epochs.epoch, count(training.epochs + first)))
+            return islice(following, within, within + risk.steps - done)
+
+        workers = max(1, self.threads // place.world)
+        largest = math.ceil(risk.batch / place.world)
+        batches = (share.positions for share in shares())
+        loader = Loader(self.packed, batches, largest, workers=workers if place.cuda else 0, pin=place.cuda)
+        bar = progress(
+            total=risk.steps, initial=done, what=f"{self.name}, minimum risk", unit="steps", shown=place.first
+        )
+        memory = enough_memory(training, place, batch=risk.batch, setting="training.risk.batch or candidates")
+        rewards = Rewards(risk.reward, processes=workers)
+        with memory, rewards, closing(iter(loader)) as stream, bar:
+            meter = Meter(self.flops, None, place)
+            for share in shares():
+                batch = meter.wait(stream, share)
+                self.pending.append((share, engine.step(batch, share, course.steps, rewards)))
+                course.risk_steps, course.steps = course.risk_steps + 1, course.steps + 1
+                last = course.risk_steps == risk.steps
+                if course.risk_steps % LOG_STEPS == 0 or last:
+                    self.settle(course)
+                    means = map(statistics.fmean, zip(*course.losses, strict=True))
+                    values = dict(zip(("risk", "cross_entropy", "reward"), means, strict=True)) | meter.read()
+                    del values["teraflops"]  # those of the candidates are not counted
+                    course.losses = []
+                    self.log(course, values)
+                    shown = f"risk {values['risk']:.3f}, {values['images_per_second']:.1f} images/s"
+                    bar.set_postfix_str(shown, refresh=False)
+                due = last or course.risk_steps % risk.validate_every == 0
+                if due:
+                    self.settle(course)
+                    self.validate(course)
+                if place.heed(due=due or time.monotonic() - self.last_save > 60 * self.checkpoint_minutes):
+                    self.save(course)
+                    meter.restart()
+                bar.update()
+
+    def log(self, course: Course, values: dict[str, float]) -> None:
+        """A line of metrics."""
+        self.recorder.log(values, step=course.steps, epoch=course.current_epoch, phase=course.phase)
 
     def validation_is_due(self, epochs: int) -> bool:
         """Whether there is a validation after so many epochs."""
@@ -297,16 +386,19 @@ class Loop:
         self.place.align(self.engine.judged)
         with torch.compiler.set_stance("force_eager"):  # its batches have other sizes, not worth a compilation
             scores = validate(self.engine.judged, self.packed, self.training, self.place)
-        course.validated = course.epoch + 1
         course.stale += 1
         if scores["tanimoto"] > course.best:
-            course.best, course.best_epoch, course.stale = scores["tanimoto"], course.epoch + 1, 0
+            course.best, course.best_epoch, course.stale = scores["tanimoto"], course.current_epoch, 0
+            course.best_phase = course.phase
             self.best = {k: v.detach().cpu().clone() for k, v in self.engine.judged.state_dict().items()}
         values = {f"validation_{key}": value for key, value in scores.items()}
-        self.recorder.log(values, step=course.steps, epoch=course.epoch + 1)
+        self.log(course, values)
         if self.place.first:
             shown = ", ".join(f"{key} {value:.4f}" for key, value in scores.items())
-            print(f"{self.name} epoch {course.epoch + 1}/{self.training.epochs}, validation: {shown}", flush=True)
+            where = f"epoch {course.current_epoch}/{self.training.epochs}"
+            if self.training.risk is not None and course.phase == MINIMUM_RISK:
+                where = f"minimum risk, step {course.risk_steps}/{self.training.risk.steps}"
+            print(f"{self.name} {where}, validation: {shown}", flush=True)
 
     def settle(self, course: Course) -> None:
         """Look at the losses of the last steps, which waits for the device.
@@ -318,11 +410,11 @@ class Loop:
         """
         if not self.pending:
             return
-        losses = self.place.total(torch.stack([loss for _, loss in self.pending])).tolist()
+        losses = self.place.total(torch.stack([loss for _, loss in self.pending])).cpu()
         for i, (loss, (share, _)) in enumerate(zip(losses, self.pending, strict=True)):
-            if not math.isfinite(loss):
-                self.refuse(f"the loss is {loss} at step {course.steps - len(losses) + i + 1}", share)
-        course.losses += losses
+            if not bool(loss.isfinite().all()):
+                self.refuse(f"the loss is {loss.tolist()} at step {course.steps - len(losses) + i + 1}", share)
+        course.losses += losses.tolist()
         self.last, self.pending = self.pending[-1][0], []
 
     def look_at_weights(self, course: Course) -> None:
@@ -370,9 +462,11 @@ class Loop:
             torch.manual_seed(self.training.seed + 1 + place.rank)
             return Course()
         state = found[1] if found else self.saved.load(path)
+        course = Course(**state["course"])
+        if course.phase == MINIMUM_RISK and self.training.risk is not None:
+            self.engine = RiskEngine(self.reader, self.training, self.training.risk, place)
         self.engine.load(state["engine"])
         self.best = state["best"]
-        course = Course(**state["course"])
         if len(state["random"]) == place.world:
             torch.set_rng_state(state["random"][place.rank]["cpu"])
             if place.cuda and "cuda" in state["random"][place.rank]:
@@ -380,7 +474,7 @@ class Loop:
         else:
             torch.manual_seed(self.training.seed + 1 + place.rank + course.steps * place.world)
         if place.first:
-            print(f"{self.name}: going on from {path}, epoch {course.epoch + 1}, step {course.steps}", flush=True)
+            print(f"{self.name}: going on from {path}, epoch {course.current_epoch}, step {course.steps}", flush=True)
         return course
 
     def facts(self, course: Course) -> dict[str, Any]:
@@ -390,12 +484,14 @@ class Loop:
             "training_pictures": len(self.members),
             "epochs": course.epoch,
             "best_epoch": course.best_epoch,
+            "best_phase": course.best_phase,
             "validation_tanimoto": course.best,
             "seconds": round(course.seconds, 1),
             "processes": self.place.world,
             "precision": self.reader.encoder.precision,
             "device": torch.cuda.get_device_name() if self.place.cuda else f"CPU, {self.threads} threads",
-            "speed": medians(course.history),
+            "speed": medians([line for line in course.history if line["phase"] == CROSS_ENTROPY]),
+            "risk_speed": medians([line for line in course.history if line["phase"] == MINIMUM_RISK]),
         }
 
 
@@ -405,6 +501,8 @@ def _checked(packed: Packed, name: str, training: Training, place: Place) -> Pac
         raise UserError(f"{packed.path}: its validation split is empty; draw more molecules or give it a larger share")
     if training.batch < place.world:
         raise UserError(f"{name}: training.batch {training.batch} is too small for {place.world} processes")
+    if training.risk is not None and training.risk.batch < place.world:
+        raise UserError(f"{name}: training.risk.batch {training.risk.batch} is too small for {place.world} processes")
     return packed
 
 
@@ -414,7 +512,8 @@ def _key(packed: Packed, network: Network, training: Training, weights: Path | N
     # A parent counts by its weights, wherever they lie.
     kind = network.pretrained if network.parent is None else "parent"
     parts: list[Any] = [packed.digest, network.model_dump() | {"pretrained": kind}, training.model_dump()]
-    parts += [sha256(here / f"{module}.py") for module in DEFINING]
+    modules = DEFINING if training.risk is None else DEFINING + DEFINING_RISK
+    parts += [sha256(here / f"{module}.py") for module in modules]
     parts.append(sha256(weights) if weights and network.pretrained != "none" else None)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 

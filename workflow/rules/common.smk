@@ -275,7 +275,7 @@ def option(name, files):
 
 def of_a_step(training):
     """The training settings that a step's speed may depend on: the others measure nothing again."""
-    course = {"epochs", "encoder_lr", "decoder_lr", "schedule", "warmup_steps", "gradient_clip"}
+    course = {"epochs", "encoder_lr", "decoder_lr", "schedule", "warmup_steps", "gradient_clip", "risk"}
     validation = {"decode_length", "validation_size", "validate_every", "patience"}
     return training.model_dump_json(exclude=course | validation)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from ocsrflow.chemistry import canonical, parse
 from ocsrflow.errors import UserError
 from ocsrflow.images import Picture
@@ -243,3 +244,9 @@ def test_a_mapping_changes_the_varied_styles_in_part() -> None:
     assert depiction.styles.scan == 0
     assert depiction.styles.size == (150, 700)
     assert Depiction.model_validate_json(depiction.model_dump_json()) == depiction
+
+
+def test_the_documentation_has_the_shares_and_ranges_of_varied() -> None:
+    page = (Path(__file__).parents[3] / "docs/how-to/depiction.md").read_text(encoding="utf-8")
+    block = page.split("# what varied stands for\n")[1].split("```")[0]
+    assert Styles.model_validate(yaml.safe_load(block)) == varied_styles()

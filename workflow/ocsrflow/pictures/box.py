@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 CELLS = 48  # cells along the longer side of what is drawn; ink in neighbouring cells belongs together
-SPECK = 0.0125  # longer side of a speck, in that of the drawing
+LEAST = 4  # pixels along a cell
+SPECK = 0.01  # longer side of a speck, in that of the drawing
 EIGHT = np.ones((3, 3), bool)  # neighbours are connected also by their corners
 
 Mask = NDArray[np.bool_]
@@ -38,7 +39,7 @@ def box_of(inked: Mask) -> Box:
     In pixels, the last row and the last column not included.
     """
     top, bottom, left, right = _extent(inked)
-    cell = max(2, max(bottom - top, right - left) // CELLS)
+    cell = max(LEAST, max(bottom - top, right - left) // CELLS)
     cells, number = ndimage.label(_any_in_cells(inked[top:bottom, left:right], cell), EIGHT)
     if number == 1:
         return top, bottom, left, right

@@ -7,6 +7,7 @@ from pydantic import Field
 from .augmentation import Augmentation
 from .base import Settings
 from .precision import MEANING, Precision
+from .risk import Risk
 
 
 class Training(Settings):
@@ -48,5 +49,9 @@ class Training(Settings):
         None,
         ge=1,
         description="The training ends after so many validations without a better Tanimoto similarity; null never.",
+    )
+    risk: Risk | None = Field(
+        None,
+        description="Minimum-risk training as the last phase; null: none. {} takes it with its defaults.",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of initial weights, batch order and dropout.")
