@@ -63,7 +63,7 @@ rule rescore:
     shell:
         "python -m ocsrflow.rescore {input.data:q} --gpus {resources.gpu} --predictions {input.predictions:q} "
         "--member-facts {input.facts:q} --weights {input.weights:q} --descriptions {input.descriptions:q} "
-        "--batch {params.batch} --timed-images {params.timed_images} --precision {params.precision} --threads {threads} "
+        "--batch {params.batch} --timed-images {params.timed_images} --precision {params.precision:q} --threads {threads} "
         "--out {output.likelihoods:q} --facts {output.facts:q} 2>&1 | tee {log:q}"
 
 

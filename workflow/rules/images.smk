@@ -32,7 +32,7 @@ rule render:
         "Draw shard {wildcards.shard} of {params.shards} of data set {wildcards.dataset}"
     shell:
         "python -m ocsrflow.render {input.sample:q} --shard {wildcards.shard} --shards {params.shards} "
-        "--store {params.store:q} --depiction {params.depiction:q} --drawings {params.drawings} --time-limit {params.time_limit} "
+        "--store {params.store:q} --depiction {params.depiction:q} --drawings {params.drawings:q} --time-limit {params.time_limit} "
         "{params.pictures:q} --out {output.index:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
 
 
@@ -69,7 +69,7 @@ rule pack:
         "Pack the pictures and tokens of data set {wildcards.dataset}"
     shell:
         "python -m ocsrflow.pack {input.sample:q} {params.folder:q} --store {params.store:q} --shards {params.shards} "
-        "--drawings {params.drawings} --render-rejects {params.rejects:q} --out {output.images:q} --tokens {output.tokens:q} "
+        "--drawings {params.drawings:q} --render-rejects {params.rejects:q} --out {output.images:q} --tokens {output.tokens:q} "
         "--vocabulary {output.vocabulary:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
 
 
