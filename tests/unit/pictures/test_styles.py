@@ -142,7 +142,9 @@ def test_one_style_is_rdkits_own() -> None:
     assert np.array_equal(pixels, draw_styled(mol("CCO"), Styles(), 4))
 
 
-@pytest.mark.parametrize("trait", ["circles", "methyls", "abbreviations", "indigo", "colour", "scan", "surroundings"])
+@pytest.mark.parametrize(
+    "trait", ["circles", "methyls", "atom_numbers", "abbreviations", "indigo", "colour", "scan", "surroundings"]
+)
 def test_each_trait_changes_the_picture(trait: str) -> None:
     without, having = (draw_styled(mol("Cc1ccccc1C(=O)OCC"), Styles.model_validate({trait: v}), 5) for v in (0, 1))
     assert without.shape != having.shape or not np.array_equal(without, having)
@@ -159,7 +161,8 @@ def test_lines_and_letters_have_the_asked_size() -> None:
 @pytest.mark.parametrize("name", FONTS)
 def test_every_font_is_there(name: str) -> None:
     path = font_file(name)
-    assert path == "" if name == "rdkit" else Path(path).is_file()
+    assert {"rdkit": "", "roboto": "BuiltinRobotoRegular"}.get(name) == path or Path(path).is_file()
+    assert (draw_styled(mol("NCCO"), Styles(fonts={name: 1}), 0) < 128).any()
 
 
 def test_a_scan_leaves_what_can_be_read() -> None:

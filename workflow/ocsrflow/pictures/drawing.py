@@ -14,7 +14,7 @@ from rdkit.Geometry import Point2D
 
 from ..settings.styles import Styles
 from .indigo_toolkit import indigo_drawing
-from .labels import abbreviated, with_hydrogens, write_carbons, write_methyls, write_salts
+from .labels import abbreviated, number_atoms, with_hydrogens, write_carbons, write_methyls, write_salts
 from .layout import BOND, lay_out
 from .scan import scan
 from .style import Style, choose_style
@@ -80,6 +80,8 @@ def _drawn(molecule: Chem.Mol, style: Style, draw: random.Random) -> Pixels:
             write_methyls(prepared, draw)
             if draw.random() < 0.15:
                 write_carbons(prepared)
+        if style.atom_numbers:
+            number_atoms(prepared, draw)
     places = lay_out(prepared, style)
     width, height = _canvas(places, style)
     if by_indigo:

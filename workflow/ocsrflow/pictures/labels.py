@@ -191,6 +191,14 @@ def write_salts(molecule: Chem.Mol, draw: random.Random) -> None:
             atom.SetProp(LABEL_WEST, form.format(text))
 
 
+def number_atoms(molecule: Chem.Mol, draw: random.Random) -> None:
+    """Put a small number beside each atom, or beside those of its rings."""
+    only_rings = draw.random() < 0.5
+    for number, atom in enumerate(molecule.GetAtoms(), start=draw.choice((0, 1, 1))):
+        if atom.IsInRing() or not only_rings:
+            atom.SetProp("atomNote", str(number))
+
+
 def with_hydrogens(molecule: Chem.Mol, draw: random.Random) -> Chem.Mol:
     """A copy with some hydrogens as atoms of their own: those of stereocentres, and of heteroatoms or of CH."""
     centres = [a for a in molecule.GetAtoms() if a.GetChiralTag() != Chem.ChiralType.CHI_UNSPECIFIED]

@@ -9,11 +9,14 @@ from typing import Any
 from ..errors import UserError
 from ..settings.styles import LAYOUTS, RDKIT_FONT, Styles
 
+_OF_RDKIT = {RDKIT_FONT: "", "roboto": "BuiltinRobotoRegular"}  # what RDKit knows by a name
 # Fonts of installed packages: the package, and the file in it.
 _PACKAGED = {
     "dejavu-sans": ("matplotlib", "mpl-data/fonts/ttf/DejaVuSans.ttf"),
+    "dejavu-sans-bold": ("matplotlib", "mpl-data/fonts/ttf/DejaVuSans-Bold.ttf"),
     "dejavu-serif": ("matplotlib", "mpl-data/fonts/ttf/DejaVuSerif.ttf"),
     "stix": ("matplotlib", "mpl-data/fonts/ttf/STIXGeneral.ttf"),
+    "stix-bold": ("matplotlib", "mpl-data/fonts/ttf/STIXGeneralBol.ttf"),
     "computer-modern": ("matplotlib", "mpl-data/fonts/ttf/cmr10.ttf"),
     "comic-neue": ("rdkit", "Data/Fonts/ComicNeue-Regular.ttf"),
 }
@@ -28,7 +31,7 @@ class Style:
     height: float
     padding: float
     line_width: float | None
-    font: str  # a TrueType file; empty for RDKit's own font
+    font: str  # a TrueType file, or RDKit's name of a font that it brings along
     letter_size: float
     label_gap: float
     double_bond_gap: float
@@ -41,6 +44,7 @@ class Style:
     abbreviations: bool
     circles: bool
     stereo_labels: bool
+    atom_numbers: bool
     colour: bool
     indigo: bool
     surroundings: bool
@@ -96,6 +100,7 @@ def choose_style(styles: Styles, seed: int) -> Style:
         abbreviations=happens(styles.abbreviations),
         circles=happens(styles.circles),
         stereo_labels=happens(styles.stereo_labels),
+        atom_numbers=happens(styles.atom_numbers),
         colour=happens(styles.colour),
         indigo=happens(styles.indigo),
         surroundings=happens(styles.surroundings),
@@ -105,15 +110,15 @@ def choose_style(styles: Styles, seed: int) -> Style:
 
 @cache
 def font_file(name: str) -> str:
-    """The TrueType file of a font: one of the names in :class:`Styles`, or a path; empty for RDKit's own.
+    """What RDKit calls a font, one of the names in :class:`Styles` or a path: a TrueType file, mostly.
 
     Raises
     ------
     UserError
         Where there is no such file, or it is no font.
     """
-    if name == RDKIT_FONT:
-        return ""
+    if name in _OF_RDKIT:
+        return _OF_RDKIT[name]
     from importlib.util import find_spec
 
     from PIL import ImageFont

@@ -19,7 +19,10 @@ Distance = Annotated[float, Field(ge=0, le=0.3)]
 RDKIT_FONT = "rdkit"
 LAYOUTS = ("rdkit", "coordgen", "indigo")
 # Fonts that come with installed packages, by the names that the configuration gives them. Any other name is a file.
-FONTS = (RDKIT_FONT, "dejavu-sans", "dejavu-serif", "stix", "computer-modern", "comic-neue")
+FONTS = (
+    RDKIT_FONT, "roboto", "dejavu-sans", "dejavu-sans-bold", "dejavu-serif", "stix", "stix-bold", "computer-modern",
+    "comic-neue",
+)  # fmt: skip
 
 
 class Styles(Settings):
@@ -43,8 +46,9 @@ class Styles(Settings):
     )
     fonts: dict[str, Share] = Field(
         default_factory=dict,
-        description="Shares of fonts: dejavu-sans, dejavu-serif, stix (like Times), computer-modern, comic-neue, or "
-        "the path of a TrueType file; what is left of 1 has RDKit's own font.",
+        description="Shares of fonts: roboto (like Arial), dejavu-sans, dejavu-sans-bold, dejavu-serif, stix (like "
+        "Times), stix-bold, computer-modern, comic-neue, or the path of a TrueType file; what is left of 1 has RDKit's "
+        "own font.",
     )
     letter_size: OneOrRange[Size] = Field(
         1.0, description="Size of atom labels in relation to RDKit's default: a number or [low, high]."
@@ -77,6 +81,7 @@ class Styles(Settings):
     )
     circles: Share = Field(0.0, description="Share of drawings with circles in aromatic rings.")
     stereo_labels: Share = Field(0.0, description="Share of drawings with (R), (S), (E), (Z) written to them.")
+    atom_numbers: Share = Field(0.0, description="Share of drawings with a small number at each atom.")
     colour: Share = Field(0.0, description="Share of drawings with coloured atoms; the others are black.")
     indigo: Share = Field(0.0, description="Share of pictures drawn by Indigo (package epam.indigo), else by RDKit.")
     surroundings: Share = Field(
@@ -111,8 +116,8 @@ VARIED: dict[str, Any] = {
     "height": (0.3, 0.9),
     "padding": (0.01, 0.12),
     "line_width": (0.025, 0.11),
-    "fonts": {"dejavu-sans": 0.25, "stix": 0.35, "dejavu-serif": 0.05, "computer-modern": 0.05},
-    "letter_size": (0.85, 1.6),
+    "fonts": {"roboto": 0.2, "dejavu-sans-bold": 0.1, "stix": 0.35, "stix-bold": 0.05, "computer-modern": 0.05},
+    "letter_size": (0.85, 1.7),
     "label_gap": (0.0, 0.15),
     "double_bond_gap": (0.1, 0.24),
     "turned": 0.4,
@@ -124,6 +129,7 @@ VARIED: dict[str, Any] = {
     "abbreviations": 0.35,
     "circles": 0.1,
     "stereo_labels": 0.02,
+    "atom_numbers": 0.03,
     "colour": 0.1,
     "indigo": 0.15,
     "surroundings": 0.2,
