@@ -82,7 +82,7 @@ def drawn(source: Path, store: Path, shards: int, depiction: Depiction) -> tuple
         out = source.parent / f"{shard}.parquet"
         rejects = source.parent / f"render-{shard}.csv"
         render(source, store=store, out=out, rejects=rejects, shard=shard, shards=shards, depiction=depiction)
-        for cid, name, number in pd.read_parquet(out).itertuples(index=False):
+        for cid, _, name, number in pd.read_parquet(out).itertuples(index=False):
             with h5py.File(store / name) as file:
                 assert file["cid"][number] == cid
                 found[cid] = file["images"].id.read_direct_chunk((number, 0, 0, 0))[1]

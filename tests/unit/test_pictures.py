@@ -90,13 +90,13 @@ def draw_shard(source: Path, **options: object) -> np.ndarray:
     settings = {"depiction": Depiction(size=64), "out": folder / "0.parquet", "rejects": folder / "render-0.csv"}
     render(source, store=folder / "store", **(settings | options))  # type: ignore[arg-type]
     found = []
-    for _, name, number in pd.read_parquet(settings["out"]).itertuples(index=False):
+    for _, _, name, number in pd.read_parquet(settings["out"]).itertuples(index=False):
         with h5py.File(folder / "store" / name) as file:
             found.append(file["images"][number].transpose(1, 2, 0))
     return np.array(found)
 
 
-def pack_shard(folder: Path, shards: int = 1, render_rejects: Path | None = None) -> None:
+def pack_shard(folder: Path, shards: int = 1, render_rejects: Path | None = None, drawings: int = 1) -> None:
     pack(
         folder / "sample.parquet",
         folder,
@@ -107,6 +107,7 @@ def pack_shard(folder: Path, shards: int = 1, render_rejects: Path | None = None
         vocabulary=folder / "vocabulary.json",
         rejects=folder / "pack.csv",
         render_rejects=render_rejects,
+        drawings=drawings,
     )
 
 
@@ -249,3 +250,30 @@ def test_a_damaged_shard_is_told(tmp_path: Path) -> None:
     (tmp_path / "0.parquet").write_bytes(b"no Parquet")
     with pytest.raises(UserError, match=r"0\.parquet: damaged"):
         pack_shard(tmp_path)
+
+
+def test_training_molecules_have_several_drawings(tmp_path: Path) -> None:
+    source = sample_table(tmp_path, ["CCO", "c1ccccc1N", "CC(=O)OC"])
+    table = pd.read_parquet(source)
+    table["split"] = ["train", "test", "train"]
+    table.to_parquet(source, index=False)
+    depiction = Depiction(size=64, palette="black_and_white", styles="varied")  # type: ignore[arg-type]
+    pictures = draw_shard(source, depiction=depiction, drawings=3)
+    assert len(pictures) == 3 + 1 + 3
+    assert len({picture.tobytes() for picture in pictures}) == 7
+    pack_shard(tmp_path, drawings=3)
+    packed = Packed(tmp_path / "images.h5")
+    assert packed.text("smiles", range(len(packed))) == ["CCO"] * 3 + ["c1ccccc1N"] + ["CC(=O)OC"] * 3
+    assert len(packed.members("train")) == 6
+    assert np.array_equal([packed.picture(at) for at in range(7)], pictures)
+
+
+def test_a_drawing_that_is_missing_leaves_the_others(tmp_path: Path) -> None:
+    source = sample_table(tmp_path, ["CCO", "CCN"])
+    depiction = Depiction(size=64, palette="black_and_white", styles="varied")  # type: ignore[arg-type]
+    draw_shard(source, depiction=depiction, drawings=2)
+    index = pd.read_parquet(tmp_path / "0.parquet")
+    index.drop(index=1).to_parquet(tmp_path / "0.parquet", index=False)  # as if the second one could not be drawn
+    pack_shard(tmp_path, drawings=2)
+    assert Packed(tmp_path / "images.h5").text("smiles", range(3)) == ["CCO", "CCN", "CCN"]
+    assert pd.read_csv(tmp_path / "pack.csv")[["reason", "count"]].to_numpy().tolist() == [["not_drawn", 1]]
