@@ -11,6 +11,7 @@ from conftest import REPOSITORY
 from ocsrflow import config
 from ocsrflow.errors import UserError
 from ocsrflow.settings.base import Settings
+from ocsrflow.settings.styles import VARIED, Styles
 from pydantic import BaseModel
 from snakemake.utils import update_config
 
@@ -44,10 +45,26 @@ def test_the_experiment_is_that_of_the_talk() -> None:
     assert cfg.ensembles[0].models == [m.name for m in cfg.models[:5]]
 
 
-def test_the_demonstration_is_valid_over_the_experiment() -> None:
+def in_profile(name: str) -> config.Config:
+    """The configuration of a profile, over that of the talk."""
     raw = shipped()
-    update_config(raw, yaml.safe_load((REPOSITORY / "workflow/profiles/demo/experiment.yaml").read_text()))
-    cfg = config.load(raw)
+    update_config(raw, yaml.safe_load((REPOSITORY / f"workflow/profiles/{name}/experiment.yaml").read_text()))
+    return config.load(raw)
+
+
+def test_the_reference_models_learn_from_varied_drawings() -> None:
+    cfg = in_profile("reference")
+    assert cfg.depiction.styles == Styles.model_validate(VARIED)
+    assert len({(m.network.encoder, m.network.dim, m.network.image_size) for m in cfg.models}) == 3
+    assert cfg.ensembles[0].models == [m.name for m in cfg.models]
+    assert all(m.training.risk is not None for m in cfg.models)
+    # The style that no training picture has.
+    unseen = next(drawing for drawing in cfg.drawings if drawing.name == "handwriting")
+    assert not unseen.style.fonts.keys() & VARIED["fonts"].keys()
+
+
+def test_the_demonstration_is_valid_over_the_experiment() -> None:
+    cfg = in_profile("demo")
     assert {m.gpus for m in cfg.models} == {0}
     assert {m.network.pretrained for m in cfg.models} == {"none"}
 
@@ -236,4 +253,12 @@ def test_a_model_does_not_start_from_itself_nor_from_another_shape() -> None:
     raw = parents(a="none", b="results/models/a")
     raw["models"][1]["network"]["dim"] = 64
     with pytest.raises(UserError, match=r"models.1.network.pretrained: 'a' has .*'dim': 32.*'b' .*'dim': 64"):
+        config.load(raw)
+
+
+@pytest.mark.parametrize("settings", [{}, {"risk": {}}])
+def test_no_epoch_is_for_a_parents_weights_and_minimum_risk(settings: dict[str, object]) -> None:
+    raw = shipped()
+    raw["models"][0]["training"] = {"epochs": 0, **settings}
+    with pytest.raises(UserError, match=r"models\.0: training\.epochs: 0 is for"):
         config.load(raw)

@@ -319,7 +319,7 @@ class Loop:
                     self.save(course)
 
     def reduce_risk(self, course: Course, risk: Risk) -> None:
-        """The phase of minimum risk, from the weights that were best in validations.
+        """The phase of minimum risk, from the weights that were best in validations, or from a parent's.
 
         Raises
         ------
@@ -328,6 +328,8 @@ class Loop:
         """
         training, place, epochs = self.training, self.place, self.risk_epochs
         if course.phase == CROSS_ENTROPY:
+            if not self.best:  # no epoch before it: the parent's weights are those to be improved
+                self.validate(course)
             course.phase = MINIMUM_RISK
             self.reader.load_state_dict(self.best)
             self.engine = RiskEngine(self.reader, training, risk, place)

@@ -256,6 +256,19 @@ def test_it_begins_with_the_best_weights_and_keeps_what_is_better(
     assert (facts["best_phase"], facts["validation_tanimoto"]) == ("minimum_risk", 0.7)
 
 
+def test_a_parents_weights_can_go_through_the_phase_alone(dataset: Path, tmp_path: Path) -> None:
+    run_train(dataset, tmp_path / "parent", training=TRAINING)
+    network = NETWORK.model_copy(update={"pretrained": str(tmp_path / "parent")})
+    run_train(dataset, tmp_path / "child", network=network, training=WITH_RISK.model_copy(update={"epochs": 0}))
+    found = lines(tmp_path / "child")
+    before, *after = [line for line in found if "validation_tanimoto" in line]
+    parents = [line["validation_loss"] for line in lines(tmp_path / "parent") if "validation_loss" in line]
+    assert before["validation_loss"] in [pytest.approx(loss, abs=1e-4) for loss in parents]
+    assert (before["step"], [line["step"] for line in after]) == (0, [4, 6])
+    facts = json.loads((tmp_path / "child" / "model.json").read_text())
+    assert (facts["epochs"], facts["parent"]["name"]) == (0, "tiny")
+
+
 STOPPED = """
 import signal, sys
 from pathlib import Path

@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from .base import Settings
 from .network import Network
@@ -132,6 +132,15 @@ class Model(Settings):
     network: Network
     training: Training
     gpus: int = Field(1, ge=0, description="GPUs for the training, one process each; 0 trains on the CPU.")
+
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> "Model":
+        if self.training.epochs == 0 and (self.network.parent is None or self.training.risk is None):
+            raise ValueError(
+                "training.epochs: 0 is for minimum-risk training of a parent's weights: give training.risk, and the "
+                "parent's folder as network.pretrained; or 1 epoch or more"
+            )
+        return self
 
 
 class TestSet(Settings):

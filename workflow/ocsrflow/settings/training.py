@@ -14,7 +14,11 @@ class Training(Settings):
     """Everything that defines a training run besides its network and its data set."""
 
     batch: int = Field(384, ge=1, description="Pictures per optimiser step, over all GPUs together.")
-    epochs: int = Field(20, ge=1, description="Passes over the training split.")
+    epochs: int = Field(
+        20,
+        ge=0,
+        description="Passes over the training split; 0 where a parent's weights go through minimum-risk training only.",
+    )
     encoder_lr: float = Field(1e-4, gt=0, description="Learning rate of the encoder (Adam).")
     decoder_lr: float = Field(4e-4, gt=0, description="Learning rate of attention and decoder (Adam).")
     schedule: Literal["constant", "cosine"] = Field(
