@@ -268,6 +268,16 @@ def test_what_cannot_be_drawn_is_a_value_error(monkeypatch: pytest.MonkeyPatch) 
         draw_varied(mol("CCO"), Depiction(styles={"indigo": 0}), 1)  # type: ignore[arg-type]
 
 
+def test_what_indigo_cannot_lay_out_is_a_value_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing:
+        def layout(self) -> None:
+            raise RuntimeError("core: no layout")
+
+    monkeypatch.setattr(indigo_toolkit, "_load", lambda _: Refusing())
+    with pytest.raises(ValueError, match="Indigo cannot lay it out: core: no layout"):
+        indigo_toolkit.indigo_layout(mol("CCO"))
+
+
 def test_without_indigo_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     indigo_toolkit._toolkit.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "indigo", None)
