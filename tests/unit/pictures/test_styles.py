@@ -10,7 +10,7 @@ import yaml
 from ocsrflow.chemistry import canonical, parse
 from ocsrflow.errors import UserError
 from ocsrflow.images import Picture
-from ocsrflow.pictures import drawing, indigo_toolkit, varied
+from ocsrflow.pictures import drawing, indigo_toolkit, labels, varied
 from ocsrflow.pictures.drawing import draw_styled
 from ocsrflow.pictures.labels import LABEL, abbreviated, with_hydrogens, write_methyls, write_salts
 from ocsrflow.pictures.layout import BOND, lay_out
@@ -130,6 +130,16 @@ def test_labels_of_rdkit_that_name_another_group_are_not_used(smiles: str, right
         labels |= {atom.GetProp(LABEL) for atom in short.GetAtoms() if atom.HasProp(LABEL)}
     assert wrong not in labels
     assert right is None or right in labels
+
+
+def test_labels_are_ascii() -> None:
+    """RDKit draws each byte of other letters by itself."""
+    for seed in range(40):
+        molecule = mol("CCN.Cl")
+        write_salts(molecule, random.Random(seed))
+        assert molecule.GetAtomWithIdx(3).GetProp(LABEL).isascii()
+    for abbreviation in labels._abbreviations():
+        assert f"{abbreviation.label}{abbreviation.displayLabel}{abbreviation.displayLabelW}".isascii()
 
 
 def test_a_salt_keeps_its_isotope() -> None:

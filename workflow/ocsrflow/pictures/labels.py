@@ -90,7 +90,7 @@ NCO *N=C=O NCO OCN
 _WRONG = {"iBu", "iPent", "NMe", "NCF3"}
 _METHYLENE = "[CX4;H2;D2;!R;0*]"
 _CHAIN = Chem.MolFromSmarts("-".join(["[!#1]", *[_METHYLENE] * 3]))
-_SALT = ("{0}", "x {0}", "· {0}", ".{0}")
+_SALT = ("{0}", "x {0}", ". {0}", ".{0}")  # in ASCII: of other letters RDKit draws each byte
 
 
 @cache
@@ -195,7 +195,7 @@ def write_carbons(molecule: Chem.Mol) -> None:
 
 
 def write_salts(molecule: Chem.Mol, draw: random.Random) -> None:
-    """Label hydrogen halides that stand beside a molecule: HCl, ClH, x HCl, · HCl."""
+    """Label hydrogen halides that stand beside a molecule: HCl, ClH, x HCl, . HCl."""
     form = draw.choice(_SALT)
     for atom in molecule.GetAtoms():
         alone = atom.GetDegree() == 0 and not atom.GetIsotope() and not atom.GetFormalCharge()
