@@ -356,10 +356,10 @@ def load(raw: Any) -> Config:
 
 def _line(error: Any, raw: Mapping[str, Any]) -> str:
     # Pydantic puts the tag of a discriminated union among the keys; the path users know has no such part.
-    location = [str(part) for part in error["loc"]]
+    location = [str(part) for part in error["loc"] if part not in ("number", "range")]  # the forms of a value
     if len(location) > 2 and location[0] == "sources":
         del location[2]
-    if location[:1] == ["models"] and len(location) == 4:
+    if location[:1] == ["models"] and len(location) >= 4:
         own = raw["models"][int(location[1])].get(location[2]) or {}
         if location[3] not in own and location[3] in (raw.get(location[2]) or {}):
             location = location[2:]

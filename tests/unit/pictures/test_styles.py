@@ -10,7 +10,7 @@ import yaml
 from ocsrflow.chemistry import canonical, parse
 from ocsrflow.errors import UserError
 from ocsrflow.images import Picture
-from ocsrflow.pictures import drawing, indigo_toolkit, varied
+from ocsrflow.pictures import drawing, indigo_toolkit, labels, varied
 from ocsrflow.pictures.drawing import draw_styled
 from ocsrflow.pictures.labels import LABEL, abbreviated, with_hydrogens, write_methyls, write_salts
 from ocsrflow.pictures.layout import BOND, lay_out
@@ -21,6 +21,7 @@ from ocsrflow.settings.depiction import Depiction
 from ocsrflow.settings.styles import FONTS, VARIED, Styles
 from pydantic import ValidationError
 from rdkit import Chem
+from rdkit.Chem.Draw import rdMolDraw2D
 
 # Stereocentres and double bonds of every kind, in rings and chains.
 STEREO = (
@@ -98,6 +99,75 @@ def test_abbreviations_swallow_no_stereocentre() -> None:
             assert len(centres) == 1
             assert not centres[0].HasProp(LABEL)
     assert labelled > 40
+
+
+@pytest.mark.parametrize(
+    "smiles",
+    ["[13CH3]Oc1ccc(C[13CH2]CCCN)cc1", "C[NH+](C)CCc1ccccc1", "[CH2]Oc1ccncc1", "[CH2-]Cc1ccncc1", "CC[18O]C(=O)CN"],
+)
+def test_abbreviations_swallow_no_isotope_charge_or_radical(smiles: str) -> None:
+    def marks(molecule: Chem.Mol) -> list[tuple[int, int, int]]:
+        atoms = [(a.GetIsotope(), a.GetFormalCharge(), a.GetNumRadicalElectrons()) for a in molecule.GetAtoms()]
+        return sorted(atom for atom in atoms if any(atom))
+
+    for seed in range(80):
+        assert marks(abbreviated(mol(smiles), random.Random(seed))) == marks(mol(smiles))
+
+
+@pytest.mark.parametrize(
+    ("smiles", "right", "wrong"),
+    [
+        ("CC(C)Cc1ccncc1", "iBu", "nBu"),
+        ("CCC(C)c1ccncc1", None, "iBu"),
+        ("CCCC(C)c1ccncc1", None, "iPent"),
+        ("CNc1ccncc1", "NHMe", "NMe"),
+    ],
+)
+def test_labels_of_rdkit_that_name_another_group_are_not_used(smiles: str, right: str | None, wrong: str) -> None:
+    labels: set[str] = set()
+    for seed in range(80):
+        short = abbreviated(mol(smiles), random.Random(seed))
+        labels |= {atom.GetProp(LABEL) for atom in short.GetAtoms() if atom.HasProp(LABEL)}
+    assert wrong not in labels
+    assert right is None or right in labels
+
+
+def test_labels_are_ascii() -> None:
+    """RDKit draws each byte of other letters by itself."""
+    for seed in range(40):
+        molecule = mol("CCN.Cl")
+        write_salts(molecule, random.Random(seed))
+        assert molecule.GetAtomWithIdx(3).GetProp(LABEL).isascii()
+    for abbreviation in labels._abbreviations():
+        assert f"{abbreviation.label}{abbreviation.displayLabel}{abbreviation.displayLabelW}".isascii()
+
+
+def test_a_salt_keeps_its_isotope() -> None:
+    molecule = mol("CCN.[36ClH]")
+    write_salts(molecule, random.Random(0))
+    assert not any(atom.HasProp(LABEL) for atom in molecule.GetAtoms())
+
+
+@pytest.mark.parametrize(
+    ("smiles", "circles"),
+    [
+        ("c1ccccc1", 1),
+        ("c1ccc2ccccc2c1", 2),
+        ("c1ccc2[nH]ccc2c1", 1),
+        ("C[n+]1ccccc1", 1),
+        ("O=c1cccc[nH]1", 0),
+        ("O=c1cc[nH]c(=O)[nH]1", 0),
+        ("O=c1ccc2ccccc2[nH]1", 1),
+        ("c1ccc2nsnc2c1", 0),
+        ("c1ccc2c(c1)-c1ccccc1-2", 2),
+    ],
+)
+def test_circles_are_drawn_where_no_double_bond_leaves_the_ring(smiles: str, circles: int) -> None:
+    molecule = mol(smiles)
+    prepared = rdMolDraw2D.PrepareMolForDrawing(molecule, kekulize=True)
+    bonds = [bond.GetBondType() for bond in prepared.GetBonds()]
+    assert len(drawing._without_double_bonds(prepared, molecule)) == circles
+    assert (bonds == [bond.GetBondType() for bond in prepared.GetBonds()]) == (circles == 0)
 
 
 def test_long_chains_are_written_with_their_length() -> None:
@@ -206,6 +276,16 @@ def test_what_cannot_be_drawn_is_a_value_error(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(drawing, "_by_rdkit", refuse)
     with pytest.raises(ValueError, match="no depiction"):
         draw_varied(mol("CCO"), Depiction(styles={"indigo": 0}), 1)  # type: ignore[arg-type]
+
+
+def test_what_indigo_cannot_lay_out_is_a_value_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing:
+        def layout(self) -> None:
+            raise RuntimeError("core: no layout")
+
+    monkeypatch.setattr(indigo_toolkit, "_load", lambda _: Refusing())
+    with pytest.raises(ValueError, match="Indigo cannot lay it out: core: no layout"):
+        indigo_toolkit.indigo_layout(mol("CCO"))
 
 
 def test_without_indigo_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,22 +137,38 @@ def _by_rdkit(molecule: Chem.Mol, style: Style, width: int, height: int) -> Pixe
 def _without_double_bonds(prepared: Chem.Mol, molecule: Chem.Mol) -> list[NDArray[np.float64]]:
     """Make the bonds of a molecule's aromatic six-rings single, and return where their atoms lie, (6, 2) each.
 
-    Letters stay what they are: hydrogens are counted before.
+    Rings with a double bond to an atom beside them, such as pyridone's, keep theirs: there a circle would say something
+    else. Letters stay what they are: hydrogens are counted before.
     """
     rings = [
         ring
         for ring in molecule.GetRingInfo().AtomRings()
-        if len(ring) == 6 and all(molecule.GetAtomWithIdx(i).GetIsAromatic() for i in ring)
+        if len(ring) == 6 and all(molecule.GetBondBetweenAtoms(*ends).GetIsAromatic() for ends in _around(ring))
     ]
+    while True:
+        # Double bonds of other rings that get a circle, as naphthalene's, do not count: they go with these.
+        circled = {frozenset(ends) for ring in rings for ends in _around(ring)}
+        double = [b for b in prepared.GetBonds() if b.GetBondType() == Chem.BondType.DOUBLE]
+        left = {frozenset((b.GetBeginAtomIdx(), b.GetEndAtomIdx())) for b in double} - circled
+        bound = frozenset().union(*left)
+        kept = [ring for ring in rings if bound.isdisjoint(ring)]
+        if len(kept) == len(rings):
+            break
+        rings = kept
     for atom in prepared.GetAtoms():
         hydrogens = atom.GetTotalNumHs()
         atom.SetNoImplicit(True)
         atom.SetNumExplicitHs(hydrogens)
     for ring in rings:
-        for i, j in zip(ring, [*ring[1:], ring[0]], strict=True):
-            prepared.GetBondBetweenAtoms(i, j).SetBondType(Chem.BondType.SINGLE)
+        for ends in _around(ring):
+            prepared.GetBondBetweenAtoms(*ends).SetBondType(Chem.BondType.SINGLE)
     positions = prepared.GetConformer().GetPositions()[:, :2]
     return [positions[list(ring)] for ring in rings]
+
+
+def _around(ring: tuple[int, ...]) -> list[tuple[int, int]]:
+    """The ends of a ring's bonds."""
+    return list(zip(ring, [*ring[1:], ring[0]], strict=True))
 
 
 def _draw_circle(drawer: rdMolDraw2D.MolDraw2DCairo, ring: NDArray[np.float64]) -> None:

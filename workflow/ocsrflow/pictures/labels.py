@@ -7,7 +7,7 @@ import random
 from functools import cache
 
 from rdkit import Chem
-from rdkit.Chem import rdAbbreviations
+from rdkit.Chem import rdAbbreviations, rdqueries
 
 LABEL, LABEL_WEST = "_displayLabel", "_displayLabelW"  # RDKit's properties: as read from left, and from right
 
@@ -79,20 +79,33 @@ CH2CO2H *[CH2]C(=O)[OH] CH<sub>2</sub>CO<sub>2</sub>H HO<sub>2</sub>CH<sub>2</su
 CH(CH3)2 *[CH]([CH3])[CH3] CH(CH<sub>3</sub>)<sub>2</sub> (H<sub>3</sub>C)<sub>2</sub>HC
 C(CH3)3 *C([CH3])([CH3])[CH3] C(CH<sub>3</sub>)<sub>3</sub> (H<sub>3</sub>C)<sub>3</sub>C
 CH=CH2 *[CH]=[CH2] CH=CH<sub>2</sub> H<sub>2</sub>C=HC
+iBu *[CH2][CH]([CH3])[CH3] iBu iBu
 CHO *[CX3H1]=O CHO OHC
 N3 *N=[N+]=[N-] N<sub>3</sub> N<sub>3</sub>
 N3 *[N-][N+]#N N<sub>3</sub> N<sub>3</sub>
 NCS *N=C=S NCS SCN
 NCO *N=C=O NCO OCN
 """
-_CHAIN = Chem.MolFromSmarts("[!#1]-[CX4;H2;!R]-[CX4;H2;!R]-[CX4;H2;!R]")
-_SALT = ("{0}", "x {0}", "· {0}", ".{0}")
+# Of RDKit's list: what is labelled iBu and iPent there is sec-butyl and 2-pentyl, and NMe and NCF3 lack a hydrogen.
+_WRONG = {"iBu", "iPent", "NMe", "NCF3"}
+_METHYLENE = "[CX4;H2;D2;!R;0*]"
+_CHAIN = Chem.MolFromSmarts("-".join(["[!#1]", *[_METHYLENE] * 3]))
+_SALT = ("{0}", "x {0}", ". {0}", ".{0}")  # in ASCII: of other letters RDKit draws each byte
 
 
 @cache
 def _abbreviations() -> list[rdAbbreviations.AbbreviationDefinition]:
-    more = rdAbbreviations.ParseAbbreviations(_MORE.strip())
-    return [*more, *rdAbbreviations.GetDefaultAbbreviations()]
+    of_rdkit = [a for a in rdAbbreviations.GetDefaultAbbreviations() if a.label not in _WRONG]
+    found = [*rdAbbreviations.ParseAbbreviations(_MORE.strip()), *of_rdkit]
+    for abbreviation in found:
+        # A label says nothing of isotopes, radicals and charges that the group itself does not have.
+        group = abbreviation.mol
+        for atom in list(group.GetAtoms())[1:]:
+            atom.ExpandQuery(rdqueries.IsotopeEqualsQueryAtom(0))
+            atom.ExpandQuery(rdqueries.NumRadicalElectronsEqualsQueryAtom(0))
+            atom.ExpandQuery(rdqueries.FormalChargeEqualsQueryAtom(atom.GetFormalCharge()))
+        abbreviation.mol = group
+    return found
 
 
 def abbreviated(molecule: Chem.Mol, draw: random.Random) -> Chem.Mol:
@@ -142,7 +155,7 @@ def _short_chains(molecule: Chem.Mol) -> Chem.Mol:
 
 def _next_methylene(molecule: Chem.Mol, chain: list[int]) -> int | None:
     for atom in molecule.GetAtomWithIdx(chain[-1]).GetNeighbors():
-        plain = atom.GetAtomicNum() == 6 and atom.GetTotalNumHs() == 2 and not atom.IsInRing()
+        plain = atom.GetAtomicNum() == 6 and atom.GetTotalNumHs() == 2 and not atom.IsInRing() and not atom.GetIsotope()
         if atom.GetIdx() not in chain and plain and atom.GetDegree() == 2 and not _has_stereo(atom):
             return int(atom.GetIdx())
     return None
@@ -182,10 +195,11 @@ def write_carbons(molecule: Chem.Mol) -> None:
 
 
 def write_salts(molecule: Chem.Mol, draw: random.Random) -> None:
-    """Label hydrogen halides that stand beside a molecule: HCl, ClH, x HCl, · HCl."""
+    """Label hydrogen halides that stand beside a molecule: HCl, ClH, x HCl, . HCl."""
     form = draw.choice(_SALT)
     for atom in molecule.GetAtoms():
-        if atom.GetDegree() == 0 and atom.GetSymbol() in ("F", "Cl", "Br", "I") and atom.GetTotalNumHs() == 1:
+        alone = atom.GetDegree() == 0 and not atom.GetIsotope() and not atom.GetFormalCharge()
+        if alone and atom.GetSymbol() in ("F", "Cl", "Br", "I") and atom.GetTotalNumHs() == 1:
             text = draw.choice((f"H{atom.GetSymbol()}", f"H{atom.GetSymbol()}", f"{atom.GetSymbol()}H"))
             atom.SetProp(LABEL, form.format(text))
             atom.SetProp(LABEL_WEST, form.format(text))

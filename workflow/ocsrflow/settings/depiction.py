@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from .base import Settings
 from .ranges import OneOrRange
@@ -55,6 +55,13 @@ class Depiction(Settings):
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of the values taken from ranges.")
 
     _styles = field_validator("styles", mode="before")(with_defaults)
+
+    @model_validator(mode="after")
+    def _styles_draw_alone(self) -> "Depiction":
+        for key in ("line_width", "font_size", "rotation", "kekulize", "stereo_labels"):
+            if self.styles is not None and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} has no effect where there are styles; leave it out and see the keys of styles")
+        return self
 
     @property
     def channels(self) -> int:

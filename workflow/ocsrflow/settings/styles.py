@@ -141,4 +141,6 @@ def with_defaults(value: Any) -> Any:
     """``varied``, and a mapping of what differs from it, as all settings of :class:`Styles`; else what was given."""
     if value == "varied":
         return VARIED
+    if value is not None and not isinstance(value, dict | Styles):
+        raise ValueError("varied, null or a mapping of what differs from varied is expected")
     return {**VARIED, **value} if isinstance(value, dict) else value
