@@ -98,9 +98,7 @@ def _grown(page: Image.Image, width: int, height: int, *, above: bool = False, a
 
 def _number(random: np.random.Generator) -> str:
     """A compound's number: (24), IIa, 3-b, No. 12."""
-    number = str(
-        random.choice([str(random.integers(1, 300)), str(random.choice(["II", "III", "IV", "VII", "XII"]))])
-    )
+    number = str(random.choice([str(random.integers(1, 300)), str(random.choice(["II", "III", "IV", "VII", "XII"]))]))
     number += str(random.choice(["", "", "a", "b", "c", "'", "-1"]))
     return str(random.choice(["{}", "({})", "({})", "No. {}", "[{}]", "Chiral", "{}."])).format(number)
 
