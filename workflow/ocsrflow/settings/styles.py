@@ -115,7 +115,7 @@ VARIED: dict[str, Any] = {
     "size": (150, 700),
     "height": (0.3, 0.9),
     "padding": (0.01, 0.12),
-    "line_width": (0.025, 0.11),
+    "line_width": (0.02, 0.16),
     "fonts": {"roboto": 0.2, "dejavu-sans-bold": 0.1, "stix": 0.35, "stix-bold": 0.05, "computer-modern": 0.05},
     "letter_size": (0.85, 1.7),
     "label_gap": (0.0, 0.15),
