@@ -95,7 +95,7 @@ def test_the_report_opens_without_complaint_and_asks_for_nothing(seen: Seen, rep
     assert seen.complaints == []
     assert seen.outside(report) == []
     sections = page.locator("main > section")
-    assert sections.count() == 15
+    assert sections.count() == 16
     for at in range(sections.count()):
         expect(sections.nth(at).locator("h2")).to_be_visible()
     loaded = page.evaluate("[...document.images].map(image => (image.loading = 'eager', image.decode())).length")
