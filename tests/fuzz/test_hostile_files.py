@@ -30,7 +30,7 @@ from sandbox import Limits, Outcome, Sandbox
 CORPUS = Path(__file__).parent / "corpus"
 FULL = os.environ.get("OCSRFLOW_FAULTS") == "full"
 # How many files each reader is tried with; the readers of models take tens of milliseconds for one.
-EXAMPLES = {"description": 25, "calibration": 20, "members": 30, "weights": 20, "table": 50, "configuration": 60}
+EXAMPLES = {"description": 25, "calibration": 20, "members": 30, "weights": 40, "table": 50, "configuration": 60}
 OF_OTHERS = 100
 LARGE = Limits(seconds=300, megabytes=1536)  # for files that take their time by their size alone
 

@@ -262,6 +262,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
     folder = tmp_path_factory.mktemp("shelf")
     smiles = [*dict.fromkeys([*ACIDS, *RINGS, *CHAINS[:20]]), "C(C", "[Xx]", "C |$R$|"]
     table = pd.DataFrame({"cid": range(1, len(smiles) + 1), "smiles": smiles, "file": [None] * len(smiles)})
+    table["split"] = "train"
     table.to_parquet(folder / "sample.parquet", index=False)
     render(
         folder / "sample.parquet", store=folder / "store", out=folder / "all.parquet",

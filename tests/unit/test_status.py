@@ -85,14 +85,18 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def begin(*options: str) -> subprocess.Popen[bytes]:
-    """Start Snakemake in a group of its own, as its hook would tell."""
+    """Start Snakemake in a group of its own; what its hook writes down comes, as there, after its log is open."""
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", *OPTIONS, *options]
+    logs = {*Path(".snakemake/log").glob("*.snakemake.log")}
+    run = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while run.poll() is None and logs == {*Path(".snakemake/log").glob("*.snakemake.log")}:
+        time.sleep(0.01)
     Path("results/workflow.json").write_text(
         json.dumps(
             {"started": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()), "commit": "", "config_hash": ""}
         )
     )
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", *OPTIONS, *options]
-    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return run
 
 
 def shown(capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, list[str]], str]:
