@@ -143,9 +143,7 @@ def _short_chains(molecule: Chem.Mol) -> Chem.Mol:
             continue  # the new bond would come last among its neighbours', and turn its stereo round
         first = result.GetAtomWithIdx(chain[0])
         first.SetNoImplicit(True)
-        text = f"(CH<sub>2</sub>)<sub>{len(chain)}</sub>"
-        first.SetProp(LABEL, text)
-        first.SetProp(LABEL_WEST, text)
+        _label(first, f"(CH<sub>2</sub>)<sub>{len(chain)}</sub>")
         result.AddBond(chain[0], beyond[0], Chem.BondType.SINGLE)
         removed |= set(chain[1:])
     for index in sorted(removed, reverse=True):
@@ -173,25 +171,33 @@ def _has_stereo(atom: Chem.Atom) -> bool:
     return atom.GetChiralTag() != Chem.ChiralType.CHI_UNSPECIFIED or double or neighbours
 
 
+def _is_plain_carbon(atom: Chem.Atom) -> bool:
+    """Whether a label of letters says all of a carbon: it has no charge, no isotope and no label yet."""
+    marked = atom.GetFormalCharge() or atom.GetIsotope() or atom.HasProp(LABEL)
+    return atom.GetAtomicNum() == 6 and not marked
+
+
+def _label(atom: Chem.Atom, text: str, west: str | None = None) -> None:
+    """Have an atom drawn as a text, and as another one where its bond comes from the right."""
+    atom.SetProp(LABEL, text)
+    atom.SetProp(LABEL_WEST, text if west is None else west)
+
+
 def write_methyls(molecule: Chem.Mol, draw: random.Random) -> None:
     """Label the methyl groups: as CH3 or Me, all of them in the same way."""
     label, west = draw.choice((("CH<sub>3</sub>", "H<sub>3</sub>C"), ("Me", "Me")))
     for atom in molecule.GetAtoms():
-        plain = not atom.GetFormalCharge() and not atom.GetIsotope() and not atom.HasProp(LABEL)
-        if plain and atom.GetAtomicNum() == 6 and atom.GetDegree() == 1 and atom.GetTotalNumHs() == 3:
-            atom.SetProp(LABEL, label)
-            atom.SetProp(LABEL_WEST, west)
+        if _is_plain_carbon(atom) and atom.GetDegree() == 1 and atom.GetTotalNumHs() == 3:
+            _label(atom, label, west)
 
 
 def write_carbons(molecule: Chem.Mol) -> None:
     """Label every carbon outside rings with its hydrogens, as older patents do: H3C–CH2–CH=."""
     for atom in molecule.GetAtoms():
-        plain = not atom.GetFormalCharge() and not atom.GetIsotope() and not atom.HasProp(LABEL)
-        if plain and atom.GetAtomicNum() == 6 and not atom.IsInRing():
+        if _is_plain_carbon(atom) and not atom.IsInRing():
             hydrogens = atom.GetTotalNumHs()
             text = "" if not hydrogens else "H" if hydrogens == 1 else f"H<sub>{hydrogens}</sub>"
-            atom.SetProp(LABEL, f"C{text}")
-            atom.SetProp(LABEL_WEST, f"{text}C")
+            _label(atom, f"C{text}", f"{text}C")
 
 
 def write_salts(molecule: Chem.Mol, draw: random.Random) -> None:
@@ -201,8 +207,7 @@ def write_salts(molecule: Chem.Mol, draw: random.Random) -> None:
         alone = atom.GetDegree() == 0 and not atom.GetIsotope() and not atom.GetFormalCharge()
         if alone and atom.GetSymbol() in ("F", "Cl", "Br", "I") and atom.GetTotalNumHs() == 1:
             text = draw.choice((f"H{atom.GetSymbol()}", f"H{atom.GetSymbol()}", f"{atom.GetSymbol()}H"))
-            atom.SetProp(LABEL, form.format(text))
-            atom.SetProp(LABEL_WEST, form.format(text))
+            _label(atom, form.format(text))
 
 
 def number_atoms(molecule: Chem.Mol, draw: random.Random) -> None:

@@ -67,8 +67,7 @@ def _stroke_width(grey: Grey) -> float:
 def _wiped_out(before: Grey, after: Grey, stroke: float) -> float:
     """The share of a drawing's ink that has no ink left near it."""
     ink = before < 0.5
-    darkest, lightest = np.float32(after.min()), np.float32(after.max())
-    left = after < (darkest + lightest) / 2
+    left = after < (np.float32(after.min()) + np.float32(after.max())) / 2
     near = ndimage.maximum_filter(left, 1 + 2 * round(stroke / 2))
     lost, all_ink = int(np.count_nonzero(ink & ~near)), int(np.count_nonzero(ink))
     return lost / max(1, all_ink)

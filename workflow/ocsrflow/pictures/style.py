@@ -3,8 +3,11 @@
 import random
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from PIL import ImageFont
 
 from ..errors import UserError
 from ..settings.styles import LAYOUTS, RDKIT_FONT, Styles
@@ -119,10 +122,6 @@ def font_file(name: str) -> str:
     """
     if name in _OF_RDKIT:
         return _OF_RDKIT[name]
-    from importlib.util import find_spec
-
-    from PIL import ImageFont
-
     path = Path(name)
     if name in _PACKAGED:
         package, inside = _PACKAGED[name]
