@@ -24,6 +24,7 @@ from .surroundings import surround
 LETTERS = 0.6  # height of letters in its coordinates
 LINE_UNIT = 0.02  # width of a line of 1 in its coordinates, where lines grow with the drawing
 SMALLEST = 0.35  # of a canvas's longer side: its shorter side, however flat the molecule is
+THINNEST = 1.2  # width of a line in pixels: thinner ones are drawn pale, and a scan's threshold takes them for paper
 
 Pixels = NDArray[np.uint8]  # (height, width, 3), RGB; or (height, width), grey
 
@@ -84,10 +85,13 @@ def _drawn(molecule: Chem.Mol, style: Style, draw: random.Random) -> Pixels:
             number_atoms(prepared, draw)
     places = lay_out(prepared, style)
     width, height = _canvas(places, style)
+    line_width = style.line_width
+    if line_width is not None:
+        line_width = max(line_width, THINNEST / _bond_length(places, style, width, height))
     if by_indigo:
         Chem.WedgeMolBonds(prepared, prepared.GetConformer())
-        return indigo_drawing(prepared, style, width, height)
-    return _by_rdkit(prepared, style, width, height)
+        return indigo_drawing(prepared, style, line_width, width, height)
+    return _by_rdkit(prepared, style, line_width, width, height)
 
 
 def _perceive(molecule: Chem.Mol) -> None:
@@ -98,13 +102,25 @@ def _perceive(molecule: Chem.Mol) -> None:
 
 def _canvas(places: NDArray[np.float64], style: Style) -> tuple[int, int]:
     """Width and height in pixels: as long as the style says on the side on which the molecule is longer."""
-    wide, high = np.ptp(places, axis=0) + BOND  # room for labels
+    wide, high = _extent(places)
     flat = max(SMALLEST, min(wide, high) / max(wide, high))
     shorter = round(style.size * max(style.height, flat)) if style.height < 1 else style.size
     return (style.size, shorter) if wide >= high else (shorter, style.size)
 
 
-def _by_rdkit(molecule: Chem.Mol, style: Style, width: int, height: int) -> Pixels:
+def _extent(places: NDArray[np.float64]) -> tuple[float, float]:
+    """Width and height of a molecule in its coordinates, with room for labels."""
+    wide, high = np.ptp(places, axis=0) + BOND
+    return float(wide), float(high)
+
+
+def _bond_length(places: NDArray[np.float64], style: Style, width: int, height: int) -> float:
+    """Length of a bond in pixels, on a canvas of this size."""
+    wide, high = _extent(places)
+    return BOND * (1 - 2 * style.padding) * min(width / wide, height / high)
+
+
+def _by_rdkit(molecule: Chem.Mol, style: Style, line_width: float | None, width: int, height: int) -> Pixels:
     prepared = rdMolDraw2D.PrepareMolForDrawing(molecule, kekulize=True, forceCoords=False)
     rings = _without_double_bonds(prepared, molecule) if style.circles else []
     drawer = rdMolDraw2D.MolDraw2DCairo(width, height)
@@ -121,9 +137,9 @@ def _by_rdkit(molecule: Chem.Mol, style: Style, width: int, height: int) -> Pixe
         options.maxFontSize = -1
     if style.font:
         options.fontFile = style.font
-    if style.line_width is not None:
+    if line_width is not None:
         options.scaleBondWidth = True
-        options.bondLineWidth = style.line_width * BOND / LINE_UNIT
+        options.bondLineWidth = line_width * BOND / LINE_UNIT
     if not style.colour:
         options.useBWAtomPalette()
     drawer.DrawMolecule(prepared)

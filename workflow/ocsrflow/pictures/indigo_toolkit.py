@@ -12,6 +12,8 @@ from rdkit import Chem
 from ..errors import UserError
 from .style import Style
 
+LINE_WIDTH = 0.033  # in bond lengths, of a line of relative thickness 1 (measured)
+
 
 @cache
 def _toolkit() -> tuple[Any, Any]:
@@ -63,8 +65,12 @@ def _load(molecule: Chem.Mol) -> Any:
         raise ValueError(f"Indigo cannot load it: {' '.join(str(error).split())}") from None
 
 
-def indigo_drawing(molecule: Chem.Mol, style: Style, width: int, height: int) -> NDArray[np.uint8]:
+def indigo_drawing(
+    molecule: Chem.Mol, style: Style, line_width: float | None, width: int, height: int
+) -> NDArray[np.uint8]:
     """A molecule with coordinates, drawn by Indigo: uint8, (height, width, 3) RGB or (height, width) grey.
+
+    ``line_width`` is in bond lengths; ``None`` stands for Indigo's own.
 
     Raises
     ------
@@ -81,7 +87,7 @@ def indigo_drawing(molecule: Chem.Mol, style: Style, width: int, height: int) ->
         "render-margins": f"{round(style.padding * width)}, {round(style.padding * height)}",
         "render-coloring": style.colour,
         "render-label-mode": "hetero" if not style.methyls else "terminal-hetero",
-        "render-relative-thickness": 1.0 if style.line_width is None else max(0.6, min(2.4, style.line_width / 0.05)),
+        "render-relative-thickness": 1.0 if line_width is None else min(4.0, line_width / LINE_WIDTH),
         "render-stereo-style": "none",
     }
     for name, value in options.items():

@@ -44,9 +44,9 @@ def scan(pixels: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.u
     if random.random() < 0.5:
         grey = _spread_ink(grey, stroke, random)
     if random.random() < 0.8:
-        grey = ndimage.gaussian_filter(grey, float(random.uniform(0.2, 0.45)) * stroke)
+        grey = ndimage.gaussian_filter(grey, float(random.uniform(0.1, 0.25)) * stroke)
     grey = _black_and_white(grey, stroke, random) if random.random() < 0.85 else _grey_levels(grey, random)
-    if _wiped_out(drawn, grey, stroke) > WIPED_OUT:
+    if _wiped_out(drawn, grey) > WIPED_OUT:
         grey = np.where(drawn < FAINT, np.float32(0), np.float32(1))
     if random.random() < 0.3:
         _add_dust(grey, stroke, random)
@@ -64,11 +64,11 @@ def _stroke_width(grey: Grey) -> float:
     return float(np.clip(2 * ink.sum() / max(1.0, outline * np.pi / 4), 1.0, 12.0)) if outline else 1.0
 
 
-def _wiped_out(before: Grey, after: Grey, stroke: float) -> float:
-    """The share of a drawing's ink that has no ink left near it."""
+def _wiped_out(before: Grey, after: Grey) -> float:
+    """The share of a drawing's ink that has no ink left within a pixel of it."""
     ink = before < 0.5
     left = after < (np.float32(after.min()) + np.float32(after.max())) / 2
-    near = ndimage.maximum_filter(left, 1 + 2 * round(stroke / 2))
+    near = ndimage.maximum_filter(left, 3)
     lost, all_ink = int(np.count_nonzero(ink & ~near)), int(np.count_nonzero(ink))
     return lost / max(1, all_ink)
 
@@ -88,9 +88,9 @@ def _low_resolution(grey: Grey, stroke: float, random: np.random.Generator) -> G
 
 
 def _spread_ink(grey: Grey, stroke: float, random: np.random.Generator) -> Grey:
-    """Strokes fattened by up to a third on each side, or thinned by a quarter, where that leaves a pixel or more."""
+    """Strokes fattened by up to a sixth on each side, or thinned by a quarter, where that leaves a pixel or more."""
     if random.random() < 0.6:
-        pixels = stroke * float(random.uniform(0.1, 0.33))
+        pixels = stroke * float(random.uniform(0.05, 0.17))
         size = 1 + 2 * max(1, round(pixels))
         other = ndimage.minimum_filter(grey, size)
         part = min(1.0, pixels)

@@ -42,7 +42,8 @@ class Styles(Settings):
     )
     line_width: OneOrRange[Width] | None = Field(
         None,
-        description="Width of lines in bond lengths: a number or [low, high]; null for RDKit's two pixels at any size.",
+        description="Width of lines in bond lengths: a number or [low, high], at least 1.2 pixels; null for RDKit's two pixels at "
+        "any size.",
     )
     fonts: dict[str, Share] = Field(
         default_factory=dict,
@@ -115,25 +116,25 @@ VARIED: dict[str, Any] = {
     "size": (150, 700),
     "height": (0.3, 0.9),
     "padding": (0.01, 0.12),
-    "line_width": (0.02, 0.16),
-    "fonts": {"roboto": 0.2, "dejavu-sans-bold": 0.1, "stix": 0.35, "stix-bold": 0.05, "computer-modern": 0.05},
-    "letter_size": (0.85, 1.7),
+    "line_width": (0.02, 0.14),
+    "fonts": {"roboto": 0.35, "dejavu-sans-bold": 0.1, "stix": 0.3, "stix-bold": 0.05, "computer-modern": 0.05},
+    "letter_size": (0.9, 1.9),
     "label_gap": (0.0, 0.15),
     "double_bond_gap": (0.1, 0.24),
-    "turned": 0.4,
+    "turned": 0.15,
     "mirrored": 0.5,
-    "layouts": {"coordgen": 0.35, "indigo": 0.25},
+    "layouts": {"coordgen": 0.45, "indigo": 0.2},
     "displacement": (0.0, 0.04),
-    "methyls": 0.15,
+    "methyls": 0.25,
     "hydrogens": 0.05,
-    "abbreviations": 0.35,
-    "circles": 0.1,
+    "abbreviations": 0.4,
+    "circles": 0.15,
     "stereo_labels": 0.02,
     "atom_numbers": 0.03,
     "colour": 0.1,
     "indigo": 0.15,
-    "surroundings": 0.2,
-    "scan": 0.5,
+    "surroundings": 0.12,
+    "scan": 0.35,
 }
 
 
