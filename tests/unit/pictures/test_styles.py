@@ -228,6 +228,18 @@ def test_lines_and_letters_have_the_asked_size() -> None:
     assert letters[1] > 1.2 * letters[0]
 
 
+@pytest.mark.parametrize("indigo", [0, 1])
+def test_no_line_is_thinner_than_a_pixel(indigo: int) -> None:
+    """A thinner one would be pale, and a scan's threshold would take it for paper."""
+    chain = mol("C" * 30)
+    for size in (150, 400, 700):
+        pixels = draw_styled(chain, Styles(size=size, height=1.0, line_width=0.005, indigo=indigo), 0)
+        columns = pixels[:, pixels.min(axis=0) < 250]
+        ink = (255 - columns.astype(float)).sum(axis=0) / 255  # the line crosses every column once
+        assert columns.shape[1] > 0.7 * size
+        assert np.median(ink) > 1.0
+
+
 @pytest.mark.parametrize("name", FONTS)
 def test_every_font_is_there(name: str) -> None:
     path = font_file(name)

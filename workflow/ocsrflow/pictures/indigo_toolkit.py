@@ -87,7 +87,7 @@ def indigo_drawing(
         "render-margins": f"{round(style.padding * width)}, {round(style.padding * height)}",
         "render-coloring": style.colour,
         "render-label-mode": "hetero" if not style.methyls else "terminal-hetero",
-        "render-relative-thickness": 1.0 if line_width is None else min(4.0, line_width / LINE_WIDTH),
+        "render-relative-thickness": 1.0 if line_width is None else line_width / LINE_WIDTH,
         "render-stereo-style": "none",
     }
     for name, value in options.items():
