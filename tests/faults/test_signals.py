@@ -24,7 +24,7 @@ GPU = "GPU-00000000-0000-0000-0000-000000000000"
 MODEL = "results/models/tiny"
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, *([signal.SIGINT, signal.SIGHUP] if FULL else [])]
 ROUNDS = 2 if FULL else 1
-END = 40  # seconds in which all that a Snakemake started has gone
+END = 240  # seconds in which all that a Snakemake started has gone
 
 
 class Run:
