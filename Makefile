@@ -46,14 +46,15 @@ test-slurm: $(READY) ## Run the experiment at toy size on a real SLURM of one no
 	OCSRFLOW_FAULTS=full pytest tests/slurm
 
 test-faults: $(READY) ## Kill, cut, fill and damage everything, for most of an hour; a table of it at the end
-	OCSRFLOW_FAULTS=full $(PYTEST) tests/faults tests/fuzz tests/unit/test_resume.py
+	OCSRFLOW_FAULTS=full $(PYTEST) tests/faults tests/fuzz tests/unit/training/test_resume.py
 
-check: $(READY) ## Lint, check formats and types, ask for known vulnerabilities of the packages
+check: $(READY) ## Lint, check formats, types and imports, ask for known vulnerabilities of the packages
 	ruff check .
 	ruff format --check .
 	snakefmt --check Snakefile workflow/rules
 	snakemake --lint
 	mypy
+	lint-imports
 	python envs/audit.py
 
 format: $(READY) ## Format the code
@@ -62,20 +63,20 @@ format: $(READY) ## Format the code
 	snakefmt Snakefile workflow/rules
 
 status: $(READY) ## Show how far a run is (RESULTS=results)
-	@python -m ocsrflow.status "$$RESULTS"
+	@python -m ocsrflow.runtime.status "$$RESULTS"
 
 verify: $(READY) ## Compare the finished files of a run with their hashes of when they were made (RESULTS=results)
-	@python -m ocsrflow.verify "$$RESULTS"
+	@python -m ocsrflow.runtime.verify "$$RESULTS"
 
 compare: $(READY) ## Compare two folders of results or MLflow runs (A=results-before B=results)
 	@test -n "$$A" && test -n "$$B" || { echo "give A=... and B=...: folders of results, or ids of MLflow runs" >&2; exit 1; }
-	@python -m ocsrflow.compare "$$A" "$$B"
+	@python -m ocsrflow.evaluation.compare "$$A" "$$B"
 
 browse: $(READY) ## Show what is in a data set of results/ (DATASET=nci-short)
 	@case "$$DATASET" in *[!A-Za-z0-9_-]*) echo "DATASET is the name of a data set, not a path" >&2; exit 1;; esac
 	@test -f "results/datasets/$$DATASET/images.h5" || \
 		{ echo "give DATASET=..., one of: $$(cd results/datasets 2>/dev/null && ls -d */images.h5 | cut -d/ -f1 | xargs)" >&2; exit 1; }
-	@python -m ocsrflow.browse "results/datasets/$$DATASET/images.h5" --others results/datasets/*/images.h5 \
+	@python -m ocsrflow.report.browse "results/datasets/$$DATASET/images.h5" --others results/datasets/*/images.h5 \
 		--lengths "results/datasets/$$DATASET/lengths.csv" \
 		--rejects "results/datasets/$$DATASET/rejects/sample.csv" "results/datasets/$$DATASET/rejects/pack.csv" \
 		--out "results/browse/$$DATASET.html"

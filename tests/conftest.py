@@ -26,22 +26,30 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from fault_table import faults, pytest_terminal_summary  # noqa: F401  (pytest finds them here)
 from hypothesis import settings
-from ocsrflow.download import download
-from ocsrflow.files import write_json
-from ocsrflow.filter import filter_corpus
-from ocsrflow.model import Reader
-from ocsrflow.pack import pack
-from ocsrflow.packed import Packed
-from ocsrflow.render import render
-from ocsrflow.sample import sample
-from ocsrflow.score import score
-from ocsrflow.settings.depiction import Depiction
-from ocsrflow.settings.network import Network
-from ocsrflow.settings.training import Training
+from ocsrflow.config.depiction import Depiction
+from ocsrflow.config.network import Network
+from ocsrflow.config.training import Training
+from ocsrflow.corpus.download import download
+from ocsrflow.corpus.filter import filter_corpus
+from ocsrflow.corpus.sample import sample
+from ocsrflow.evaluation.score import score
+from ocsrflow.network.model import Reader
+from ocsrflow.pictures.pack import pack
+from ocsrflow.pictures.packed_file import Packed
+from ocsrflow.pictures.render import render
+from ocsrflow.runtime.files import write_json
 from safetensors.torch import save_file
 from xdist.scheduler import LoadScopeScheduling
 
 REPOSITORY = Path(__file__).parent.parent
+
+
+def module_of(stage: str) -> str:
+    """The module of a stage, which bears its name."""
+    (path,) = (REPOSITORY / "workflow/ocsrflow").glob(f"*/{stage}.py")
+    return f"ocsrflow.{path.parent.name}.{stage}"
+
+
 CONFIG = "tests/workflow/toy.yaml"
 
 settings.register_profile("ocsrflow", deadline=None)  # what takes long once need not be slow: machines are noisy

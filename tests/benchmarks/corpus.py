@@ -114,7 +114,7 @@ def pandas_chunks(path: Path, kept: Path | None = None) -> None:
     import pandas as pd
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from ocsrflow.bottom_k import hash64
+    from ocsrflow.corpus.hash_sample import hash64
 
     histogram, best, out = pd.Series(dtype=int), pd.DataFrame(), None
     options = {"sep": "\t", "header": None, "names": ["cid", "smiles"], "quoting": 3, "na_filter": False}
@@ -142,9 +142,9 @@ def ours(path: Path, folder: Path) -> list[list[str]]:
     """The commands of this checkout."""
     module = [sys.executable, "-m"]
     return [
-        [*module, "ocsrflow.filter", str(path), "--max-length", str(MAX_LENGTH)]
+        [*module, "ocsrflow.corpus.filter", str(path), "--max-length", str(MAX_LENGTH)]
         + [word for name in ("kept", "lengths", "rejects") for word in (f"--{name}", str(folder / name))],
-        [*module, "ocsrflow.sample", str(folder / "kept"), "--max-length", str(MAX_LENGTH)]
+        [*module, "ocsrflow.corpus.sample", str(folder / "kept"), "--max-length", str(MAX_LENGTH)]
         + ["--per-length", str(PER_LENGTH), "--processes", "1"]
         + [word for name in ("out", "lengths", "rejects") for word in (f"--{name}", str(folder / f"s-{name}"))],
     ]

@@ -17,9 +17,9 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
-from ocsrflow.chemistry import parse
-from ocsrflow.metrics import EXACT, evaluate
-from ocsrflow.similarity import fingerprint, known
+from ocsrflow.chem.molecules import parse
+from ocsrflow.chem.scores import EXACT, evaluate
+from ocsrflow.chem.similarity import fingerprint, known
 from rdkit import Chem, DataStructs, RDConfig
 
 Run = tuple[float, float]  # seconds, CPU seconds

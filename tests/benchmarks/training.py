@@ -18,15 +18,15 @@ from contextlib import closing
 from pathlib import Path
 
 import torch
-from ocsrflow.engine import Engine
-from ocsrflow.flops import peak, training_flops
-from ocsrflow.loader import Batch, Epochs, Loader, Share
-from ocsrflow.model import Reader
-from ocsrflow.packed import Packed
-from ocsrflow.processes import Place, join
-from ocsrflow.settings.depiction import Depiction
-from ocsrflow.settings.network import Network
-from ocsrflow.settings.training import Training
+from ocsrflow.config.depiction import Depiction
+from ocsrflow.config.network import Network
+from ocsrflow.config.training import Training
+from ocsrflow.network.batches import Batch, Epochs, Loader, Share
+from ocsrflow.network.model import Reader
+from ocsrflow.pictures.packed_file import Packed
+from ocsrflow.training.engine import Engine
+from ocsrflow.training.process_group import Place, join
+from ocsrflow.training.throughput import peak, training_flops
 from pictures import make
 
 TABLE = ("efficientnet_b0", "resnet152", "resnext101_32x8d", "wide_resnet101_2")

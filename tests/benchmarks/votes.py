@@ -20,12 +20,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
-from ocsrflow.chemistry import parse
-from ocsrflow.choose import choose
-from ocsrflow.ensemble import ensemble
-from ocsrflow.files import write_json
-from ocsrflow.similarity import known
-from ocsrflow.voting import METHODS, Ballot, Pooled
+from ocsrflow.chem.molecules import parse
+from ocsrflow.chem.similarity import known
+from ocsrflow.ensemble.choose import choose
+from ocsrflow.ensemble.vote import ensemble
+from ocsrflow.ensemble.voting_methods import METHODS, Ballot, Pooled
+from ocsrflow.runtime.files import write_json
 from rdkit import Chem, DataStructs, RDConfig
 
 RIGHT = (0.80, 0.76, 0.74, 0.72, 0.70)  # share of the pictures that each member reads rightly

@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import CONFIG, free_port, snakemake, wait_for
-from ocsrflow.files import read_json, write_json
+from ocsrflow.runtime.files import read_json, write_json
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -159,7 +159,7 @@ def hostile(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = snakemake(
         folder, "-n", "-p", "--cores", "2", "--configfile", CONFIG, "--forcerun", "report", "--", "report"
     ).stdout
-    command = re.search(r"python -m ocsrflow\.report .*?(?= 2>&1)", text, flags=re.DOTALL)
+    command = re.search(r"python -m ocsrflow\.report\.report .*?(?= 2>&1)", text, flags=re.DOTALL)
     assert command is not None
     words = [sys.executable, *shlex.split(command[0])[1:]]
     words = [word for word in words if not word.startswith(("--title=", "--note="))]

@@ -11,13 +11,13 @@ import h5py
 import pytest
 from conftest import Server, make_dataset
 from fault_table import Faults
-from ocsrflow import mirror
-from ocsrflow import train as stage
-from ocsrflow.dates import not_in_future
-from ocsrflow.download import download
-from ocsrflow.fetch import fetch
-from ocsrflow.picture_store import PictureStore
-from ocsrflow.tracking import tracking
+from ocsrflow.corpus.download import download
+from ocsrflow.pictures.picture_store import PictureStore
+from ocsrflow.runtime.dates import not_in_future
+from ocsrflow.runtime.http import fetch
+from ocsrflow.tracking import live_curves
+from ocsrflow.tracking.tracking import tracking
+from ocsrflow.training import train as stage
 from test_train import TRAINING, lines, run_train, without_times
 
 HOUR = 3600.0
@@ -46,7 +46,7 @@ def test_a_training(
     from mlflow.tracking import MlflowClient
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(mirror, "GATHER", 0.05)
+    monkeypatch.setattr(live_curves, "GATHER", 0.05)
     training = TRAINING.model_copy(update={"epochs": len(course)})
     run_train(dataset, tmp_path / "undisturbed", training=training)
     tracking(out=tmp_path / "tracking.json", experiment="clock")

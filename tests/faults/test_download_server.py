@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 from conftest import Server
 from fault_table import FULL, Faults
-from ocsrflow import fetch as module
-from ocsrflow.download import download
-from ocsrflow.errors import UserError
-from ocsrflow.progress import progress
+from ocsrflow.corpus.download import download
+from ocsrflow.runtime import http as module
+from ocsrflow.runtime.errors import UserError
+from ocsrflow.runtime.progress import progress
 
 DATA = random.Random(0).randbytes(300_000)
 OTHER = random.Random(1).randbytes(len(DATA))  # as long
@@ -185,7 +185,7 @@ def test_a_redirect_loop_is_told_in_one_line(corpus: Server, tmp_path: Path, fau
     with faults.tried("redirect loop", "download"):
         corpus.answers["/c.gz"] = [answer(status=302, Location="/c.gz") for _ in range(100)]
         out = tmp_path / "c.gz"
-        command = [sys.executable, "-m", "ocsrflow.download", "--kind", "pubchem", "--out", out]
+        command = [sys.executable, "-m", "ocsrflow.corpus.download", "--kind", "pubchem", "--out", out]
         command += ["--url", f"{corpus.url}/c.gz", "--md5-url", f"{corpus.url}/c.gz.md5"]
         run = subprocess.run(command, capture_output=True, text=True)
         (line,) = [line for line in run.stderr.splitlines() if "gone" not in line]  # without the progress

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Server, make_dataset
+from conftest import Server, make_dataset, module_of
 from fault_table import Faults
-from ocsrflow.settings.depiction import Depiction
+from ocsrflow.config.depiction import Depiction
 from test_train import NETWORK, TRAINING, lines, run_train, without_times
 
 SMALL = "256k"
@@ -34,7 +34,7 @@ def free_space(disk: Path) -> None:
 
 
 def run(module: object, *words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", f"ocsrflow.{module}", *map(str, words)]
+    command = [sys.executable, "-m", module_of(str(module)), *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from conftest import MlflowServer
 from fault_table import Faults
-from ocsrflow import mirror
-from ocsrflow import train as stage
-from ocsrflow.tracking import tracking
+from ocsrflow.tracking import live_curves
+from ocsrflow.tracking.tracking import tracking
+from ocsrflow.training import train as stage
 from test_train import TRAINING, lines, run_train, without_times
 
 
@@ -18,8 +18,8 @@ def test_the_weights_are_the_same_and_mlflow_gets_every_point_once(
 ) -> None:
     from mlflow.tracking import MlflowClient
 
-    monkeypatch.setattr(mirror, "RETRY", 0.2)
-    monkeypatch.setattr(mirror, "GATHER", 0.05)
+    monkeypatch.setattr(live_curves, "RETRY", 0.2)
+    monkeypatch.setattr(live_curves, "GATHER", 0.05)
     training = TRAINING.model_copy(update={"epochs": 6})
     run_train(dataset, tmp_path / "undisturbed", training=training)
 

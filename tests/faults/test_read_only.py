@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY, Server, copy_checkout
+from conftest import REPOSITORY, Server, copy_checkout, module_of
 from fault_table import FULL, Faults
 from test_train import NETWORK, TRAINING
 
@@ -28,7 +28,7 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
 
 def refuses(folder: Path, module: str, *words: object) -> None:
     """Run a stage, look at what it says, and that nothing has changed."""
-    command = [sys.executable, "-m", f"ocsrflow.{module}", *map(str, words)]
+    command = [sys.executable, "-m", module_of(module), *map(str, words)]
     ended = subprocess.run(command, capture_output=True, text=True)
     told = [line for line in ended.stderr.splitlines() if "gone" not in line]  # without the progress
     assert ended.returncode == 1, ended.stderr

@@ -35,9 +35,9 @@ SLOW = 5  # kills of a stage that takes a quarter of a minute
 SLOWEST = ("train", "speed_training", "speed_prediction")
 SAMPLE = ("download", "filter", "render", "pack", "score")  # where not all is asked for
 RULES = (
-    "attend", "benchmark_set", "browse", "calibrate", "choose", "constant", "download", "draw_set", "ensemble",
-    "filter", "osra", "pack", "predict", "record_model", "record_report", "record_score", "record_speed", "redraw",
-    "render", "report", "rescore", "sample", "score", "speed_prediction", "speed_training", "tracking", "train",
+    "attend", "benchmark_set", "browse", "calibrate", "choose", "constant", "download", "draw_set", "filter",
+    "osra", "pack", "predict", "record_model", "record_report", "record_score", "record_speed", "redraw",
+    "render", "report", "rescore", "sample", "score", "speed_prediction", "speed_training", "tracking", "train", "vote",
 )  # fmt: skip
 
 MARK = "OCSRFLOW_TEST_JOB"  # environment variable by which the processes of a job are found, whoever their parent is
@@ -311,7 +311,7 @@ def test_a_download_killed_at_random_moments(server: Server, tmp_path: Path, fau
 
     server.answers["/c.gz"] = [drip] * 1000
     out = tmp_path / "c.gz"
-    command = [sys.executable, "-m", "ocsrflow.download", "--kind", "pubchem", "--out", out]
+    command = [sys.executable, "-m", "ocsrflow.corpus.download", "--kind", "pubchem", "--out", out]
     command += ["--url", f"{server.url}/c.gz", "--md5-url", f"{server.url}/c.gz.md5"]
     dice = random.Random(0)
     kills = max(KILLS, 3)

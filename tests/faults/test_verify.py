@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import CONFIG, snakemake
 from fault_table import FULL, Faults
-from ocsrflow.errors import UserError
-from ocsrflow.files import HASHES
-from ocsrflow.verify import check, verify
+from ocsrflow.runtime.errors import UserError
+from ocsrflow.runtime.files import HASHES
+from ocsrflow.runtime.verify import check, verify
 
 # Damaged together and made again with all that follows from them: one that little follows from, or the data themselves.
 DAMAGED = ["corpus/nci/pictures", "datasets/short/images.h5"] if FULL else ["scores/held-out/constant.parquet"]
@@ -34,7 +34,7 @@ def flip(path: Path, generator: random.Random) -> None:
 
 
 def run_verify(checkout: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ocsrflow.verify", "results"]
+    command = [sys.executable, "-m", "ocsrflow.runtime.verify", "results"]
     env = {**os.environ, "PYTHONPATH": str(checkout / "workflow")}
     return subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True)
 

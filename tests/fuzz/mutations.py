@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import yaml
 from hypothesis import strategies as st
-from ocsrflow.settings.depiction import Depiction
+from ocsrflow.config.depiction import Depiction
 
 # What sizes, counts and offsets are most often wrong with, as they lie in files.
 NUMBERS = [0, 1, 2**40, *(2**bits - k for bits in (7, 8, 15, 16, 31, 32, 63, 64) for k in (0, 1))]

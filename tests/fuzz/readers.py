@@ -17,25 +17,25 @@ import numpy as np
 import pandas as pd
 import torch
 from conftest import REPOSITORY
-from ocsrflow import config
-from ocsrflow.benchmark_set import benchmark_set
-from ocsrflow.calibration import Calibration, confidence
-from ocsrflow.checkpoints import Checkpoints
-from ocsrflow.errors import UserError
-from ocsrflow.filter import filter_corpus
-from ocsrflow.images import fit
-from ocsrflow.lineup import find_models
-from ocsrflow.model import Reader as Net
-from ocsrflow.model import load_reader
-from ocsrflow.own_pictures import load
-from ocsrflow.packed import SPLITS, TEXTS, Compressor, Packed, PackedWriter
-from ocsrflow.picture_folder import UNREADABLE, PictureFolder
-from ocsrflow.settings.depiction import Depiction
-from ocsrflow.settings.network import Network
-from ocsrflow.settings.reading import Reading
-from ocsrflow.settings.training import Training
-from ocsrflow.team import Team
-from ocsrflow.tokenizer import VOCABULARY, encode
+from ocsrflow.chem.tokenizer import VOCABULARY, encode
+from ocsrflow.config import experiment
+from ocsrflow.config.depiction import Depiction
+from ocsrflow.config.network import Network
+from ocsrflow.config.reading import Reading
+from ocsrflow.config.training import Training
+from ocsrflow.corpus.filter import filter_corpus
+from ocsrflow.corpus.picture_folder import UNREADABLE, PictureFolder
+from ocsrflow.depiction.plain import fit
+from ocsrflow.ensemble.calibrate import Calibration, confidence
+from ocsrflow.network.model import Reader as Net
+from ocsrflow.network.model import load_reader
+from ocsrflow.pictures.benchmark_set import benchmark_set
+from ocsrflow.pictures.packed_file import SPLITS, TEXTS, Compressor, Packed, PackedWriter
+from ocsrflow.pictures.picture_files import load
+from ocsrflow.reader.ensemble_reader import Team
+from ocsrflow.reader.find_models import find_models
+from ocsrflow.runtime.errors import UserError
+from ocsrflow.training.checkpoints import Checkpoints
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
@@ -199,13 +199,13 @@ def tiny_model() -> Path:
 
 def configuration(path: Path) -> None:
     """A configuration, with what the Snakefile asks of it first."""
-    found = config.read(path)
+    found = experiment.read(path)
     for dataset in found.datasets:
-        assert config.shards(found, dataset) >= 1
-    config.test_sets(found)
-    config.drawn_sets(found)
-    config.selection(found)
-    config.missing_files(found)
+        assert experiment.shards(found, dataset) >= 1
+    experiment.test_sets(found)
+    experiment.drawn_sets(found)
+    experiment.selection(found)
+    experiment.missing_files(found)
 
 
 READERS = {
@@ -311,7 +311,7 @@ def checkpoints() -> list[bytes]:
 def data_sets() -> list[bytes]:
     """A packed data set of three pictures, with room for few more."""
     file = io.BytesIO()
-    with mock.patch("ocsrflow.packed.ROWS", 4), h5py.File(file, "w", libver="v110") as h5:
+    with mock.patch("ocsrflow.pictures.packed_file.ROWS", 4), h5py.File(file, "w", libver="v110") as h5:
         writer = PackedWriter(h5, SMALL, {"vocabulary": json.dumps(VOCABULARY), "sample": "{}"})
         picture = np.asarray(drawing().resize((32, 32)))[..., None]
         for cid, (smiles, split) in enumerate(zip(("CCO", "C", "c1ccccc1"), SPLITS, strict=True)):

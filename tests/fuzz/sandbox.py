@@ -17,7 +17,13 @@ MEGABYTES = 1024  # that reading one file may add to the memory in use
 ADDRESS_SPACE = 6 << 30  # bytes; what asks for more is refused by the kernel, whether it would use it or not
 
 # What readers import takes seconds: the server that forks the sandboxes has done it once.
-HEAVY = ["ocsrflow.filter", "ocsrflow.benchmark_set", "ocsrflow.checkpoints", "ocsrflow.team", "ocsrflow.config"]
+HEAVY = [
+    "ocsrflow.corpus.filter",
+    "ocsrflow.pictures.benchmark_set",
+    "ocsrflow.training.checkpoints",
+    "ocsrflow.reader.ensemble_reader",
+    "ocsrflow.config.experiment",
+]
 
 Read = Callable[[Path], None]
 

@@ -21,9 +21,9 @@ import yaml
 from conftest import REPOSITORY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ocsrflow import config
-from ocsrflow.checkpoints import Checkpoints
-from ocsrflow.errors import UserError
+from ocsrflow.config import experiment
+from ocsrflow.runtime.errors import UserError
+from ocsrflow.training.checkpoints import Checkpoints
 from readers import KEY, READERS, SEEDS
 from sandbox import Limits, Outcome, Sandbox
 
@@ -304,9 +304,9 @@ def test_numbers_beyond_all_use_are_refused(path: str, numbers: list[float]) -> 
     # They would be null, or another number, in the JSON by which a stage is given its settings.
     for number in numbers:
         with pytest.raises(UserError, match=rf"{path}: .*(finite number|less than|greater than|at most|integer)"):
-            config.load(spoil(path, number))
+            experiment.load(spoil(path, number))
 
 
 def test_the_largest_numbers_that_are_allowed_divide_into_shards() -> None:
-    cfg = config.load(spoil("datasets.0.size", 2**53))
-    assert config.shards(cfg, cfg.datasets[0]) == -(-(2**53) // 20_000)
+    cfg = experiment.load(spoil("datasets.0.size", 2**53))
+    assert experiment.shards(cfg, cfg.datasets[0]) == -(-(2**53) // 20_000)

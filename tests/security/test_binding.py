@@ -17,7 +17,7 @@ from conftest import REPOSITORY, free_port, wait_for
 
 WORKER = """
 import pathlib, sys, time
-from ocsrflow.processes import join
+from ocsrflow.training.process_group import join
 place = join(2)
 assert place.everybodys(place.rank) == [0, 1]
 pathlib.Path(sys.argv[1], f"joined{place.rank}").touch()
@@ -38,7 +38,7 @@ def listening(pid: int) -> set[str]:
 def test_the_processes_of_a_training_listen_to_this_machine_alone(tmp_path: Path) -> None:
     """torchrun's rendezvous unpickles what it is sent, so that nobody else may send it anything."""
     (tmp_path / "worker.py").write_text(WORKER)
-    words = ["-m", "ocsrflow.launch", "--gpus", "0", "--processes", "2", "worker", str(tmp_path)]
+    words = ["-m", "ocsrflow.training.launch", "--gpus", "0", "--processes", "2", "worker", str(tmp_path)]
     (tmp_path / "tmp").mkdir()
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "TMPDIR": str(tmp_path / "tmp")}
     launcher = subprocess.Popen([sys.executable, *words], env=environment)
@@ -81,7 +81,7 @@ def test_mlflows_own_servers_do_so_by_default(command: object) -> None:
 
 def test_nothing_of_ours_says_otherwise() -> None:
     texts = [REPOSITORY / "Makefile", REPOSITORY / "README.md", *REPOSITORY.glob("docs/**/*.md")]
-    texts += [*REPOSITORY.glob("workflow/**/*.smk"), *REPOSITORY.glob("workflow/ocsrflow/*.py")]
+    texts += [*REPOSITORY.glob("workflow/**/*.smk"), *REPOSITORY.glob("workflow/ocsrflow/**/*.py")]
     for path in texts:
         for host in re.findall(r"(?:--host[ =]|host=)\"?([\w.:*]+)", path.read_text()):
             assert host == "127.0.0.1", path

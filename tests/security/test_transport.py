@@ -18,12 +18,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from ocsrflow import config as configuration
-from ocsrflow import weights as stage
-from ocsrflow.download import download
-from ocsrflow.encoders import RECIPES
-from ocsrflow.errors import UserError
-from ocsrflow.fetch import fetch
+from ocsrflow.config import experiment as configuration
+from ocsrflow.corpus.download import download
+from ocsrflow.network import weights as stage
+from ocsrflow.network.encoders import RECIPES
+from ocsrflow.runtime.errors import UserError
+from ocsrflow.runtime.http import fetch
 from torchvision.models import WeightsEnum
 
 ELSEWHERE = "http://192.0.2.1"  # an address that nobody has (RFC 5737)
@@ -99,7 +99,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_at_once(
     command = [
         sys.executable,
         "-m",
-        "ocsrflow.download",
+        "ocsrflow.corpus.download",
         "--kind",
         "pubchem",
         "--url",

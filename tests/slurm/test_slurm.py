@@ -246,7 +246,7 @@ def test_the_experiment_runs_on_slurm_and_loses_nothing(cluster: Cluster, head: 
     assert (results / "report/index.html").is_file() == FULL
     assert cluster.run("squeue", "--noheader", "--states=PENDING,RUNNING,COMPLETING") == ""
     assert not [process for process in psutil.process_iter() if in_folder(process, head.folder)]
-    verify = [sys.executable, "-m", "ocsrflow.verify", "results"]
+    verify = [sys.executable, "-m", "ocsrflow.runtime.verify", "results"]
     subprocess.run(verify, cwd=head.folder, check=True, env={**cluster.env, "PYTHONPATH": "workflow"})
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 from conftest import REPOSITORY
-from ocsrflow import config
-from ocsrflow.errors import UserError
-from ocsrflow.settings_table import settings
+from ocsrflow.config import experiment
+from ocsrflow.config.settings_table import settings
+from ocsrflow.runtime.errors import UserError
 from snakemake.utils import update_config
 
 PACKAGE = REPOSITORY / "workflow/ocsrflow"
@@ -54,14 +54,14 @@ def blocks(*languages: str) -> Iterator[tuple[Path, str]]:
 
 
 def test_the_table_of_settings_is_the_generated_one() -> None:
-    expected = settings(config.Config.model_json_schema())
+    expected = settings(experiment.Config.model_json_schema())
     found = (REPOSITORY / "docs/settings.md").read_text()
-    assert found == expected, "run: python -m ocsrflow.config --settings > docs/settings.md"
+    assert found == expected, "run: python -m ocsrflow.config.experiment --settings > docs/settings.md"
 
 
 def test_every_setting_is_in_the_table() -> None:
     text = (REPOSITORY / "docs/settings.md").read_text()
-    schema = config.Config.model_json_schema()
+    schema = experiment.Config.model_json_schema()
     for own in schema["$defs"].values():
         for key, value in own["properties"].items():
             rows = [line for line in text.splitlines() if line.startswith(f"| `{key}` |")]
@@ -98,18 +98,22 @@ def test_commands_are_there(page: Path) -> None:
     named = re.findall(r"^(?:\$ )?make ((?:[A-Za-z-]+(?:=\S+)? ?)+)", code, re.MULTILINE)
     for target in {word for words in named for word in words.split() if "=" not in word}:
         assert target in targets, f"make {target}"
-    for module in set(re.findall(r"python -m ocsrflow\.(\w+)", text)):
-        assert (PACKAGE / f"{module}.py").is_file(), module
+    for module in set(re.findall(r"python -m ocsrflow\.(\w+\.\w+)", text)):
+        assert source(module).is_file(), module
     for path in set(re.findall(r"`((?:workflow|tests|envs)/[\w./-]+)`", text)):
         assert (REPOSITORY / path).exists(), path
     for path in set(re.findall(r"(?:--workflow-profile|pytest|python) ((?:workflow|tests)/[\w./-]+)", text)):
         assert (REPOSITORY / path).exists(), path
 
 
+def source(module: str) -> Path:
+    return PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
+
+
 @cache
 def words(module: str) -> set[str]:
     """The options that a module's functions may have: names of their arguments, and names given in so many words."""
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    tree = ast.parse(source(module).read_text())
     found = {"--help"}
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
@@ -122,10 +126,10 @@ def words(module: str) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_options_and_commands_of_modules_are_there(page: Path) -> None:
-    for module, rest in re.findall(r"python -m ocsrflow\.(\w+)([^`\n#|]*)", page.read_text()):
+    for module, rest in re.findall(r"python -m ocsrflow\.(\w+\.\w+)([^`\n#|]*)", page.read_text()):
         for option in re.findall(r"(?<= )--?[a-z][a-z-]*", rest):
             assert option in words(module), f"{module} {option}"
-        if module == "tracking" and (command := re.match(r" ([a-z]+)", rest)):
+        if module == "tracking.tracking" and (command := re.match(r" ([a-z]+)", rest)):
             assert command[1] in words(module)
 
 
@@ -151,7 +155,7 @@ def test_configurations_are_valid() -> None:
         errors = []
         for base in SHIPPED:
             try:
-                config.load(merged(base, yaml.safe_load(text)))
+                experiment.load(merged(base, yaml.safe_load(text)))
                 break
             except UserError as error:
                 errors.append(f"{base or 'config.yaml'}: {error}")

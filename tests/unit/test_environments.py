@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
-from ocsrflow import closure
+from ocsrflow.runtime import code_version
 
 spec = importlib.util.spec_from_file_location("pins", REPOSITORY / "envs/pins.py")
 assert spec is not None
@@ -35,7 +35,7 @@ def test_every_rule_finds_what_it_imports_in_its_environment() -> None:
     missing = {}
     for rule, stages, name in found:
         there = brought_along(pins.ENVIRONMENTS[name])
-        for path in closure.files(*re.findall(r'"(\w+)"', stages)):
+        for path in code_version.files(*re.findall(r'"([\w.]+)"', stages)):
             for module in imported(REPOSITORY / "workflow/ocsrflow" / path):
                 packages = {normal(package) for package in of_module.get(module, [])}
                 if packages and not packages & {*there, "ocsrflow"}:

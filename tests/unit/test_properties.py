@@ -17,16 +17,16 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ocsrflow.chemistry import canonical, fraction
-from ocsrflow.errors import UserError
-from ocsrflow.filter import filter_corpus
-from ocsrflow.images import draw as draw_picture
-from ocsrflow.pack import pack
-from ocsrflow.packed import SPLITS, Packed
-from ocsrflow.render import render
-from ocsrflow.settings.depiction import Depiction
-from ocsrflow.tokenizer import VOCABULARY, decode, encode
-from ocsrflow.voting import pair_points, pair_vote
+from ocsrflow.chem.molecules import canonical, fraction
+from ocsrflow.chem.tokenizer import VOCABULARY, decode, encode
+from ocsrflow.config.depiction import Depiction
+from ocsrflow.corpus.filter import filter_corpus
+from ocsrflow.depiction.plain import draw as draw_picture
+from ocsrflow.ensemble.voting_methods import pair_points, pair_vote
+from ocsrflow.pictures.pack import pack
+from ocsrflow.pictures.packed_file import SPLITS, Packed
+from ocsrflow.pictures.render import render
+from ocsrflow.runtime.errors import UserError
 from rdkit import Chem
 from test_sample import draw, write_kept
 

@@ -26,57 +26,55 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 # Which rules run a module, directly or through others, written down by hand: the workflow works it out itself.
-STAGES = ["download", "filter", "sample", "render", "pack", "weights", "train", "predict", "ensemble"]
+STAGES = ["download", "filter", "sample", "render", "pack", "weights", "train", "predict", "vote"]
 SPEED = {"speed_training", "speed_prediction"}
-PARSE = {"predict", "rescore", "choose", "ensemble", "calibrate", "score"}  # many texts, in processes of their own
-JUDGED = {"choose", "ensemble", "calibrate"}
+PARSE = {"predict", "rescore", "choose", "vote", "calibrate", "score"}  # many texts, in processes of their own
+JUDGED = {"choose", "vote", "calibrate"}
 RECORD = {"record_model", "record_score", "record_speed", "record_report"}
 MLFLOW = {"tracking", *RECORD}
 OTHERS = {"browse", "redraw", "benchmark_set", "draw_set", "constant", "osra", "attend", "tracking", "report"}
 EVERY = {*STAGES, *SPEED, *PARSE, *RECORD, *OTHERS}
 NETWORK = {"train", "predict", "rescore", "attend", "record_model", *SPEED}  # a registered model brings the code along
 PICTURES = {*NETWORK, "render", "pack", "browse", "redraw", "benchmark_set", "draw_set", "constant", "osra", "report"}
+RECORDED = {*PICTURES, *MLFLOW}  # what is recorded names its data sets
 DRAWN = {"render", "draw_set"}  # in styles
 STEP = {"train", "speed_training"}
 USED_BY = {
-    "about": {"report", *MLFLOW},
-    "attend": {"attend"},
-    "attention": {"attend"},
-    "augment": STEP,
-    "benchmark_set": {"benchmark_set"},
-    "bottom_k": {"sample", "render"},
-    "browse": {"browse"},
-    "calibrate": {"calibrate"},
-    "calibration": {"calibrate", "score", "record_model"},
-    "captions": {"report"},
-    "changes": set(),
-    "checkpoints": {"train"},
-    "chemistry": {*PICTURES, *PARSE, "sample"},
-    "compare": set(),
-    "comparison": set(),
-    "choose": {"choose"},
-    "cli": EVERY,
-    "closure": {*MLFLOW, "render"},
-    "dates": set(),
-    "clocked_training": {"speed_training"},
-    "config": set(),
-    "constant": {"constant"},
-    "costs": {"report"},
-    "decoder": NETWORK,
-    "download": {"download"},
-    "encoders": {"weights", *NETWORK},
-    "engine": STEP,
-    "ensemble": {"ensemble"},
-    "errors": EVERY,
-    "fetch": {"download", "weights"},
-    "figures": {"browse", "report"},
-    "files": EVERY,
-    "filter": {"filter"},
-    "flops": STEP,
-    "gallery": {"report"},
-    "grammar": NETWORK - {"speed_training"},
-    "gpus": NETWORK - {"attend", "record_model"},
-    "guarded": {
+    "report/reproduction": {"report"},
+    "report/attend": {"attend"},
+    "network/attention_maps": {"attend"},
+    "training/augment": STEP,
+    "pictures/benchmark_set": {"benchmark_set"},
+    "corpus/hash_sample": {"sample", "render"},
+    "report/browse": {"browse"},
+    "ensemble/calibrate": {"calibrate", "score", "record_model"},
+    "training/checkpoints": {"train"},
+    "chem/molecules": {*RECORDED, *PARSE, "sample"},
+    "evaluation/compare": set(),
+    "evaluation/comparison": set(),
+    "ensemble/choose": {"choose"},
+    "runtime/cli": EVERY,
+    "runtime/code_version": {*MLFLOW, "render"},
+    "runtime/dates": set(),
+    "evaluation/clocked_training": {"speed_training"},
+    "config/experiment": set(),
+    "evaluation/constant": {"constant"},
+    "report/costs": {"report"},
+    "network/decoder": NETWORK,
+    "corpus/download": {"download"},
+    "network/encoders": {"weights", *NETWORK},
+    "training/engine": STEP,
+    "ensemble/vote": {"vote"},
+    "runtime/errors": EVERY,
+    "runtime/http": {"download", "weights"},
+    "report/figures": {"browse", "report"},
+    "runtime/files": EVERY,
+    "corpus/filter": {"filter"},
+    "training/throughput": STEP,
+    "report/gallery": {"report"},
+    "chem/grammar": NETWORK - {"speed_training"},
+    "runtime/gpu_lease": NETWORK - {"attend", "record_model"},
+    "runtime/isolated": {
         *PARSE,
         "report",
         "train",
@@ -89,78 +87,77 @@ USED_BY = {
         "record_model",
         "speed_prediction",
     },
-    "images": PICTURES,
-    "heads": set(),
-    "job": {"train", "predict", "ensemble", "constant", "osra", *SPEED, *MLFLOW},
-    "launch": STEP,
-    "lifeline": EVERY,
-    "lines": {"filter"},
-    "lineup": {"record_model"},
-    "loader": {*STEP, "predict"},
-    "meter": {"train"},
-    "metrics": {"calibrate", "score", "report", "record_model"},
-    "mirror": {"train"},
-    "model": NETWORK,
+    "depiction/plain": RECORDED,
+    "runtime/heads": set(),
+    "runtime/slurm_job": {"train", "predict", "vote", "constant", "osra", *SPEED, *MLFLOW},
+    "training/launch": STEP,
+    "runtime/parent_watch": EVERY,
+    "corpus/cid_smiles": {"filter"},
+    "reader/find_models": {"record_model"},
+    "network/batches": {*STEP, "predict"},
+    "chem/scores": {"calibrate", "score", "report", "record_model"},
+    "tracking/live_curves": {"train"},
+    "network/model": NETWORK,
     "network/precision": NETWORK,
-    "osra": {"osra"},
-    "own_pictures": {"benchmark_set", "record_model"},
-    "pack": {"pack"},
-    "packed": PICTURES,
-    "pages": {"browse", "report", "attend"},
-    "paired": {"report"},
+    "evaluation/evaluate": set(),
+    "evaluation/osra": {"osra"},
+    "pictures/picture_files": {"benchmark_set", "record_model"},
+    "pictures/pack": {"pack"},
+    "pictures/packed_file": RECORDED,
+    "report/html": {"browse", "report", "attend"},
+    "chem/paired_tests": {"report"},
     "pictures/draw_set": {"draw_set"},
     **dict.fromkeys(
         [
-            f"pictures/{name}"
-            for name in ("drawing", "indigo_toolkit", "labels", "layout", "scan", "style", "surroundings")
+            f"depiction/{name}"
+            for name in ("styled", "indigo_toolkit", "labels", "layout", "scan", "style", "surroundings")
         ],
         DRAWN,
     ),
     "pictures/box": {*DRAWN, "benchmark_set", "record_model"},
     "pictures/normalise": {*DRAWN, "benchmark_set", "record_model"},
     "pictures/originals": {"benchmark_set", "draw_set", "osra"},
-    "pictures/paper": {*DRAWN, "benchmark_set", "record_model"},
+    "depiction/paper": {*DRAWN, "benchmark_set", "record_model"},
     "pictures/varied": {"render"},
-    "picture_folder": {"filter", *DRAWN, "benchmark_set", "osra", "record_model"},
-    "picture_store": {"render"},
-    "predict_set": {"predict"},
-    "predictions": {*JUDGED, "rescore", "score"},
-    "processes": STEP,
-    "progress": {*STAGES, *PARSE, *RECORD, "speed_prediction", *OTHERS},
-    "provenance": set(),
-    "reading": {"predict", "speed_prediction", "attend", "record_model"},
-    "record": MLFLOW,
-    "recorder": {"train"},
-    "recurrence": NETWORK,
-    "redepiction": {"redraw", "record_model"},
-    "redraw": {"redraw"},
-    "registry": MLFLOW,
-    "render": {"render"},
-    "report": {"report"},
-    "rescore": {"rescore"},
-    "runs": MLFLOW,
-    "sample": {"sample"},
-    "score": {"score"},
-    "search": NETWORK - {"speed_training"},
-    "served": {"record_model"},
-    "settings/augmentation": STEP,
-    "settings/base": {*PICTURES, *MLFLOW},
-    "settings/depiction": PICTURES,
-    "settings/methods": {"choose", "ensemble", "speed_prediction", "record_model"},  # as voting
-    "settings/network": NETWORK,
-    "settings/paths": NETWORK,
-    "settings/precision": {*NETWORK, *MLFLOW},
-    "settings/ranges": PICTURES,
-    "settings/reading": {"predict", "speed_prediction", "attend", *MLFLOW},
-    "settings/sections": set(),
-    "settings/risk": STEP,
-    "settings/split": PICTURES,
-    "settings/styles": PICTURES,
-    "settings/training": STEP,
-    "settings_table": set(),
-    "side_by_side": {"speed_prediction"},
-    "sides": set(),
-    "similarity": {
+    "corpus/picture_folder": {"filter", *DRAWN, "benchmark_set", "osra", "record_model"},
+    "pictures/picture_store": {"render"},
+    "reading/predict": {"predict"},
+    "reading/prediction_tables": {*JUDGED, "rescore", "score", "record_model"},
+    "training/process_group": STEP,
+    "runtime/progress": {*STAGES, *PARSE, *RECORD, "speed_prediction", *OTHERS},
+    "config/provenance": set(),
+    "network/model_reader": {"predict", "speed_prediction", "attend", "record_model"},
+    "tracking/record": MLFLOW,
+    "training/training_log": {"train"},
+    "network/recurrence": NETWORK,
+    "pictures/redraw_distance": {"redraw", "record_model"},
+    "reading/redraw": {"redraw"},
+    "tracking/model_registry": MLFLOW,
+    "pictures/render": {"render"},
+    "report/report": {"report"},
+    "reading/rescore": {"rescore"},
+    "tracking/mlflow_runs": MLFLOW,
+    "corpus/sample": {"sample"},
+    "evaluation/score": {"score"},
+    "network/beam_search": NETWORK - {"speed_training"},
+    "reader/mlflow_pyfunc": {"record_model"},
+    "config/augmentation": STEP,
+    "config/base": RECORDED,
+    "config/depiction": RECORDED,
+    "config/methods": {"vote", "record_model"},
+    "config/network": NETWORK,
+    "config/paths": NETWORK,
+    "config/precision": {*NETWORK, *MLFLOW},
+    "config/ranges": RECORDED,
+    "config/reading": {"predict", "speed_prediction", "attend", *MLFLOW},
+    "config/sections": set(),
+    "config/risk": STEP,
+    "config/split": RECORDED,
+    "config/styles": RECORDED,
+    "config/training": STEP,
+    "config/settings_table": set(),
+    "evaluation/load_run": set(),
+    "chem/similarity": {
         *PARSE,
         "report",
         "train",
@@ -171,27 +168,27 @@ USED_BY = {
         "record_model",
         "speed_prediction",
     },
-    "speed_prediction": {"speed_prediction"},
-    "speed_training": {"speed_training"},
-    "status": set(),
-    "store": MLFLOW,
-    "tables": {"filter", "sample", "render", "pack", "benchmark_set", "draw_set", "record_model"},
-    "talk": {"report"},
-    "team": {"record_model"},
-    "tokenizer": {"pack", "benchmark_set", "report", *NETWORK},
-    "tracking": {"tracking"},
-    "temporary": {"osra", *STEP, *MLFLOW},
-    "train": {"train"},
+    "evaluation/speed_prediction": {"speed_prediction"},
+    "evaluation/speed_training": {"speed_training"},
+    "runtime/status": set(),
+    "tracking/mlflow_store": MLFLOW,
+    "runtime/csv_tables": {"filter", "sample", "render", "pack", "benchmark_set", "draw_set", "record_model"},
+    "report/published": {"report"},
+    "reader/ensemble_reader": {"record_model"},
+    "chem/tokenizer": {"pack", "benchmark_set", "report", *NETWORK},
+    "tracking/tracking": {"tracking"},
+    "runtime/temporary": {"osra", *STEP, *MLFLOW},
+    "training/train": {"train"},
     "training/parent": {"train"},
     "training/rewards": {"train"},
     "training/risk": {"train"},
-    "validation": {"train"},
-    "verify": set(),
-    "voting": {"choose", "ensemble", "speed_prediction", "record_model"},
-    "weights": {"weights"},
+    "training/validation": {"train"},
+    "runtime/verify": set(),
+    "ensemble/voting_methods": {"choose", "vote", "speed_prediction", "record_model"},
+    "network/weights": {"weights"},
     # Only the command for pictures from elsewhere.
-    "answers": set(),
-    "predict": set(),
+    "reader/output_formats": set(),
+    "reader/read": set(),
 }
 AFTER = {
     "download": {"filter"},
@@ -217,11 +214,11 @@ AFTER = {
     "draw_set": {"predict", "redraw", "rescore", "osra", "report"},
     "weights": set(),  # the toy has no ImageNet weights
     "train": {"predict", "rescore", "speed_prediction", "attend", "report", "record_model"},
-    "predict": {"redraw", "choose", "rescore", "ensemble", "calibrate", "score", "attend", "report", "record_score"},
-    "redraw": {"ensemble", "calibrate", "score"},
-    "choose": {"ensemble", "speed_prediction", "report"},
-    "rescore": {"ensemble"},
-    "ensemble": {"calibrate", "score", "report", "record_score"},
+    "predict": {"redraw", "choose", "rescore", "vote", "calibrate", "score", "attend", "report", "record_score"},
+    "redraw": {"vote", "calibrate", "score"},
+    "choose": {"vote", "speed_prediction", "report"},
+    "rescore": {"vote"},
+    "vote": {"calibrate", "score", "report", "record_score"},
     "calibrate": {"score", "record_model"},
     "constant": {"score", "report", "record_score"},
     "osra": {"score", "report", "record_score"},
@@ -243,7 +240,7 @@ OF_A_DRAWING = {
         "predict",
         "redraw",
         "rescore",
-        "ensemble",
+        "vote",
         "osra",
         "score",
         "report",
@@ -253,11 +250,11 @@ OF_A_DRAWING = {
     "record_report",
 }
 OF_A_BENCHMARK = {
-    *("benchmark_set", "predict", "redraw", "rescore", "ensemble", "constant", "osra", "score", "report"),
+    *("benchmark_set", "predict", "redraw", "rescore", "vote", "constant", "osra", "score", "report"),
     *("record_score", "record_report"),
 }
 # What of these is scored again is no single model, whose attention is drawn and whose run has scores in drawings.
-OF_ENSEMBLES = {"choose", "rescore", "ensemble", "constant", "osra", *SPEED, *RECORD}
+OF_ENSEMBLES = {"choose", "rescore", "vote", "constant", "osra", *SPEED, *RECORD}
 
 
 def with_followers(rules: set[str]) -> set[str]:
@@ -333,7 +330,10 @@ def test_every_rule_has_the_modules_that_it_runs_among_its_inputs(toy: Path) -> 
 
 
 # A shared one, one of a single stage, one that only others' rules run, one that no rule does, those near to MLflow.
-EDITED = ("cli", "voting", "grammar", "settings/reading", "own_pictures", "gallery", "record", "tracking", "provenance")
+EDITED = (
+    *("runtime/cli", "ensemble/voting_methods", "chem/grammar", "config/reading", "pictures/picture_files"),
+    *("report/gallery", "tracking/record", "tracking/tracking", "config/provenance"),
+)
 
 
 @pytest.mark.parametrize("module", EDITED)
@@ -344,7 +344,7 @@ def test_an_edit_of_a_module_runs_the_stages_that_use_it(changed: Path, module: 
 
 
 def test_an_edit_of_the_template_writes_the_report(changed: Path) -> None:
-    path = changed / "workflow/ocsrflow/templates/report.html"
+    path = changed / "workflow/ocsrflow/report/templates/report.html"
     path.write_text(path.read_text().replace("What came out", "What came of it"))
     assert planned(changed)[0] == OF_THE_REPORT
 
@@ -615,7 +615,7 @@ def test_mlflow_has_parameters_curves_scores_data_sets_and_files(toy: Path) -> N
 
 def test_a_model_of_the_registry_reads_as_the_stage_did(toy: Path) -> None:
     import mlflow
-    from ocsrflow.packed import Packed
+    from ocsrflow.pictures.packed_file import Packed
     from PIL import Image
 
     recorded = json.loads((toy / "results/recorded/models/shuffle.json").read_text())
@@ -641,7 +641,7 @@ def test_recording_again_makes_no_run_and_another_model_one_that_names_the_one_b
     results = changed / "results"
     copy = shutil.copytree(results, changed / "copy")
     inside = {"cwd": changed, "check": True, "env": {**os.environ, "PYTHONPATH": str(changed / "workflow")}}
-    subprocess.run([sys.executable, "-m", "ocsrflow.tracking", "sync", "results", "--everything"], **inside)
+    subprocess.run([sys.executable, "-m", "ocsrflow.tracking.tracking", "sync", "results", "--everything"], **inside)
     after = {run.info.run_id: run for run in runs_of(changed).values()}
     assert set(after) == set(before)
     for run_id, run in after.items():
@@ -660,7 +660,7 @@ def test_recording_again_makes_no_run_and_another_model_one_that_names_the_one_b
     try:
         command = ["record", "models/shuffle", "--results", "results", "--out", "results/recorded/models/shuffle.json"]
         data = ["--data", "results/datasets/short/images.h5"]
-        subprocess.run([sys.executable, "-m", f"ocsrflow.{command[0]}", *command[1:], *data], **inside)
+        subprocess.run([sys.executable, "-m", f"ocsrflow.tracking.{command[0]}", *command[1:], *data], **inside)
         client = MlflowClient(f"sqlite:///{changed}/results/mlflow.db")
         new = client.get_run(json.loads((results / "recorded/models/shuffle.json").read_text())["run_id"])
         assert new.info.run_id not in before

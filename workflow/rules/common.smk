@@ -18,11 +18,12 @@ PACKAGE_HOME = Path(workflow.basedir) / "workflow"
 PUBLIC = PACKAGE_HOME / "resources" / "public-molecules.tsv.gz"  # molecules that come with this repository
 sys.path.insert(0, str(PACKAGE_HOME))
 
-from ocsrflow import closure, dates, files, heads, lifeline, provenance
-from ocsrflow import config as settings
-from ocsrflow.captions import CAPTIONS, caption_of
-from ocsrflow.errors import UserError
-from ocsrflow.settings.reading import Reading
+from ocsrflow.config import experiment as settings
+from ocsrflow.config import provenance
+from ocsrflow.report.published import CAPTIONS, caption_of
+from ocsrflow.runtime import code_version, dates, files, heads, parent_watch
+from ocsrflow.runtime.errors import UserError
+from ocsrflow.config.reading import Reading
 from ocsrflow.training import parent
 
 try:
@@ -101,7 +102,7 @@ own_python = (
 surroundings = {
     "PYTHONPATH": PACKAGE_HOME,
     "PYTHONUNBUFFERED": 1,
-    lifeline.HEAD: os.getpid(),
+    parent_watch.HEAD: os.getpid(),
     files.RESULTS: CONFIG.results,
 }
 exports = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in surroundings.items())
@@ -116,12 +117,12 @@ def modules(*stages):
     inputs of this size by checksum, so that a `touch` or a fresh checkout runs nothing.
     """
     package = os.path.relpath(PACKAGE_HOME / "ocsrflow")
-    return [f"{package}/{path.as_posix()}" for path in closure.files(*stages)]
+    return [f"{package}/{path.as_posix()}" for path in code_version.files(*stages)]
 
 
 def templates(page):
     """A page's template and what all pages share."""
-    folder = os.path.relpath(PACKAGE_HOME / "ocsrflow" / "templates")
+    folder = os.path.relpath(PACKAGE_HOME / "ocsrflow" / "report" / "templates")
     return [f"{folder}/{name}" for name in (page, "page.css", "parts.html")]
 
 
@@ -328,4 +329,4 @@ def tell_mlflow(status):
     for line in provenance.missed(CONFIG):
         print(line, file=sys.stderr)
     if find_spec("mlflow"):  # which with --sdm conda only the jobs' environments have
-        shell(f"python -m ocsrflow.tracking close {{CONFIG.results:q}} --status {status} || true")
+        shell(f"python -m ocsrflow.tracking.tracking close {{CONFIG.results:q}} --status {status} || true")

@@ -3,7 +3,7 @@
 
 rule download:
     input:
-        code=modules("download"),
+        code=modules("corpus.download"),
     output:
         "<results>/corpus/{source}/CID-SMILES.gz",
     log:
@@ -17,14 +17,14 @@ rule download:
     message:
         "Bring the molecules of {wildcards.source} here"
     shell:
-        "python -m ocsrflow.download {params.source:q} --out {output:q} 2>&1 | tee {log:q}"
+        "python -m ocsrflow.corpus.download {params.source:q} --out {output:q} 2>&1 | tee {log:q}"
 
 
 rule filter:
     input:
         corpus=raw_corpus,
         pictures=lambda wildcards: supplied_pictures(SOURCES[wildcards.source]),
-        code=modules("filter"),
+        code=modules("corpus.filter"),
     output:
         kept="<results>/corpus/{source}/kept.parquet",
         lengths="<results>/corpus/{source}/lengths.csv",
@@ -47,14 +47,14 @@ rule filter:
     message:
         "Keep the molecules of {wildcards.source} with at most {params.max_length} characters"
     shell:
-        "python -m ocsrflow.filter {input.corpus:q} --max-length {params.max_length} {params.pictures:q} "
+        "python -m ocsrflow.corpus.filter {input.corpus:q} --max-length {params.max_length} {params.pictures:q} "
         "--threads {threads} --record {params.record:q} --kept {output.kept:q} --lengths {output.lengths:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
 
 
 rule sample:
     input:
         kept=lambda wildcards: f"{CONFIG.results}/corpus/{DATASETS[wildcards.dataset].source}/kept.parquet",
-        code=modules("sample"),
+        code=modules("corpus.sample"),
     output:
         sample="<results>/datasets/{dataset}/sample.parquet",
         lengths="<results>/datasets/{dataset}/lengths.csv",
@@ -77,6 +77,6 @@ rule sample:
     message:
         "Draw the molecules of data set {wildcards.dataset}"
     shell:
-        "python -m ocsrflow.sample {input.kept:q} {params.draw:q} --validation {params.validation} "
+        "python -m ocsrflow.corpus.sample {input.kept:q} {params.draw:q} --validation {params.validation} "
         "--test {params.test} --split-seed {params.split_seed} --processes {threads} --out {output.sample:q} "
         "--lengths {output.lengths:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"

@@ -1,11 +1,11 @@
-# Ensembles: choose → rescore → ensemble. Baselines. The scores of all.
+# Ensembles: choose → rescore → vote. Baselines. The scores of all.
 
 
 rule choose:
     input:
         predictions=members_files(f"predictions/{settings.SELECTION}/{{model}}.parquet"),
         facts=members_files(f"predictions/{settings.SELECTION}/{{model}}.json"),
-        code=modules("choose"),
+        code=modules("ensemble.choose"),
     output:
         "<results>/ensembles/{ensemble}.json",
     log:
@@ -26,7 +26,7 @@ rule choose:
     message:
         "Choose the members of ensemble {wildcards.ensemble} by their validation scores"
     shell:
-        "python -m ocsrflow.choose --predictions {input.predictions:q} --member-facts {input.facts:q} "
+        "python -m ocsrflow.ensemble.choose --predictions {input.predictions:q} --member-facts {input.facts:q} "
         "--name {wildcards.ensemble:q} --selection {params.selection:q} {params.largest:q} --processes {threads} "
         "--out {output:q} 2>&1 | tee {log:q}"
 
@@ -38,7 +38,7 @@ rule rescore:
         facts=members_files("predictions/{test_set}/{model}.json"),
         weights=members_files("models/{model}/weights.safetensors"),
         descriptions=members_files("models/{model}/model.json"),
-        code=modules("rescore"),
+        code=modules("reading.rescore"),
     output:
         likelihoods="<results>/likelihoods/{test_set}/{ensemble}.parquet",
         facts="<results>/likelihoods/{test_set}/{ensemble}.json",
@@ -61,13 +61,13 @@ rule rescore:
     message:
         "The models of ensemble {wildcards.ensemble} score each other's candidates on {wildcards.test_set}"
     shell:
-        "python -m ocsrflow.rescore {input.data:q} --gpus {resources.gpu} --predictions {input.predictions:q} "
+        "python -m ocsrflow.reading.rescore {input.data:q} --gpus {resources.gpu} --predictions {input.predictions:q} "
         "--member-facts {input.facts:q} --weights {input.weights:q} --descriptions {input.descriptions:q} "
         "--batch {params.batch} --timed-images {params.timed_images} --precision {params.precision:q} --threads {threads} "
         "--out {output.likelihoods:q} --facts {output.facts:q} 2>&1 | tee {log:q}"
 
 
-rule ensemble:
+rule vote:
     input:
         predictions=members_files("predictions/{test_set}/{model}.parquet"),
         facts=members_files("predictions/{test_set}/{model}.json"),
@@ -77,14 +77,14 @@ rule ensemble:
         likelihoods="<results>/likelihoods/{test_set}/{ensemble}.parquet",
         likelihood_facts="<results>/likelihoods/{test_set}/{ensemble}.json",
         choice="<results>/ensembles/{ensemble}.json",
-        code=modules("ensemble"),
+        code=modules("ensemble.vote"),
     output:
         expand("<results>/predictions/{{test_set}}/{{ensemble}}{suffix}.parquet", suffix=[*SUFFIXES, ".oracle"]),
         expand("<results>/predictions/{{test_set}}/{{ensemble}}{suffix}.json", suffix=[*SUFFIXES, ".oracle"]),
     log:
-        "<logs>/ensemble/{test_set}-{ensemble}.log",
+        "<logs>/vote/{test_set}-{ensemble}.log",
     benchmark:
-        "<benchmarks>/ensemble/{test_set}-{ensemble}.tsv"
+        "<benchmarks>/vote/{test_set}-{ensemble}.tsv"
     conda:
         "../../envs/chem.yaml"
     threads: 2
@@ -100,7 +100,7 @@ rule ensemble:
     message:
         "The models of ensemble {wildcards.ensemble} vote on {wildcards.test_set}"
     shell:
-        "python -m ocsrflow.ensemble --predictions {input.predictions:q} --member-facts {input.facts:q} "
+        "python -m ocsrflow.ensemble.vote --predictions {input.predictions:q} --member-facts {input.facts:q} "
         "{params.redrawn:q} --likelihoods {input.likelihoods:q} --likelihood-facts {input.likelihood_facts:q} --choice {input.choice:q} --name {wildcards.ensemble:q} "
         "--methods {params.methods:q} --processes {threads} --folder {params.folder:q} 2>&1 | tee {log:q}"
 
@@ -109,7 +109,7 @@ rule constant:
     input:
         data=test_pictures,
         candidates=training_molecules,
-        code=modules("constant"),
+        code=modules("evaluation.constant"),
     output:
         predictions="<results>/predictions/{test_set}/constant.parquet",
         facts="<results>/predictions/{test_set}/constant.json",
@@ -128,7 +128,7 @@ rule constant:
     message:
         "Find the best constant answer for {wildcards.test_set}"
     shell:
-        "python -m ocsrflow.constant {input.data:q} {params.pictures:q} --candidates {input.candidates:q} "
+        "python -m ocsrflow.evaluation.constant {input.data:q} {params.pictures:q} --candidates {input.candidates:q} "
         "--processes {threads} --out {output.predictions:q} --facts {output.facts:q} 2>&1 | tee {log:q}"
 
 
@@ -136,7 +136,7 @@ rule osra:
     input:
         data=test_pictures,
         originals=original_pictures,
-        code=modules("osra"),
+        code=modules("evaluation.osra"),
     output:
         predictions="<results>/predictions/{test_set}/osra.parquet",
         facts="<results>/predictions/{test_set}/osra.json",
@@ -158,7 +158,7 @@ rule osra:
     message:
         "OSRA reads the pictures of {wildcards.test_set}"
     shell:
-        "python -m ocsrflow.osra {input.data:q} {params.originals:q} {params.pictures:q} --processes {threads} "
+        "python -m ocsrflow.evaluation.osra {input.data:q} {params.originals:q} {params.pictures:q} --processes {threads} "
         "--out {output.predictions:q} --facts {output.facts:q} 2>&1 | tee {log:q}"
 
 
@@ -168,7 +168,7 @@ rule score:
         facts="<results>/predictions/{test_set}/{reader}.json",
         redrawn=redrawn_files("{test_set}"),
         calibration=calibration_of,
-        code=modules("score"),
+        code=modules("evaluation.score"),
     output:
         scores="<results>/scores/{test_set}/{reader}.json",
         images="<results>/scores/{test_set}/{reader}.parquet",
@@ -187,5 +187,5 @@ rule score:
     message:
         "Score {wildcards.reader} on {wildcards.test_set}"
     shell:
-        "python -m ocsrflow.score {input.predictions:q} --facts {input.facts:q} --test-set {wildcards.test_set:q} "
+        "python -m ocsrflow.evaluation.score {input.predictions:q} --facts {input.facts:q} --test-set {wildcards.test_set:q} "
         "{params.trust:q} --processes {threads} --out {output.scores:q} --images {output.images:q} 2>&1 | tee {log:q}"

@@ -8,7 +8,7 @@ rule render:
     input:
         sample="<results>/datasets/{dataset}/sample.parquet",
         pictures=lambda wildcards: supplied_pictures(SOURCES[DATASETS[wildcards.dataset].source]),
-        code=modules("render"),
+        code=modules("pictures.render"),
     output:
         index="<results>/datasets/{dataset}/shards/{shard}.parquet",
         rejects="<results>/datasets/{dataset}/rejects/render-{shard}.csv",
@@ -31,7 +31,7 @@ rule render:
     message:
         "Draw shard {wildcards.shard} of {params.shards} of data set {wildcards.dataset}"
     shell:
-        "python -m ocsrflow.render {input.sample:q} --shard {wildcards.shard} --shards {params.shards} "
+        "python -m ocsrflow.pictures.render {input.sample:q} --shard {wildcards.shard} --shards {params.shards} "
         "--store {params.store:q} --depiction {params.depiction:q} --drawings {params.drawings:q} --time-limit {params.time_limit} "
         "{params.pictures:q} --out {output.index:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
 
@@ -43,7 +43,7 @@ rule pack:
             f"{CONFIG.results}/datasets/{wildcards.dataset}/shards/{shard}.parquet"
             for shard in range(shard_count(wildcards))
         ],
-        code=modules("pack"),
+        code=modules("pictures.pack"),
     output:
         images="<results>/datasets/{dataset}/images.h5",
         tokens="<results>/datasets/{dataset}/tokens.json",
@@ -68,7 +68,7 @@ rule pack:
     message:
         "Pack the pictures and tokens of data set {wildcards.dataset}"
     shell:
-        "python -m ocsrflow.pack {input.sample:q} {params.folder:q} --store {params.store:q} --shards {params.shards} "
+        "python -m ocsrflow.pictures.pack {input.sample:q} {params.folder:q} --store {params.store:q} --shards {params.shards} "
         "--drawings {params.drawings:q} --render-rejects {params.rejects:q} --out {output.images:q} --tokens {output.tokens:q} "
         "--vocabulary {output.vocabulary:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
 
@@ -83,7 +83,7 @@ rule browse:
             f"{CONFIG.results}/datasets/{wildcards.dataset}/rejects/sample.csv",
             f"{CONFIG.results}/datasets/{wildcards.dataset}/rejects/pack.csv",
         ],
-        code=modules("browse"),
+        code=modules("report.browse"),
         templates=templates("browse.html"),
     output:
         report(
@@ -104,7 +104,7 @@ rule browse:
     message:
         "Show what is in data set {wildcards.dataset}"
     shell:
-        "python -m ocsrflow.browse {input.data:q} --others {input.others:q} --lengths {input.lengths:q} "
+        "python -m ocsrflow.report.browse {input.data:q} --others {input.others:q} --lengths {input.lengths:q} "
         "--rejects {input.rejects:q} --out {output:q} 2>&1 | tee {log:q}"
 
 
@@ -112,7 +112,7 @@ rule benchmark_set:
     input:
         images=lambda wildcards: ancient(BENCHMARKS[wildcards.benchmark].images),
         references=lambda wildcards: BENCHMARKS[wildcards.benchmark].references,
-        code=modules("benchmark_set"),
+        code=modules("pictures.benchmark_set"),
     output:
         data="<results>/datasets/{benchmark}/images.h5",
         originals="<results>/datasets/{benchmark}/originals.zip",
@@ -136,7 +136,7 @@ rule benchmark_set:
     message:
         "Bring the pictures of benchmark {wildcards.benchmark} into shape"
     shell:
-        "python -m ocsrflow.benchmark_set {input.images:q} {input.references:q} --depiction {params.depiction:q} "
+        "python -m ocsrflow.pictures.benchmark_set {input.images:q} {input.references:q} --depiction {params.depiction:q} "
         "{params.columns:q} --name {wildcards.benchmark:q} --out {output.data:q} --originals {output.originals:q} "
         "--rejects {output.rejects:q} 2>&1 | tee {log:q}"
 

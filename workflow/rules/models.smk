@@ -3,7 +3,7 @@
 
 rule weights:
     input:
-        code=modules("weights"),
+        code=modules("network.weights"),
     output:
         "<results>/weights/{encoder}.pth",
     log:
@@ -17,7 +17,7 @@ rule weights:
     message:
         "Bring the ImageNet weights of {wildcards.encoder} here"
     shell:
-        "python -m ocsrflow.weights {wildcards.encoder:q} --out {output:q} --folder {params.folder:q} "
+        "python -m ocsrflow.network.weights {wildcards.encoder:q} --out {output:q} --folder {params.folder:q} "
         "2>&1 | tee {log:q}"
 
 
@@ -26,7 +26,7 @@ rule train:
         data=training_data,
         weights=imagenet_weights,
         parent=parent_files,
-        code=modules("launch", "train"),
+        code=modules("training.launch", "training.train"),
     output:
         weights="<results>/models/{model}/weights.safetensors",
         metrics="<results>/models/{model}/metrics.jsonl",
@@ -61,8 +61,8 @@ rule train:
     shell:
         # A signal to the whole group leaves this shell to wait for the training, which saves, and tee to hear it out.
         "trap : INT TERM HUP USR1; "
-        "python -m ocsrflow.launch --gpus {params.gpus} --granted {resources.gpu} "
-        "ocsrflow.train {input.data:q} --name {wildcards.model:q} "
+        "python -m ocsrflow.training.launch --gpus {params.gpus} --granted {resources.gpu} "
+        "ocsrflow.training.train {input.data:q} --name {wildcards.model:q} "
         "--dataset {params.dataset:q} --network {params.network:q} --training {params.training:q} "
         "{params.weights:q} --checkpoints {params.checkpoints:q} --checkpoint-minutes {params.minutes} "
         "--tracking {params.tracking:q} "
@@ -75,7 +75,7 @@ rule predict:
         data=test_pictures,
         weights="<results>/models/{model}/weights.safetensors",
         description="<results>/models/{model}/model.json",
-        code=modules("predict_set"),
+        code=modules("reading.predict"),
     output:
         predictions="<results>/predictions/{test_set}/{model}.parquet",
         facts="<results>/predictions/{test_set}/{model}.json",
@@ -98,7 +98,7 @@ rule predict:
     message:
         "{wildcards.model} reads the pictures of {wildcards.test_set}"
     shell:
-        "python -m ocsrflow.predict_set {input.data:q} --gpus {resources.gpu} --weights {input.weights:q} "
+        "python -m ocsrflow.reading.predict {input.data:q} --gpus {resources.gpu} --weights {input.weights:q} "
         "--description {input.description:q} {params.pictures:q} --reading {params.reading:q} "
         "--batch {params.batch} --timed-images {params.timed_images} --threads {threads} "
         "--out {output.predictions:q} --facts {output.facts:q} 2>&1 | tee {log:q}"
@@ -108,7 +108,7 @@ rule redraw:
     input:
         data=test_pictures,
         predictions="<results>/predictions/{test_set}/{model}.parquet",
-        code=modules("redraw"),
+        code=modules("reading.redraw"),
     output:
         distances="<results>/redrawn/{test_set}/{model}.parquet",
         facts="<results>/redrawn/{test_set}/{model}.json",
@@ -125,7 +125,7 @@ rule redraw:
     message:
         "Draw what {wildcards.model} read in {wildcards.test_set} and compare"
     shell:
-        "python -m ocsrflow.redraw {input.data:q} --predictions {input.predictions:q} --processes {threads} "
+        "python -m ocsrflow.reading.redraw {input.data:q} --predictions {input.predictions:q} --processes {threads} "
         "--out {output.distances:q} --facts {output.facts:q} 2>&1 | tee {log:q}"
 
 
@@ -133,7 +133,7 @@ rule calibrate:
     input:
         predictions=f"<results>/predictions/{settings.SELECTION}/{{reader}}.parquet",
         redrawn=redrawn_files(settings.SELECTION),
-        code=modules("calibrate"),
+        code=modules("ensemble.calibrate"),
     output:
         "<results>/calibration/{reader}.json",
     log:
@@ -151,5 +151,5 @@ rule calibrate:
     message:
         "Learn on validation pictures how far {wildcards.reader} is to be trusted"
     shell:
-        "python -m ocsrflow.calibrate {input.predictions:q} {params.redrawn:q} --processes {threads} "
+        "python -m ocsrflow.ensemble.calibrate {input.predictions:q} {params.redrawn:q} --processes {threads} "
         "--out {output:q} 2>&1 | tee {log:q}"

@@ -8,7 +8,7 @@ rule attend:
         description="<results>/models/{model}/model.json",
         predictions=f"{CONFIG.results}/predictions/{CONFIG.test_sets[0].name}/{{model}}.parquet",
         scores=f"{CONFIG.results}/scores/{CONFIG.test_sets[0].name}/{{model}}.parquet",
-        code=modules("attend"),
+        code=modules("report.attend"),
     output:
         "<results>/attention/{model}.parquet",
     log:
@@ -26,7 +26,7 @@ rule attend:
     message:
         "Draw where {wildcards.model} looked"
     shell:
-        "python -m ocsrflow.attend {input.data:q} --weights {input.weights:q} --description {input.description:q} "
+        "python -m ocsrflow.report.attend {input.data:q} --weights {input.weights:q} --description {input.description:q} "
         "--predictions {input.predictions:q} --scores {input.scores:q} --size {params.size} --threads {threads} "
         "--out {output:q} 2>&1 | tee {log:q}"
 
@@ -51,7 +51,7 @@ rule report:
         speed_training=of_each("speed/training/{model}.json", model=CLOCKED_MODELS),
         speed_prediction=of_each("speed/prediction/{ensemble}.json", ensemble=CLOCKED_ENSEMBLES),
         attention=of_each("attention/{model}.parquet", model=MODELS if CONFIG.report.attention else []),
-        code=modules("report"),
+        code=modules("report.report"),
         templates=templates("report.html"),
     output:
         page=report(
@@ -101,7 +101,7 @@ rule report:
     message:
         "Write the report"
     shell:
-        "python -m ocsrflow.report {params.texts:q} --gallery {params.gallery} "
+        "python -m ocsrflow.report.report {params.texts:q} --gallery {params.gallery} "
         "--test-sets {params.test_sets:q} --scores {input.scores:q} --images {input.images:q} "
         "--predictions {input.predictions:q} --models {input.models:q} --metrics {input.metrics:q} "
         "--corpora {input.corpora:q} --samples {input.samples:q} --data {input.data:q} "

@@ -1,10 +1,10 @@
 # MLflow: the store and the experiment before anything logs; a run for whatever is finished. A training sends its own
-# curves as it goes on, see mirror.py.
+# curves as it goes on, see tracking/live_curves.py.
 
 
 rule tracking:
     input:
-        code=modules("tracking"),
+        code=modules("tracking.tracking"),
     output:
         "<results>/tracking.json",
     log:
@@ -19,7 +19,8 @@ rule tracking:
         "Prepare MLflow"
     shell:
         # The store itself is no output: it grows with every run, and Snakemake would empty it before it makes it.
-        "python -m ocsrflow.tracking {params.experiment:q} {params.server:q} --out {output:q} " "2>&1 | tee {log:q}"
+        "python -m ocsrflow.tracking.tracking {params.experiment:q} {params.server:q} --out {output:q} "
+        "2>&1 | tee {log:q}"
 
 
 rule record_model:
@@ -33,7 +34,7 @@ rule record_model:
         data=training_data,
         tracking="<results>/tracking.json",
         # The model is kept with the code that reads pictures with it.
-        code=modules("record", "served"),
+        code=modules("tracking.record", "reader.mlflow_pyfunc"),
     output:
         "<results>/recorded/models/{model}.json",
     log:
@@ -50,7 +51,7 @@ rule record_model:
     message:
         "Register {wildcards.model} in MLflow"
     shell:
-        "python -m ocsrflow.record models/{wildcards.model:q} --results {params.results:q} --data {input.data:q} "
+        "python -m ocsrflow.tracking.record models/{wildcards.model:q} --results {params.results:q} --data {input.data:q} "
         "--out {output:q} 2>&1 | tee {log:q}"
 
 
@@ -65,7 +66,7 @@ rule record_score:
         ),
         data=test_pictures,
         tracking="<results>/tracking.json",
-        code=modules("record"),
+        code=modules("tracking.record"),
     output:
         "<results>/recorded/scores/{test_set}/{reader}.json",
     log:
@@ -82,7 +83,7 @@ rule record_score:
     message:
         "Record {wildcards.reader} on {wildcards.test_set} in MLflow"
     shell:
-        "python -m ocsrflow.record scores/{wildcards.test_set:q}/{wildcards.reader:q} --results {params.results:q} "
+        "python -m ocsrflow.tracking.record scores/{wildcards.test_set:q}/{wildcards.reader:q} --results {params.results:q} "
         "--data {input.data:q} --out {output:q} 2>&1 | tee {log:q}"
 
 
@@ -91,7 +92,7 @@ rule record_speed:
         speed="<results>/speed/{speed}.json",
         data=clocked_data,
         tracking="<results>/tracking.json",
-        code=modules("record"),
+        code=modules("tracking.record"),
     output:
         "<results>/recorded/speed/{speed}.json",
     log:
@@ -108,7 +109,7 @@ rule record_speed:
     message:
         "Record the speed of {wildcards.speed} in MLflow"
     shell:
-        "python -m ocsrflow.record speed/{wildcards.speed:q} --results {params.results:q} --data {input.data:q} "
+        "python -m ocsrflow.tracking.record speed/{wildcards.speed:q} --results {params.results:q} --data {input.data:q} "
         "--out {output:q} 2>&1 | tee {log:q}"
 
 
@@ -118,7 +119,7 @@ rule record_report:
         runs=RECORDED,
         data=of_each("datasets/{dataset}/images.h5", dataset={t.dataset: None for t in TEST_SETS.values()}),
         tracking="<results>/tracking.json",
-        code=modules("record"),
+        code=modules("tracking.record"),
     output:
         "<results>/recorded/report.json",
     log:
@@ -135,5 +136,5 @@ rule record_report:
     message:
         "Record the report in MLflow"
     shell:
-        "python -m ocsrflow.record report --results {params.results:q} --data {input.data:q} --out {output:q} "
+        "python -m ocsrflow.tracking.record report --results {params.results:q} --data {input.data:q} --out {output:q} "
         "2>&1 | tee {log:q}"

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from ocsrflow.encoders import RECIPES
-from ocsrflow.model import Reader
+from ocsrflow.config.network import Network
+from ocsrflow.config.reading import Reading
 from ocsrflow.network import precision
-from ocsrflow.predict_set import predict_set
-from ocsrflow.reading import Eye
-from ocsrflow.settings.network import Network
-from ocsrflow.settings.reading import Reading
+from ocsrflow.network.encoders import RECIPES
+from ocsrflow.network.model import Reader
+from ocsrflow.network.model_reader import Eye
+from ocsrflow.reading.predict import predict_set
 from test_train import NETWORK, TRAINING, lines, run_train
 
 CPU = torch.device("cpu")

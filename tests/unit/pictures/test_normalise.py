@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ocsrflow.images import Picture, draw
+from ocsrflow.config.depiction import Depiction
+from ocsrflow.depiction.plain import Picture, draw
 from ocsrflow.pictures.normalise import normalise
-from ocsrflow.redepiction import distance
-from ocsrflow.settings.depiction import Depiction
+from ocsrflow.pictures.redraw_distance import distance
 from PIL import Image, ImageFilter
 from rdkit import Chem, RDConfig
-from test_own_pictures import sheet
+from test_picture_files import sheet
 
 NCI = (Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi").read_text(encoding="ascii").splitlines()
 CHAIN = "CC(C)(C)OC(=O)N1CCN(c2ccc(CN)cc2)CC1"

@@ -13,19 +13,19 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY
-from ocsrflow import train as stage
-from ocsrflow.errors import UserError
-from ocsrflow.guarded import attempts
-from ocsrflow.loader import Epochs, Loader
-from ocsrflow.model import Reader
-from ocsrflow.packed import Packed
-from ocsrflow.processes import Place
-from ocsrflow.search import Candidate, likelihood
-from ocsrflow.settings.network import Network
-from ocsrflow.settings.risk import Risk
-from ocsrflow.settings.training import Training
-from ocsrflow.tokenizer import encode
+from ocsrflow.chem.tokenizer import encode
+from ocsrflow.config.network import Network
+from ocsrflow.config.risk import Risk
+from ocsrflow.config.training import Training
+from ocsrflow.network.batches import Epochs, Loader
+from ocsrflow.network.beam_search import Candidate, likelihood
+from ocsrflow.network.model import Reader
+from ocsrflow.pictures.packed_file import Packed
+from ocsrflow.runtime.errors import UserError
+from ocsrflow.runtime.isolated import attempts
 from ocsrflow.training import rewards as rewards_module
+from ocsrflow.training import train as stage
+from ocsrflow.training.process_group import Place
 from ocsrflow.training.rewards import Rewards, reward
 from ocsrflow.training.risk import RiskEngine, distinct, expected_error, log_probabilities
 from pydantic import ValidationError
@@ -333,7 +333,7 @@ def test_a_finished_phase_writes_its_files_again_without_a_step(
 def test_two_processes_have_the_phase_of_one(dataset: Path, tmp_path: Path) -> None:
     # Without batch statistics and dropout, as where the training by cross-entropy is compared.
     training = WITH_RISK.model_copy(update={"encoder_lr": 1e-5, "decoder_lr": 1e-4})
-    command = [sys.executable, "-m", "ocsrflow.launch", "--gpus", "0", "--processes"]
+    command = [sys.executable, "-m", "ocsrflow.training.launch", "--gpus", "0", "--processes"]
     for processes in (1, 2):
         folder = tmp_path / str(processes)
         names = {"out": "weights.safetensors", "metrics": "metrics.jsonl", "description": "model.json"}
@@ -341,7 +341,7 @@ def test_two_processes_have_the_phase_of_one(dataset: Path, tmp_path: Path) -> N
         words += ["--network", EXACT.model_dump_json(), "--training", training.model_dump_json(), "--threads", "2"]
         words += ["--checkpoints", str(folder / "checkpoints")]
         run = subprocess.run(
-            [*command, str(processes), "ocsrflow.train", str(dataset / "images.h5"), *words],
+            [*command, str(processes), "ocsrflow.training.train", str(dataset / "images.h5"), *words],
             capture_output=True,
             text=True,
         )

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from ..settings.precision import Precision
+from ..config.precision import Precision
 
 Resolved = Literal["float32", "bfloat16"]
 

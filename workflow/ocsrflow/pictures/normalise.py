@@ -3,10 +3,10 @@
 import numpy as np
 from PIL import Image
 
-from ..images import Picture
-from ..settings.depiction import Depiction
+from ..config.depiction import Depiction
+from ..depiction.paper import BLANK, NOTHING, dark_on_white, darkest, histogram
+from ..depiction.plain import Picture
 from .box import Box, Mask, box_of
-from .paper import BLANK, NOTHING, dark_on_white, darkest, histogram
 
 LEAST = 8  # pixels of the drawing's longer side
 INKED = 0.3  # share of the darkest ink from which on a pixel counts as drawn: above JPEG's ringing

@@ -11,10 +11,10 @@ from types import TracebackType
 
 from rdkit import DataStructs
 
-from ..guarded import CHUNK, Failed, Guarded, attempts
-from ..lifeline import follow_parent
-from ..settings.risk import Reward
-from ..similarity import LIMIT, RECENT, Known, known_alone, limit_memory
+from ..chem.similarity import LIMIT, RECENT, Known, known_alone, limit_memory
+from ..config.risk import Reward
+from ..runtime.isolated import CHUNK, Failed, Guarded, attempts
+from ..runtime.parent_watch import follow_parent
 
 Pair = tuple[str, str]  # a text and the right one
 

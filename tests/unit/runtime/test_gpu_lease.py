@@ -1,0 +1,314 @@
+"""GPU slots, with many processes on made-up GPUs (there are no real ones on most machines)."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from ocsrflow.runtime import gpu_lease
+from ocsrflow.runtime.errors import UserError
+from ocsrflow.runtime.gpu_lease import Lease, present, take
+
+LISTED = """GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-5c89aa01-0000)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-5c89bb02-0000)
+GPU 2: NVIDIA A100-SXM4-40GB (UUID: GPU-77770003-0000)
+  MIG 3g.20gb     Device  0: (UUID: MIG-2bc4-0000)
+  MIG 3g.20gb     Device  1: (UUID: MIG-GPU-77770003-0000/2/0)
+"""
+FIRST, SECOND, PART, OTHER_PART = (
+    "GPU-5c89aa01-0000",
+    "GPU-5c89bb02-0000",
+    "MIG-2bc4-0000",
+    "MIG-GPU-77770003-0000/2/0",
+)
+
+# Leases and notes, from when to when, in a log that all share; "-" for seconds holds until it is killed.
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from ocsrflow.runtime import gpu_lease as gpus
+folder, log, name, count, seconds, *made_up = sys.argv[1:]
+gpus.POLL, gpus.PATIENCE = 0.05, 1.0
+file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+def note(event, ids=()):
+    os.write(file, f"{time.monotonic()} {name} {event} {' '.join(ids)}\\n".encode())
+note("waits")
+lease = gpus.Lease(made_up, int(count), Path(folder))
+ids = lease.ids
+note("begins", ids)
+time.sleep(1000 if seconds == "-" else float(seconds))
+note("ends", ids)
+lease.release()
+"""
+MADE_UP = ["0", "1", "2", "3"]
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+class Log:
+    """What the jobs of a test noted."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def events(self) -> list[tuple[float, str, str, list[str]]]:
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        return [(float(at), name, event, ids) for at, name, event, *ids in map(str.split, lines)]
+
+    def wait(self, name: str, event: str, seconds: float = 20.0) -> list[str]:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            for _, who, what, ids in self.events():
+                if (who, what) == (name, event):
+                    return ids
+            time.sleep(0.02)
+        raise TimeoutError(f"{name} never {event}: {self.events()}")
+
+    def has(self, name: str, event: str) -> bool:
+        return any((who, what) == (name, event) for _, who, what, _ in self.events())
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    return Log(tmp_path / "log")
+
+
+@pytest.fixture
+def start(tmp_path: Path, log: Log) -> Iterator[Start]:
+    """Starts jobs: name, GPUs wanted, seconds, which GPUs it may have."""
+    started = []
+
+    def hold(name: str, count: int, seconds: float | None, made_up: list[str] = MADE_UP) -> subprocess.Popen[str]:
+        words = [tmp_path / "locks", log.path, name, count, "-" if seconds is None else seconds, *made_up]
+        command = [sys.executable, "-c", HOLD, *map(str, words)]
+        started.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield hold
+    for job in started:
+        job.kill()
+        job.communicate()
+
+
+def test_four_jobs_get_four_different_gpus_and_that_of_a_killed_one_is_free_again(start: Start, log: Log) -> None:
+    jobs = {name: start(name, 1, None) for name in "abcd"}
+    assert sorted(gpu for name in jobs for gpu in log.wait(name, "begins")) == MADE_UP
+    waiting = start("e", 1, 0)
+    assert waiting.stderr is not None
+    assert waiting.stderr.readline() == "waiting for 1 of 4 GPUs: other jobs have them\n"
+    assert not log.has("e", "begins")
+    jobs["c"].kill()
+    assert log.wait("e", "begins") == log.wait("c", "begins")
+    assert waiting.communicate(timeout=20)[1] == ""  # told once
+    assert waiting.returncode == 0
+
+
+def test_no_gpu_is_ever_leased_twice(start: Start, log: Log) -> None:
+    """24 jobs that want 1 to 4 of 4 GPUs; six of them are killed, holding or waiting."""
+    chance = random.Random(1)
+    jobs = {str(n): start(str(n), chance.randint(1, 4), chance.uniform(0, 0.3)) for n in range(24)}
+    killed = {}
+    for name in ("3", "8", "13", "x", "y", "z"):
+        if name in jobs:
+            log.wait(name, "waits")  # killed wherever it is then
+        else:
+            jobs[name] = start(name, 2, None)
+            log.wait(name, "begins")  # and would hold for ever
+        killed[name] = time.monotonic()  # before: the next job may be quicker than this test
+        jobs[name].kill()
+    for name, job in jobs.items():
+        assert job.wait(30) == (-signal.SIGKILL if name in killed else 0)
+    events = log.events()
+    for at, name, event, ids in list(events):
+        if name in killed and event == "begins":
+            events.append((max(at, killed[name]), name, "ends", ids))
+    held: dict[str, str] = {}
+    for _, name, event, ids in sorted(events):
+        for gpu in ids:
+            if event == "begins":
+                assert gpu not in held, f"{name} got {gpu}, which {held[gpu]} has"
+                held[gpu] = name
+            elif held.get(gpu) == name:
+                del held[gpu]
+    assert not held
+    assert {name for _, name, event, _ in events if event == "begins"} >= jobs.keys() - killed.keys()
+
+
+def test_a_job_that_wants_all_is_not_passed_over(start: Start, log: Log) -> None:
+    for name in "abcd":
+        start(name, 1, 2.0)
+        log.wait(name, "begins")
+    start("all", 4, 0.1)
+    log.wait("all", "waits")
+    time.sleep(0.5)
+    later = [start(f"later{n}", 1, 0.5) for n in range(6)]
+    for job in later:
+        assert job.wait(20) == 0
+    order = [name for _, name, event, _ in sorted(log.events()) if event == "begins"]
+    assert order.index("all") == 4, order
+
+
+def test_jobs_of_other_gpus_do_not_wait(start: Start, log: Log) -> None:
+    start("a", 2, None, ["0", "1"])
+    log.wait("a", "begins")
+    start("b", 1, None, ["1", "0"])  # waits
+    start("c", 2, None, ["2", "3"])
+    assert log.wait("c", "begins") == ["2", "3"]
+    start("d", 1, None, ["3", "GPU/../4"])  # a name that is no file name
+    assert log.wait("d", "begins") == ["GPU/../4"]
+    assert not log.has("b", "begins")
+
+
+def test_a_removed_lock_file_keeps_nobody_out_and_lets_nobody_in(tmp_path: Path) -> None:
+    """Whoever waited on a file that is removed waits on for the one that another made in its place."""
+    old = gpu_lease._lock(tmp_path, "0.lock")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(gpu_lease._lock, tmp_path, "0.lock")
+        time.sleep(0.2)
+        (tmp_path / "0.lock").unlink()
+        new = gpu_lease._lock(tmp_path, "0.lock", wait=False)
+        assert new is not None
+        gpu_lease._unlock(old)
+        time.sleep(0.2)
+        assert not waiting.done()
+        gpu_lease._unlock(new)
+        gpu_lease._unlock(waiting.result(timeout=10))
+
+
+def test_what_cannot_be_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="3 GPUs are asked for, but 2 can be used here"):
+        Lease(["0", "1"], 3, tmp_path / "locks")
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path)
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks" / "0.lock").symlink_to(tmp_path / "file")
+    for folder in ("file", "link", "locks"):
+        with pytest.raises(UserError, match=r"no place for the locks of the GPUs .*; remove it, or set TMPDIR"):
+            Lease(["0"], 1, tmp_path / folder)
+    if os.getuid() == 0:
+        os.chown(tmp_path / "locks", 12345, 12345)
+        with pytest.raises(UserError, match=r"locks: no place .* belongs to somebody else"):
+            Lease(["0"], 1, tmp_path / "locks")
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two GPUs and one that is split in two, as nvidia-smi lists them."""
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ncat <<'EOF'\n{LISTED}EOF\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return program
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    ("allowed", "found"),
+    [
+        (None, [FIRST, SECOND, PART, OTHER_PART]),
+        ("", []),
+        ("-1", []),
+        ("NoDevFiles", []),
+        ("1,-1,0", [SECOND]),
+        (" 1 , 0", [SECOND, FIRST]),
+        ("0,0", [FIRST]),
+        (f"0,{FIRST},GPU-5c89a", [FIRST]),
+        ("2", [PART]),
+        (f"GPU-7777,{OTHER_PART},MIG-2bc4", [PART, OTHER_PART]),
+    ],
+)
+def test_visible_gpus(allowed: str | None, found: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    if allowed is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
+    assert present() == found
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    ("allowed", "problem"),
+    [
+        ("0,3", "3 names no GPU"),
+        ("GPU-9", "GPU-9 names no GPU"),
+        ("all", "all names no GPU"),
+        ("GPU-5c89", "GPU-5c89 names several GPUs"),
+    ],
+)
+def test_wrong_names_are_told(allowed: str, problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
+    with pytest.raises(UserError, match=f"CUDA_VISIBLE_DEVICES={allowed}: {problem}"):
+        present()
+
+
+def test_take_shows_the_leased_gpus_only(machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    lease = take(2)
+    assert lease is not None
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == f"{FIRST},{SECOND}"
+    lease.release()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    again = take(1)
+    assert again is not None
+    assert again.ids == [SECOND]
+    again.release()
+    assert take(0) is None
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    machine.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n")
+    assert take(1) is None  # no GPU: the CPU
+
+
+PARENT = """
+import os, subprocess, sys, time
+from ocsrflow.runtime import gpu_lease as gpus
+os.environ[gpus.PARENT] = sys.argv[2]
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+child.wait() if sys.argv[2] == "0" else time.sleep(1000)
+print(child.returncode)
+"""
+CHILD = """
+import os, time
+from ocsrflow.runtime.gpu_lease import *
+die_with_parent()
+print(os.getpid(), flush=True)
+time.sleep(1000)
+"""
+
+
+def test_a_worker_dies_with_its_launcher() -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT.replace("sys.argv[2]", "str(os.getpid())", 1), CHILD, "1"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    assert _lives(child)
+    parent.kill()
+    parent.wait()
+    until = time.monotonic() + 10
+    while _lives(child) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not _lives(child)
+    # One whose launcher died before it could ask, so that somebody else is its parent now.
+    late = subprocess.run([sys.executable, "-c", PARENT, CHILD, "0"], capture_output=True, text=True, timeout=20)
+    assert late.stdout == f"{-signal.SIGKILL}\n"
+
+
+def _lives(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_without_a_launcher_nothing_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(gpu_lease.PARENT, raising=False)
+    gpu_lease.die_with_parent()

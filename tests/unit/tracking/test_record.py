@@ -1,0 +1,271 @@
+"""From finished files to MLflow: what is sent, found again, sent later, and to another store."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from conftest import make_scores
+from mlflow.entities import Run as MlflowRun
+from mlflow.tracking import MlflowClient
+from ocsrflow.runtime.errors import UserError
+from ocsrflow.runtime.files import read_json, write_json
+from ocsrflow.tracking.live_curves import Mirror
+from ocsrflow.tracking.mlflow_runs import Identity, Run
+from ocsrflow.tracking.mlflow_store import read_place
+from ocsrflow.tracking.record import _of_drawings, record
+from ocsrflow.tracking.tracking import close, sync, tracking
+
+
+def client_of(results: Path) -> tuple[MlflowClient, str]:
+    place = read_place(results / "tracking.json")
+    client = MlflowClient(place.uri)
+    experiment = client.get_experiment_by_name(place.experiment)
+    assert experiment is not None
+    return client, experiment.experiment_id
+
+
+def runs_of(results: Path) -> dict[str, MlflowRun]:
+    client, experiment = client_of(results)
+    found = client.search_runs([experiment])
+    runs = {str(run.info.run_name): run for run in found}
+    assert len(runs) == len(found)
+    return runs
+
+
+def begun(results: Path, config: str = "0123456789ab", version: str = "f" * 40) -> None:
+    """As if Snakemake had begun a run."""
+    write_json(results / "workflow.json", {"config_hash": config, "version": version})
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Results with one reader's scores, and an MLflow store."""
+    home = tmp_path / "results"
+    tracking(out=home / "tracking.json", experiment="tiny")
+    begun(home)
+    make_scores(home, "one", ["CCO", "CCC", "C1CC"])
+    return home
+
+
+def send(results: Path, what: str = "scores/test/one") -> dict[str, Any]:
+    out = results / "recorded" / f"{what}.json"
+    record(what, results=results, out=out)
+    found: dict[str, Any] = read_json(out)
+    return found
+
+
+def sync_anew(results: Path) -> None:
+    """In another process: this one's MLflow keeps the files of a store open."""
+    command = [sys.executable, "-m", "ocsrflow.tracking.tracking", "sync", str(results), "--everything"]
+    subprocess.run(command, check=True)
+
+
+def test_a_lost_store_is_made_again_from_the_results(results: Path) -> None:
+    send(results)
+    before = runs_of(results)
+    (results / "mlflow.db").unlink()
+    sync_anew(results)
+    after = runs_of(results)
+    assert set(after) == set(before) == {"one on test", "workflow 012345 at fffffff"}
+    assert after["one on test"].data.metrics == before["one on test"].data.metrics
+
+
+def test_a_models_run_has_its_scores_in_every_drawing(results: Path) -> None:
+    (results / "experiment.yaml").write_text("drawings: [{name: bold-600}, {name: not-read}]")
+    (results / "scores/bold-600").mkdir()
+    shutil.copy(results / "scores/test/one.json", results / "scores/bold-600/one.json")
+    scores = read_json(results / "scores/test/one.json")["scores"]
+    assert _of_drawings(results, "one") == {
+        f"drawing.bold-600.{name}": scores[name]["value"] for name in ("tanimoto", "exact")
+    }
+
+
+def test_a_deleted_experiment_comes_back(results: Path) -> None:
+    client, experiment = client_of(results)
+    client.delete_experiment(experiment)
+    assert "missed" in send(results)
+    sync(results)
+    assert "one on test" in runs_of(results)
+
+
+def test_results_that_were_copied_leave_the_others_alone(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    send(results)
+    copy = shutil.copytree(results, tmp_path / "copy")
+    kept = {path: path.stat().st_mtime_ns for path in results.rglob("*") if path.is_file()}
+    told = send(copy)
+    assert "was copied or moved" in told["missed"]
+    assert told["run_id"]  # what was known is not lost
+    (copy / "mlflow.db").unlink()
+    sync_anew(copy)
+    assert "one on test" in runs_of(copy)
+    assert {path: path.stat().st_mtime_ns for path in results.rglob("*") if path.is_file()} == kept
+
+
+def test_sync_works_from_anywhere(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = send(results)
+    (tmp_path / "elsewhere/results").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    sync(Path("../results"), everything=True)
+    assert read_json(results / "recorded/scores/test/one.json") == first
+    assert list((tmp_path / "elsewhere").rglob("*.*")) == []
+
+
+def test_what_is_sent_later_is_of_the_run_that_made_it(results: Path) -> None:
+    (results / "tracking.json").rename(results / "away.json")
+    (results / "tracking.json").write_text(json.dumps({"uri": "http://127.0.0.1:9", "experiment": "tiny"}))
+    assert "missed" in send(results)
+    (results / "away.json").replace(results / "tracking.json")
+    begun(results, "ba9876543210", "e" * 40)
+    sync(results)
+    runs = runs_of(results)
+    assert set(runs) == {"one on test", "workflow 012345 at fffffff"}
+    assert runs["one on test"].data.tags["mlflow.source.git.commit"] == "f" * 40
+
+
+def test_another_device_is_another_run(results: Path) -> None:
+    first = send(results)
+    path = results / "scores/test/one.json"
+    write_json(path, read_json(path) | {"seconds_per_image": 0.25})  # only a time
+    assert send(results)["run_id"] == first["run_id"]
+    client, _ = client_of(results)
+    assert client.get_run(first["run_id"]).data.metrics["seconds_per_image"] == 0.25
+    write_json(path, read_json(path) | {"device": "H100"})
+    second = client.get_run(send(results)["run_id"])
+    assert second.info.run_id != first["run_id"]
+    assert second.data.params["device"] == "H100"
+    assert second.data.tags["ocsrflow.previous"] == first["run_id"]
+
+
+def test_a_run_names_the_one_that_ended_last_before_it(results: Path) -> None:
+    path = results / "scores/test/one.json"
+    ids = []
+    for device in ("a", "b", "a", "c"):
+        write_json(path, read_json(path) | {"device": device})
+        ids.append(send(results)["run_id"])
+    assert ids[0] == ids[2]
+    client, _ = client_of(results)
+    assert client.get_run(ids[3]).data.tags["ocsrflow.previous"] == ids[0]
+
+
+def test_the_parent_follows_its_children(results: Path) -> None:
+    send(results)
+    client, experiment = client_of(results)
+
+    def status() -> str:
+        (parent,) = client.search_runs([experiment], "tags.`ocsrflow.kind` = 'workflow'")
+        return str(parent.info.status)
+
+    assert status() == "RUNNING"
+    close(results, status="FAILED")
+    assert status() == "FAILED"
+    make_scores(results, "two", ["CCO", "CCN", "CCC"])
+    send(results, "scores/test/two")
+    assert status() == "RUNNING"
+    close(results)
+    assert status() == "FINISHED"
+    begun(results, "ba9876543210")
+    close(results)  # nothing was made: no run
+    assert status() == "FINISHED"
+
+
+@pytest.mark.parametrize("experiment", ["it's", "../../escaped", "a/b:c", 'say "hi"', "50% ü"])
+def test_an_experiment_may_be_called_anything(tmp_path: Path, experiment: str) -> None:
+    home = tmp_path / "deep/results"
+    tracking(out=home / "tracking.json", experiment=experiment)
+    begun(home)
+    make_scores(home, "one", ["CCO", "CCN", "C1CC"])
+    assert "missed" not in send(home)
+    assert [path.name for path in tmp_path.iterdir()] == ["deep"]
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["results"]
+
+
+def test_files_lie_with_the_results_also_where_the_database_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    home = tmp_path / "results"
+    tracking(out=home / "tracking.json", experiment="tiny", uri=f"sqlite:///{tmp_path}/all.db")
+    make_scores(home, "one", ["CCO", "CCN", "C1CC"])
+    send(home)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all.db", "results"]
+    assert len(list((home / "mlflow-artifacts").rglob("one.parquet"))) == 2
+
+
+def test_numbers_that_are_none_are_left_out_and_points_come_once(results: Path) -> None:
+    for _ in range(3):
+        run = Run(results / "tracking.json", Identity("model", "a", "a", "a"))
+        run.final({"nan": float("nan"), "inf": float("inf"), "good": 1.0})
+        run.close()
+    client, _ = client_of(results)
+    assert client.get_run(run.run_id).data.metrics == {"good": 1.0}
+    assert len(client.get_metric_history(run.run_id, "good")) == 1
+
+
+def test_the_job_of_a_cluster_is_a_tag(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ocsrflow.runtime.slurm_job import as_tags, of_cluster
+
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    assert of_cluster() == {"slurm_job": "4711"}
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "4700")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    assert as_tags(of_cluster()) == {"slurm.job": "4700_3"}
+    mirror = Mirror(
+        results / "tracking.json", key="k", name="m", parameters={"a": {"b": 1}}, tags=as_tags(of_cluster())
+    )
+    mirror.close("FINISHED")
+    run = runs_of(results)["m"]
+    assert run.data.tags["slurm.job"] == "4700_3"
+    assert run.data.params == {"a.b": "1"}
+
+
+def test_speeds_are_recorded(results: Path) -> None:
+    times = {"seconds_per_image": 0.2, "low": 0.1, "high": 0.3}
+    members = [{"name": "first", "seconds_per_image": 0.1}, {"name": "second", "seconds_per_image": 0.15}]
+    facts = {"name": "both", "key": "speed-prediction:both:1", "test_set": "test", "images": 2, "device": "CPU"}
+    facts |= {"gpus": 0, "threads": 2, "members": members, "speed_up": 1.5}
+    (results / "speed/prediction").mkdir(parents=True)
+    write_json(results / "speed/prediction/both.json", facts | {"one_after_the_other": times, "side_by_side": times})
+    send(results, "speed/prediction/both")
+    run = runs_of(results)["prediction speed of both"]
+    assert run.data.params["members"] == "first, second"
+    assert run.data.metrics["side_by_side.seconds_per_image"] == 0.2
+    assert run.data.metrics["first.seconds_per_image"] == 0.1
+    rows = [{"processes": 1, "images_per_second": 5.0, "device": "CPU"}, {"processes": 2, "not_measured": "why"}]
+    facts = {"name": "tiny", "key": "speed-training:tiny:1", "dataset": "d", "steps": 3, "threads": 2, "device": "CPU"}
+    (results / "speed/training").mkdir()
+    settings = {"network": {"dim": 4}, "training": {"batch": 8}}
+    write_json(results / "speed/training/tiny.json", facts | settings | {"rows": rows})
+    send(results, "speed/training/tiny")
+    run = runs_of(results)["training speed of tiny"]
+    assert run.data.metrics == {"1_processes.images_per_second": 5.0}
+    assert run.data.params["training.batch"] == "8"
+
+
+def test_a_reader_that_was_not_there_is_recorded_as_missing(results: Path) -> None:
+    facts = {"name": "osra", "kind": "baseline", "missing": "osra is not installed", "seconds_per_image": None}
+    write_json(results / "scores/test/osra.json", facts | {"test_set": "test", "images": 0})
+    none = pd.DataFrame(columns=["cid", "id", "reference", "prediction"])
+    for part in ("scores", "predictions"):
+        none.to_parquet(results / part / "test/osra.parquet")
+    send(results, "scores/test/osra")
+    run = runs_of(results)["osra on test"]
+    assert run.data.params["missing"] == "osra is not installed"
+    assert run.data.metrics == {}
+
+
+def test_missing_files_are_no_trouble_of_mlflow(results: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        send(results, "scores/test/nobody")
+    (results / "workflow.json").unlink()
+    (results / "report").mkdir()
+    with pytest.raises(UserError, match=r"workflow\.json is missing"):
+        send(results, "report")
+    with pytest.raises(UserError, match="nothing was recorded there"):
+        sync(results)

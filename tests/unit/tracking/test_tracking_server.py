@@ -1,0 +1,205 @@
+"""MLflow's own server over PostgreSQL: many runs at once, an outage, a model served over HTTP."""
+
+import base64
+import io
+import json
+import multiprocessing
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import MlflowServer, free_port, make_model, make_scores, wait_for
+from mlflow.entities import Run as MlflowRun
+from mlflow.tracking import MlflowClient
+from ocsrflow.pictures.packed_file import Packed
+from ocsrflow.runtime.errors import UserError
+from ocsrflow.runtime.files import read_json, write_json
+from ocsrflow.tracking.live_curves import Mirror
+from ocsrflow.tracking.mlflow_runs import Identity, Run
+from ocsrflow.tracking.record import record
+from ocsrflow.tracking.tracking import close, sync, tracking
+from PIL import Image
+
+AT_ONCE, STEPS = 8, 60
+
+
+def postgres_programs() -> Path | None:
+    """Where PostgreSQL's programs are: Debian keeps them off the PATH."""
+    found = shutil.which("initdb")
+    homes = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return Path(found).parent if found else homes[-1].parent if homes else None
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    """The address of a database of our own, which PostgreSQL does not let root run."""
+    programs = postgres_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    root = os.geteuid() == 0
+    if root and "postgres" not in {user.pw_name for user in pwd.getpwall()}:
+        pytest.skip("root cannot run PostgreSQL, and there is no user postgres")
+    with tempfile.TemporaryDirectory(prefix="ocsrflow-pg-") as folder:  # not below a folder that is root's alone
+        who = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if root else []
+        if root:
+            shutil.chown(folder, "postgres", "postgres")
+        port, data = free_port(), f"{folder}/data"
+        run = {"check": True, "capture_output": True, "cwd": folder}
+        subprocess.run([*who, programs / "initdb", "-D", data, "-U", "ocsrflow", "-A", "trust", "--no-sync"], **run)
+        options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        log = ["-l", f"{folder}/log", "-w"]
+        subprocess.run([*who, programs / "pg_ctl", "-D", data, "-o", options, *log, "start"], **run)
+        try:
+            yield f"postgresql+psycopg2://ocsrflow@127.0.0.1:{port}/postgres"
+        finally:
+            subprocess.run([*who, programs / "pg_ctl", "-D", data, "-m", "immediate", "stop"], **run)
+
+
+@pytest.fixture(scope="module")
+def mlflow_server(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    server = MlflowServer(tmp_path_factory.mktemp("server"), postgres)
+    server.start(workers=2)
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def results(mlflow_server: MlflowServer, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """An empty folder of results whose runs go to the server, to an experiment of the test's own."""
+    name = request.node.name
+    tracking(out=tmp_path / "tracking.json", experiment=name, uri=mlflow_server.uri)
+    write_json(tmp_path / "workflow.json", {"config_hash": "0123456789ab", "version": "f" * 40})
+    return tmp_path
+
+
+def runs_of(results: Path) -> list[MlflowRun]:
+    place = read_json(results / "tracking.json")
+    client = MlflowClient(place["uri"])
+    experiment = client.get_experiment_by_name(place["experiment"])
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+def log_one(where: Path, number: int) -> None:
+    """What a training and a stage log, in a process of their own."""
+    mirror = Mirror(where, key=f"key{number}", name=f"model{number}", parameters={"number": number})
+    for step in range(STEPS):
+        mirror.point({"loss": 1.0 / (step + 1), "images_per_second": float(number)}, step)
+    mirror.close("FINISHED", patience=120)
+    opened = Run(where, Identity("prediction", f"score:{number}", f"score:{number}", f"scores of {number}"))
+    opened.final({"tanimoto": number / 10})
+    file = where.with_name(f"answers-{number}.csv")
+    file.write_text(f"smiles\nC{'C' * number}\n")
+    opened.file(file, "predictions")
+    opened.close()
+
+
+def test_eight_runs_at_once_are_all_there(results: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    jobs = [context.Process(target=log_one, args=(results / "tracking.json", n)) for n in range(AT_ONCE)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+        assert job.exitcode == 0
+    runs = {str(run.info.run_name): run for run in runs_of(results)}
+    assert len(runs) == len(runs_of(results)) == 2 * AT_ONCE + 1
+    (parent,) = [run for run in runs.values() if run.data.tags["ocsrflow.kind"] == "workflow"]
+    client = MlflowClient(read_json(results / "tracking.json")["uri"])
+    for number in range(AT_ONCE):
+        training, answers = runs[f"model{number}"], runs[f"scores of {number}"]
+        for curve in ("loss", "images_per_second"):
+            history = client.get_metric_history(training.info.run_id, curve)
+            assert sorted(point.step for point in history) == list(range(STEPS))
+        assert training.data.params == {"number": str(number)}
+        assert answers.data.metrics == {"tanimoto": number / 10}
+        assert training.info.status == answers.info.status == "FINISHED"
+        assert training.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        (file,) = client.list_artifacts(answers.info.run_id, "predictions")
+        assert Path(client.download_artifacts(answers.info.run_id, file.path)).read_text().endswith("C" * number + "\n")
+    default = client.get_experiment_by_name("Default")
+    assert default is None or not client.search_runs([default.experiment_id])
+    close(results)
+    assert client.get_run(parent.info.run_id).info.status == "FINISHED"
+
+
+def test_what_an_outage_left_behind_is_sent_afterwards(
+    results: Path, mlflow_server: MlflowServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for reader in ("one", "two"):
+        make_scores(results, reader, ["CCO", "CCC", "C1CC"])
+    record("scores/test/one", results=results, out=results / "recorded/scores/test/one.json")
+    mlflow_server.kill()
+    out = results / "recorded/scores/test/two.json"
+    record("scores/test/two", results=results, out=out)
+    told = capsys.readouterr()
+    assert told.err.count("MLflow does not take the run") == 1
+    assert "python -m ocsrflow.tracking.tracking sync" in told.out
+    assert "missed" in read_json(out)
+    with pytest.raises(UserError, match="MLflow cannot be used at http://127"):
+        sync(results)
+    mlflow_server.start(workers=2)
+    sync(results)
+    assert "missed" not in read_json(out)
+    names = sorted(str(run.info.run_name) for run in runs_of(results))
+    assert names == ["one on test", "two on test", "workflow 012345 at fffffff"]
+    (two,) = [run for run in runs_of(results) if run.info.run_name == "two on test"]
+    assert two.data.metrics["exact"] == pytest.approx(1 / 3)
+    capsys.readouterr()
+    sync(results)
+    assert capsys.readouterr().out == "MLflow has everything\n"
+    # Other answers are another run, which names the one before.
+    make_scores(results, "two", ["CCO", "CCN", "C1CC"])
+    record("scores/test/two", results=results, out=out)
+    (new,) = [run for run in runs_of(results) if run.info.run_id == read_json(out)["run_id"]]
+    assert new.data.tags["ocsrflow.previous"] == two.info.run_id
+
+
+def test_a_registered_model_is_served_over_http(results: Path, dataset: Path, mlflow_server: MlflowServer) -> None:
+    folder = make_model(dataset, results / "models/tiny", seed=3)
+    facts = read_json(folder / "model.json") | {"dataset": "short", "data": "d", "parameters": 1, "seconds": 1.0}
+    facts |= {"training_pictures": 2, "processes": 1, "device": "CPU", "validation_tanimoto": 0.5}
+    write_json(folder / "model.json", facts)
+    (folder / "metrics.jsonl").write_text('{"step": 1, "epoch": 1, "time": 1.0, "loss": 2.0}\n')
+    record("models/tiny", results=results, out=results / "recorded.json", data=[dataset / "images.h5"])
+    recorded = read_json(results / "recorded.json")
+    assert recorded["version"] == "1"
+    record("models/tiny", results=results, out=results / "recorded.json", data=[dataset / "images.h5"])
+    assert read_json(results / "recorded.json") == recorded
+    port = free_port()
+    command = ["mlflow", "models", "serve", "-m", f"models:/{recorded['registered']}/1", "--port", str(port)]
+    server = subprocess.Popen(
+        [sys.executable, "-m", *command, "--env-manager", "local", "--workers", "1"],
+        env={**os.environ, "MLFLOW_TRACKING_URI": mlflow_server.uri},
+        cwd=results,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        wait_for(f"http://127.0.0.1:{port}/ping", server)
+        picture = io.BytesIO()
+        packed = Packed(dataset / "images.h5")
+        Image.fromarray(packed.picture(0).squeeze(2)).save(picture, "PNG")
+        rows = [[base64.b64encode(data).decode()] for data in (picture.getvalue(), b"none")]
+        asked = json.dumps({"dataframe_split": {"columns": ["picture"], "data": rows}}).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/invocations", asked, {"Content-Type": "application/json"}
+        )
+        answers = json.load(urllib.request.urlopen(request, timeout=60))["predictions"]
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+    assert isinstance(answers[0]["smiles"], str)
+    assert 0 <= answers[0]["confidence"] <= 1
+    assert answers[0]["error"] == ""
+    assert answers[1]["smiles"] == ""
+    assert answers[1]["error"].startswith("not a picture of a known kind")

@@ -1,0 +1,117 @@
+"""One step means the same, however many processes share it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ocsrflow.config.network import Network
+from ocsrflow.training.engine import learning_rate_factor
+from ocsrflow.training.throughput import peak, training_flops
+from safetensors.torch import load_file
+from test_train import TRAINING, lines, run_train
+
+# Without batch statistics, which each process takes of its own pictures, and without dropout.
+EXACT = Network(
+    encoder="vgg16", pretrained="none", frozen_children=0, image_size=64, stride=8, grid=2, dim=32, dropout=0
+)
+
+
+def run_processes(dataset: Path, folder: Path, processes: int) -> subprocess.CompletedProcess[str]:
+    training = TRAINING.model_copy(
+        update={"encoder_lr": 1e-5, "decoder_lr": 1e-4, "attention_penalty": 1.0, "epochs": 3}
+    )
+    options = {
+        "out": folder / "weights.safetensors",
+        "metrics": folder / "metrics.jsonl",
+        "description": folder / "model.json",
+        "network": EXACT.model_dump_json(),
+        "training": training.model_dump_json(),
+        "checkpoints": folder / "checkpoints",
+        "threads": 2,
+    }
+    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
+    return subprocess.run(
+        [*command, "ocsrflow.training.train", str(dataset / "images.h5"), *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
+
+
+def test_two_processes_have_the_losses_of_one(dataset: Path, tmp_path: Path) -> None:
+    for processes in (1, 2):
+        run = run_processes(dataset, tmp_path / str(processes), processes)
+        assert run.returncode == 0, run.stderr
+    one, two = (
+        [line.get("loss", line.get("validation_loss")) for line in lines(tmp_path / str(processes))]
+        for processes in (1, 2)
+    )
+    assert len(one) == 6
+    assert two == pytest.approx(one, abs=1e-5)
+    facts = json.loads((tmp_path / "2" / "model.json").read_text())
+    assert (facts["processes"], facts["training_pictures"]) == (2, 36)
+
+
+def test_the_mistake_of_two_processes_is_told_once(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "images.h5").write_bytes((dataset / "images.h5").read_bytes()[:2000])
+    run = run_processes(tmp_path, tmp_path / "out", 2)
+    assert run.returncode == 1
+    assert run.stderr.count("not a whole packed data set") == 1, run.stderr
+
+
+def test_the_learning_rate_warms_up_and_falls() -> None:
+    training = TRAINING.model_copy(update={"warmup_steps": 4, "schedule": "cosine"})
+    factors = [learning_rate_factor(step, 24, training) for step in range(25)]
+    assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert factors[14] == pytest.approx(0.5)
+    assert factors[24] == pytest.approx(0.0)
+    constant = training.model_copy(update={"schedule": "constant"})
+    assert {learning_rate_factor(step, 24, constant) for step in range(4, 24)} == {1.0}
+
+
+# Multiply-adds of a 224-pixel picture with the classifier, as torchvision gives them with its weights ("GFLOPS").
+@pytest.mark.parametrize(
+    ("encoder", "adds"), [("resnet50", 4.089e9), ("resnext101_32x8d", 16.414e9), ("efficientnet_b0", 0.386e9)]
+)
+def test_operations_are_those_of_the_layers(encoder: str, adds: float) -> None:
+    settings = {"encoder": encoder, "pretrained": "none", "frozen_children": 0, "image_size": 224, "grid": 7}
+    network = Network(**settings)  # type: ignore[arg-type]
+    state = torch.get_rng_state()
+    for_picture, for_token = training_flops(network, 256, (3, 300, 300))
+    assert torch.equal(state, torch.get_rng_state())
+    channels, dim = {"efficientnet_b0": 1280}.get(encoder, 2048), 512
+    # Three times the forward pass, but for the first layer's gradient to the picture.
+    projection = 49 * channels * dim + channels * 2 * dim
+    assert for_picture == pytest.approx(3 * 2 * (adds + projection), rel=0.05)
+    recurrent = dim * (dim + channels + 4 * dim) + channels * 4 * dim + dim * 256
+    assert for_token == pytest.approx(3 * 2 * recurrent, rel=0.15)
+    assert peak(torch.device("cpu")) is None
+
+
+def test_the_smallest_pictures_are_counted_too() -> None:
+    network = Network(encoder="resnet18", pretrained="none", frozen_children=0, image_size=32, grid=1, dim=8)
+    assert all(value > 0 for value in training_flops(network, 256, (1, 32, 32)))
+
+
+def test_the_longest_name_of_a_gpu_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, expected in (("NVIDIA L40S", 362e12), ("NVIDIA H100 PCIe", 756e12), ("Unknown 1", None)):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _, name=name: name)
+        assert peak(torch.device("cuda")) == expected
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_a_compiled_encoder_trains_as_the_plain_one(dataset: Path, tmp_path: Path) -> None:
+    for name, compiled in (("plain", False), ("compiled", True)):
+        training = TRAINING.model_copy(update={"compile": compiled, "encoder_lr": 1e-4, "decoder_lr": 1e-4})
+        run_train(dataset, tmp_path / name, network=EXACT, training=training)
+    plain, compiled = ([line["loss"] for line in lines(tmp_path / n) if "loss" in line] for n in ("plain", "compiled"))
+    assert compiled == pytest.approx(plain, abs=1e-4)
+    assert torch._dynamo.utils.counters["frames"]["ok"] > 0
+    first, second = (load_file(tmp_path / name / "weights.safetensors") for name in ("plain", "compiled"))
+    assert first.keys() == second.keys()

@@ -1,0 +1,225 @@
+"""Trained models that answer together about pictures from anywhere, each answer with a confidence."""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..chem.similarity import known
+from ..chem.tokenizer import VOCABULARY, decode, encode
+from ..config.depiction import Depiction
+from ..config.reading import Reading
+from ..depiction.plain import Picture
+from ..ensemble.calibrate import Calibration
+from ..ensemble.calibrate import confidence as confidences
+from ..ensemble.voting_methods import METHODS, Ballot, Decision, Pooled
+from ..network.beam_search import likelihood
+from ..network.model import load_reader
+from ..network.model_reader import Eye, best_first
+from ..pictures.redraw_distance import fits
+from ..runtime.errors import UserError
+from ..runtime.files import read_json
+from .find_models import Lineup
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a team makes of one picture."""
+
+    decision: Decision
+    valid: bool
+    confidence: float  # that the answer is exactly right, in [0, 1]
+    candidates: list[tuple[str, float]]  # what they had in mind, with the mean log-probability, likeliest first
+    members: dict[str, str]  # the answer of each
+
+
+class Team:
+    """Some trained models, loaded."""
+
+    def __init__(
+        self, lineup: Lineup, method: str, reading: Reading, device: torch.device, *, processes: int = 1
+    ) -> None:
+        """Load the models.
+
+        Parameters
+        ----------
+        lineup
+            Which.
+        method
+            How they find one answer, of :mod:`ocsrflow.ensemble.voting_methods`; a single model just answers.
+        reading
+            How texts are searched for.
+        device
+            Where they compute.
+        processes
+            Processes that parse and draw candidates.
+
+        Raises
+        ------
+        UserError
+            Where a model is damaged, or they do not go together.
+        """
+        loaded = [
+            load_reader(folder / "model.json", folder / "weights.safetensors", device) for folder in lineup.folders
+        ]
+        about = [facts for _, facts in loaded]
+        for folder, facts in zip(lineup.folders, about, strict=True):
+            _fit_together(lineup.folders[0], about[0], folder, facts)
+        self.names = [str(facts["name"]) for facts in about]
+        if len(set(self.names)) < len(self.names):  # of several runs
+            self.names = [str(folder) for folder in lineup.folders]
+        self.depiction = _depiction(lineup.folders[0], about[0])
+        self.eyes = [
+            Eye(reader.eval(), int(facts["training"]["decode_length"]), reading, device) for reader, facts in loaded
+        ]
+        self.method = method if len(self.eyes) > 1 else "pairs"
+        self.processes = processes
+        together = lineup.together(self.method)
+        paths = [together] if together else lineup.alone()
+        self.calibrations = [path and _calibration(path) for path in paths]
+
+    def read(self, pictures: NDArray[np.uint8]) -> list[Reply]:
+        """The answers to some pictures, (pictures, channels, size, size)."""
+        features = [eye.see(torch.from_numpy(pictures)) for eye in self.eyes]
+        written = [eye.write(own) for eye, own in zip(self.eyes, features, strict=True)]
+        texts = {decode(c.tokens) for found in written for candidates in found for c in candidates}
+        molecules = known(texts, processes=self.processes, what="parsing the candidates")
+        ranked = [[best_first(c, lambda text: molecules[text] is not None) for c in found] for found in written]
+        pools = [
+            [
+                text
+                for text in dict.fromkeys(text for own in of_picture for text, _ in own)
+                if molecules[text] is not None
+            ]
+            for of_picture in zip(*ranked, strict=True)
+        ]
+        scores = self._likelihoods(features, pools)
+        shown = [picture.transpose(1, 2, 0) for picture in pictures]
+        distances = self._distances(shown, pools) if self.method == "redrawn" else [[math.nan] * len(p) for p in pools]
+        ballots = [
+            Ballot(
+                tuple(own[0][0] for own in of_picture),
+                tuple(own[0][1].log_probability for own in of_picture),
+                tuple(Pooled(*pooled) for pooled in zip(pool, likelihoods, far, strict=True)),
+            )
+            for of_picture, pool, likelihoods, far in zip(
+                zip(*ranked, strict=True), pools, scores, distances, strict=True
+            )
+        ]
+        decisions = [METHODS[self.method](ballot, molecules) for ballot in ballots]
+        if self.method != "redrawn":
+            # For the confidence the drawing of the answer alone is needed.
+            far = self._distances(shown, [[d.text] if molecules[d.text] else [] for d in decisions])
+            decisions = [
+                replace(d, distance=own[0] if own else math.nan) for d, own in zip(decisions, far, strict=True)
+            ]
+        valid = [molecules[d.text] is not None for d in decisions]
+        in_mind = [[(text, c.log_probability) for text, c in own] for own in ranked[0]]
+        if len(self.eyes) > 1:
+            in_mind = [_likeliest(ballot) for ballot in ballots]
+        sure = self._confidences(decisions, valid, ballots)
+        return [
+            Reply(decision, ok, confidence, candidates, dict(zip(self.names, ballot.answers, strict=True)))
+            for decision, ok, confidence, candidates, ballot in zip(
+                decisions, valid, sure, in_mind, ballots, strict=True
+            )
+        ]
+
+    def attention(self, picture: Picture, text: str) -> NDArray[np.float32] | None:
+        """Where the first model looks while it writes a text, (tokens + 1, grid, grid); None for no SMILES."""
+        try:
+            return self.eyes[0].look(picture, text)
+        except ValueError:
+            return None
+
+    def _likelihoods(self, features: list[Tensor], pools: list[list[str]]) -> list[list[tuple[float, ...]]]:
+        """Of each picture, of each text of its pool, the log-probability by each model; nothing for a single one."""
+        if len(self.eyes) == 1:
+            return [[()] * len(pool) for pool in pools]
+        tokens = [[encode(text).tolist() for text in pool] for pool in pools]
+        each = []
+        for eye, own in zip(self.eyes, features, strict=True):
+            with eye.reader.autocast():
+                each.append(likelihood(eye.reader.decoder, own, tokens))
+        return [list(zip(*of_picture, strict=True)) for of_picture in zip(*each, strict=True)]
+
+    def _distances(self, pictures: list[Picture], texts: list[list[str]]) -> list[list[float]]:
+        return fits(pictures, texts, self.depiction, processes=self.processes)
+
+    def _confidences(self, decisions: list[Decision], valid: list[bool], ballots: list[Ballot]) -> list[float]:
+        """By the calibration of all together; or else the mean of what each model alone would be trusted with."""
+        rows = pd.DataFrame(
+            {
+                "log_probability": [d.log_probability for d in decisions],
+                "distance": [d.distance for d in decisions],
+                "valid": valid,
+            }
+        )
+        if len(self.calibrations) == 1 and self.calibrations[0]:
+            if len(self.eyes) > 1:
+                rows["agreement"] = [d.agreement for d in decisions]
+            return list(confidences(rows, self.calibrations[0]))
+        each = []
+        for member, calibration in enumerate(self.calibrations):
+            own = rows.assign(
+                log_probability=[_likelihood(d, b, member) for d, b in zip(decisions, ballots, strict=True)]
+            )
+            # Nobody has learnt how far to trust a model without a calibration: its own probability it is.
+            uncalibrated = np.exp(own["log_probability"]) * own["valid"]
+            each.append(confidences(own, calibration) if calibration else uncalibrated)
+        return list(np.mean(each, axis=0))
+
+
+def _calibration(path: Path) -> Calibration:
+    learnt = read_json(path)
+    try:
+        return Calibration.from_json(learnt)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _fit_together(first: Path, ours: dict[str, Any], other: Path, theirs: dict[str, Any]) -> None:
+    """Look that two models read the same kind of pictures in the same tokens."""
+    for folder, facts in ((first, ours), (other, theirs)):
+        if "depiction" not in facts:
+            raise UserError(f"{folder}: model.json does not say what pictures it learnt from; train it again")
+        if facts["vocabulary"] != VOCABULARY:
+            raise UserError(f"{folder}: trained with another vocabulary than this ocsrflow has; train it again")
+    kinds = [_kind(_depiction(*model)) for model in ((first, ours), (other, theirs))]
+    if kinds[0] != kinds[1]:
+        raise UserError(
+            f"{first} learnt from pictures of {kinds[0]}, {other} from {kinds[1]}; give models of one configuration"
+        )
+
+
+def _depiction(folder: Path, facts: dict[str, Any]) -> Depiction:
+    try:
+        return Depiction(**facts["depiction"])
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{folder}: model.json tells of no depiction that this ocsrflow knows; train it again"
+        ) from None
+
+
+def _kind(depiction: Depiction) -> str:
+    colours = "colour" if depiction.palette == "colour" else "black and white"
+    return f"{depiction.size} × {depiction.size} pixels, {colours}, {depiction.channel_order}"
+
+
+def _likelihood(decision: Decision, ballot: Ballot, member: int) -> float:
+    """The answer's log-probability by one member."""
+    found = (pooled.likelihoods for pooled in ballot.pool if pooled.text == decision.text and pooled.likelihoods)
+    likelihoods = next(found, None)
+    return decision.log_probability if likelihoods is None else likelihoods[member]
+
+
+def _likeliest(ballot: Ballot) -> list[tuple[str, float]]:
+    """The candidates by their mean log-probability."""
+    pool = [(pooled.text, math.fsum(pooled.likelihoods) / len(pooled.likelihoods)) for pooled in ballot.pool]
+    return sorted(pool, key=lambda item: -item[1])

@@ -1,0 +1,82 @@
+"""Stage ``tracking``: the store and the experiment before anything logs; and what users do about MLflow's runs.
+
+``python -m ocsrflow.tracking.tracking sync`` sends what a server missed.
+"""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from ..runtime.cli import run
+from ..runtime.files import RESULTS, finish
+from .mlflow_runs import end_workflow, ensure, forgiving
+from .mlflow_store import read_place, write_place
+from .record import send_missed
+
+
+def tracking(*, out: Path, experiment: str, uri: str = "") -> None:
+    """Make the store and the experiment, before anything logs to it.
+
+    Concurrent runs that find no tables or no experiment crash or land in "Default".
+
+    Parameters
+    ----------
+    out
+        JSON file that tells the other stages where to log.
+    experiment
+        Name of the experiment.
+    uri
+        Address of a tracking server; without it runs are kept in an SQLite file beside ``out``.
+
+    Raises
+    ------
+    UserError
+        Where the server cannot be reached, or the store cannot be made.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Not in the results yet: nobody is to log before there is a store.
+    part = out.with_name(f"{out.name}.part")
+    write_place(part, uri, experiment)
+    try:
+        ensure(read_place(part))
+        finish(part, out)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def sync(results: Path = Path("results"), *, everything: bool = False) -> None:
+    """Send to MLflow what it missed while it was away, from the finished files.
+
+    Parameters
+    ----------
+    results
+        Folder of results.
+    everything
+        Whether to look at every run again, also at those that were sent: for a store that was lost or is a new one.
+
+    Raises
+    ------
+    UserError
+        Where MLflow still does not take all of it.
+    """
+    os.environ.setdefault(RESULTS, str(results))  # what is written down of each run changes
+    send_missed(results, everything=everything)
+
+
+def close(results: Path = Path("results"), *, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED") -> None:
+    """Mark the parent run of the workflow as ended, where there is one.
+
+    Parameters
+    ----------
+    results
+        Folder of results.
+    status
+        How it ended.
+    """
+    if (results / "workflow.json").is_file() and (results / "tracking.json").is_file():
+        with forgiving():
+            end_workflow(results, status)
+
+
+if __name__ == "__main__":
+    run(tracking, sync, close)
