@@ -42,8 +42,8 @@ class Styles(Settings):
     )
     line_width: OneOrRange[Width] | None = Field(
         None,
-        description="Width of lines in bond lengths: a number or [low, high], at least 1.2 pixels; null for RDKit's two pixels at "
-        "any size.",
+        description="Width of lines in bond lengths: a number or [low, high], at least 1.2 pixels; null for RDKit's "
+        "two pixels at any size.",
     )
     fonts: dict[str, Share] = Field(
         default_factory=dict,
