@@ -29,10 +29,7 @@ localrules:
     constant,
     datasets,
     download,
-    record_model,
-    record_report,
-    record_score,
-    record_speed,
+    record,
     report,
     score,
     tracking,
@@ -56,7 +53,7 @@ rule all:
     input:
         "<results>/report/index.html",
         expand("<results>/report/data/{dataset}.html", dataset=DATASETS),
-        "<results>/recorded/report.json",
+        "<results>/runs.json",
 
 
 rule datasets:

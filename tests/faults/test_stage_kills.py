@@ -36,7 +36,7 @@ SLOWEST = ("train", "speed_training", "speed_prediction")
 SAMPLE = ("download", "filter", "render", "pack", "score")  # where not all is asked for
 RULES = (
     "attend", "benchmark_set", "browse", "calibrate", "choose", "constant", "download", "draw_set", "ensemble",
-    "filter", "osra", "pack", "predict", "record_model", "record_report", "record_score", "record_speed", "redraw",
+    "filter", "osra", "pack", "predict", "record", "redraw",
     "render", "report", "rescore", "sample", "score", "speed_prediction", "speed_training", "tracking", "train",
 )  # fmt: skip
 
@@ -60,7 +60,6 @@ VARYING = {
     "models/*/model.json": {"seconds", *RATES},
     "predictions/*.json": {"seconds_per_image", "images_per_second", "seconds_per_vote"},
     "predictions/*.parquet": {"seconds"},
-    "recorded/*.json": {"run_id", "model_id"},
     "redrawn/*.json": {"seconds_per_image"},
     "redrawn/*.parquet": {"seconds"},
     "speed/*.json": SPEEDS,
@@ -249,10 +248,9 @@ def ground(toy: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterato
 @pytest.mark.parametrize("rule", RULES if FULL else SAMPLE)
 def test_a_stage_killed_at_random_moments(rule: str, jobs: dict[str, Job], ground: Ground, faults: Faults) -> None:
     job = jobs[rule]
-    if rule.startswith("record_"):  # a store of its own, with what the job needs
-        ground.remove("results/mlflow.db", "results/mlflow-artifacts", "results/recorded", "results/runs.json")
-        for before in ("tracking", *(["record_model"] if rule == "record_score" else [])):
-            ground.run(jobs[before])
+    if rule == "record":  # a store of its own
+        ground.remove("results/mlflow.db", "results/mlflow-artifacts", "results/runs.json")
+        ground.run(jobs["tracking"])
     ground.remove(*(f"results/{name}" for name in BESIDE.get(rule, [])))
     start = ground.folder.with_name("start")
     shutil.copytree(ground.results, start, symlinks=True)

@@ -54,19 +54,6 @@ CLOCKED_MODELS = CONFIG.speed.training
 CLOCKED_ENSEMBLES = [*ENSEMBLES] if CONFIG.speed.ensembles is None else CONFIG.speed.ensembles
 
 
-# Each becomes an MLflow run.
-RECORDED = [
-    f"{CONFIG.results}/recorded/{what}.json"
-    for what in [
-        *(f"models/{model}" for model in MODELS),
-        *(f"scores/{test_set}/{reader}" for test_set in TEST_SETS for reader in READERS),
-        *(f"scores/{drawing}/{reader}" for drawing in DRAWINGS for reader in READERS_OF_DRAWINGS),
-        *(f"speed/training/{model}" for model in CLOCKED_MODELS),
-        *(f"speed/prediction/{ensemble}" for ensemble in CLOCKED_ENSEMBLES),
-    ]
-]
-
-
 pathvars:
     results=CONFIG.results,
     logs=f"{CONFIG.results}/logs",
@@ -89,7 +76,6 @@ wildcard_constraints:
     reader=one_of(READERS),
     encoder=one_of({model.network.encoder for model in CONFIG.models}),
     shard=r"\d+",
-    speed=r"(training|prediction)/[\w-]+",
 
 
 # Jobs find the package in this checkout, in the interpreter that runs Snakemake or in the rule's conda environment.
@@ -285,13 +271,6 @@ def training_gpus(wildcards):
     return max(CONFIG.speed.processes) if MODELS[wildcards.model].gpus else 0
 
 
-def clocked_data(wildcards):
-    """What a speed was measured on."""
-    kind, name = wildcards.speed.split("/")
-    dataset = MODELS[name].dataset if kind == "training" else CONFIG.test_sets[0].dataset
-    return f"{CONFIG.results}/datasets/{dataset}/images.h5"
-
-
 def on_gpu(wildcards):
     return any(MODELS[model].gpus for model in ENSEMBLES[wildcards.ensemble].models)
 
@@ -324,8 +303,6 @@ def begin():
 
 
 def tell_mlflow(status):
-    """How the run ended; and the user, whether MLflow missed something."""
-    for line in provenance.missed(CONFIG):
-        print(line, file=sys.stderr)
+    """How the run ended."""
     if find_spec("mlflow"):  # which with --sdm conda only the jobs' environments have
         shell(f"python -m ocsrflow.tracking close {{CONFIG.results:q}} --status {status} || true")
