@@ -748,7 +748,7 @@ def test_the_full_experiment_is_planned(tmp_path: Path) -> None:
     assert len(trainings) == 6
     assert all(int(gpus) >= 1 for _, _, gpus in trainings)
     counts = dict(re.findall(r"^(\w+) +(\d+)$", text, flags=re.MULTILINE))
-    assert (counts["render"], counts["pack"], counts["weights"], counts["predict"]) == ("178", "3", "4", "18")
+    assert (counts["render"], counts["pack"], counts["weights"], counts["predict"]) == ("36", "3", "4", "18")
     assert (counts["speed_training"], counts["speed_prediction"]) == ("2", "2")
     assert "Measure the training speed of resnet152-512-contest (gpu=4, " in text
 

@@ -1,4 +1,4 @@
-# Pictures: render (scattered over shards) → pack → browse.
+# Pictures: render (scattered over shards, each drawn by as many processes as the job has threads) → pack → browse.
 #
 # The pictures themselves belong to the corpus: render draws what is missing into files below <results>/corpus, which
 # are no outputs of a rule since any data set may have made them, and writes down where each of its pictures is.
@@ -18,8 +18,9 @@ rule render:
         "<benchmarks>/render/{dataset}-{shard}.tsv"
     conda:
         "../../envs/chem.yaml"
+    threads: 16
     resources:
-        mem_mb=2000,
+        mem_mb=6000,
         runtime=60,
     params:
         shards=shard_count,
@@ -33,7 +34,7 @@ rule render:
     shell:
         "python -m ocsrflow.render {input.sample:q} --shard {wildcards.shard} --shards {params.shards} "
         "--store {params.store:q} --depiction {params.depiction:q} --drawings {params.drawings:q} --time-limit {params.time_limit} "
-        "{params.pictures:q} --out {output.index:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
+        "{params.pictures:q} --processes {threads} --out {output.index:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
 
 
 rule pack:
