@@ -13,6 +13,7 @@ import http.server
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -342,16 +343,17 @@ def test_a_stage_whose_results_are_read_only(rule: str, jobs: dict[str, Job], gr
     job = jobs[rule]
     ground.remove(*job.outputs)
     before = ground.content()
-    # Mounted for this process alone, so that nothing has to be unmounted.
-    script = f"mount --bind results results; mount -o remount,bind,ro results; set -euo pipefail; {job.command}"
+    # Mounted for this process alone, so that nothing has to be unmounted. The log would be below the results too.
+    command = re.sub(r" (> \S+ 2>&1|2>&1 \| .*)$", "", job.command)
+    script = f"mount --bind results results; mount -o remount,bind,ro results; set -euo pipefail; {command}"
     with faults.tried("read-only results", rule):
         run = subprocess.run(
             ["unshare", "--mount", "bash", "-c", script],
             cwd=ground.folder, env=ground.environment, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
-        told = [line for line in run.stdout.splitlines() if ": error: " in line]
+        told = [line for line in run.stderr.splitlines() if ": error: " in line]
         assert run.returncode == 1, run.stdout + run.stderr
-        assert "Traceback" not in run.stdout
-        assert len(told) == 1, run.stdout
-        assert told[0].endswith("Read-only file system"), run.stdout
+        assert "Traceback" not in run.stderr
+        assert len(told) == 1, run.stderr
+        assert told[0].endswith("Read-only file system"), run.stderr
         assert ground.content() == before

@@ -19,28 +19,38 @@ rule tracking:
         "Prepare MLflow"
     shell:
         # The store itself is no output: it grows with every run, and Snakemake would empty it before it makes it.
-        "python -m ocsrflow.tracking {params.experiment:q} {params.server:q} --out {output:q} " "2>&1 | tee {log:q}"
+        "python -m ocsrflow.tracking {params.experiment:q} {params.server:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule record:
     input:
-        models=of_each(
-            "models/{model}/{file}", model=MODELS, file=["weights.safetensors", "model.json", "metrics.jsonl"]
+        models=expand(
+            "<results>/models/{model}/{file}",
+            model=plan.models,
+            file=["weights.safetensors", "model.json", "metrics.jsonl"],
         ),
-        calibration=of_each("calibration/{model}.json", model=MODELS),
-        scores=of_each(
-            "scores/{test_set}/{reader}.{form}", test_set=TEST_SETS, reader=READERS, form=["json", "parquet"]
+        calibration=expand("<results>/calibration/{model}.json", model=plan.models),
+        scores=expand(
+            "<results>/scores/{test_set}/{reader}.{form}",
+            test_set=plan.test_sets,
+            reader=plan.readers,
+            form=["json", "parquet"],
         ),
-        drawn_scores=of_each(
-            "scores/{drawing}/{reader}.{form}", drawing=DRAWINGS, reader=READERS_OF_DRAWINGS, form=["json", "parquet"]
+        drawn_scores=expand(
+            "<results>/scores/{drawing}/{reader}.{form}",
+            drawing=plan.drawings,
+            reader=plan.readers_of_drawings,
+            form=["json", "parquet"],
         ),
-        predictions=of_each("predictions/{test_set}/{reader}.parquet", test_set=TEST_SETS, reader=READERS),
-        drawn_predictions=of_each(
-            "predictions/{drawing}/{reader}.parquet", drawing=DRAWINGS, reader=READERS_OF_DRAWINGS
+        predictions=expand(
+            "<results>/predictions/{test_set}/{reader}.parquet", test_set=plan.test_sets, reader=plan.readers
         ),
-        speed_training=of_each("speed/training/{model}.json", model=CLOCKED_MODELS),
-        speed_prediction=of_each("speed/prediction/{ensemble}.json", ensemble=CLOCKED_ENSEMBLES),
-        data=of_each("datasets/{dataset}/images.h5", dataset=[*ALL_DATASETS, *DRAWINGS]),
+        drawn_predictions=expand(
+            "<results>/predictions/{drawing}/{reader}.parquet", drawing=plan.drawings, reader=plan.readers_of_drawings
+        ),
+        speed_training=expand("<results>/speed/training/{model}.json", model=plan.timed_models),
+        speed_prediction=expand("<results>/speed/prediction/{ensemble}.json", ensemble=plan.timed_ensembles),
+        data=expand("<results>/datasets/{dataset}/images.h5", dataset=[*plan.packed, *plan.drawings]),
         report=rules.report.output,
         tracking="<results>/tracking.json",
         # Models are kept with the code that reads pictures with them.
@@ -57,8 +67,8 @@ rule record:
         mem_mb=4000,
         runtime=60,
     params:
-        results=CONFIG.results,
+        results=lambda wildcards: path("<results>"),
     message:
         "Record all results in MLflow"
     shell:
-        "python -m ocsrflow.record {params.results:q} --out {output:q} 2>&1 | tee {log:q}"
+        "python -m ocsrflow.record {params.results:q} --out {output:q} > {log:q} 2>&1"
