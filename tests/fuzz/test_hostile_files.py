@@ -309,4 +309,4 @@ def test_numbers_beyond_all_use_are_refused(path: str, numbers: list[float]) -> 
 
 def test_the_largest_numbers_that_are_allowed_divide_into_shards() -> None:
     cfg = experiment.load(spoil("datasets.0.size", 2**53))
-    assert experiment.shards(cfg, cfg.datasets[0]) == -(-(2**53) // 20_000)
+    assert experiment.shards(cfg, cfg.datasets[0]) == -(-(2**53) // 100_000)

@@ -30,11 +30,11 @@ STAGES = ["download", "filter", "sample", "render", "pack", "weights", "train", 
 SPEED = {"speed_training", "speed_prediction"}
 PARSE = {"predict", "rescore", "choose", "vote", "calibrate", "score"}  # many texts, in processes of their own
 JUDGED = {"choose", "vote", "calibrate"}
-RECORD = {"record_model", "record_score", "record_speed", "record_report"}
-MLFLOW = {"tracking", *RECORD}
+
+MLFLOW = {"tracking", "record"}
 OTHERS = {"browse", "redraw", "benchmark_set", "draw_set", "constant", "osra", "attend", "tracking", "report"}
-EVERY = {*STAGES, *SPEED, *PARSE, *RECORD, *OTHERS}
-NETWORK = {"train", "predict", "rescore", "attend", "record_model", *SPEED}  # a registered model brings the code along
+EVERY = {*STAGES, *SPEED, *PARSE, "record", *OTHERS}
+NETWORK = {"train", "predict", "rescore", "attend", "record", *SPEED}  # a registered model brings the code along
 PICTURES = {*NETWORK, "render", "pack", "browse", "redraw", "benchmark_set", "draw_set", "constant", "osra", "report"}
 RECORDED = {*PICTURES, *MLFLOW}  # what is recorded names its data sets
 DRAWN = {"render", "draw_set"}  # in styles
@@ -47,7 +47,7 @@ USED_BY = {
     "pictures/benchmark_set": {"benchmark_set"},
     "corpus/hash_sample": {"sample", "render"},
     "report/browse": {"browse"},
-    "ensemble/calibrate": {"calibrate", "score", "record_model"},
+    "ensemble/calibrate": {"calibrate", "score", "record"},
     "training/checkpoints": {"train"},
     "chem/molecules": {*RECORDED, *PARSE, "sample"},
     "evaluation/compare": set(),
@@ -73,7 +73,7 @@ USED_BY = {
     "training/throughput": STEP,
     "report/gallery": {"report"},
     "chem/grammar": NETWORK - {"speed_training"},
-    "runtime/gpu_lease": NETWORK - {"attend", "record_model"},
+    "runtime/gpu_lease": NETWORK - {"attend", "record"},
     "runtime/isolated": {
         *PARSE,
         "report",
@@ -84,7 +84,7 @@ USED_BY = {
         "constant",
         "osra",
         "attend",
-        "record_model",
+        "record",
         "speed_prediction",
     },
     "depiction/plain": RECORDED,
@@ -93,15 +93,15 @@ USED_BY = {
     "training/launch": STEP,
     "runtime/parent_watch": EVERY,
     "corpus/cid_smiles": {"filter"},
-    "reader/find_models": {"record_model"},
+    "reader/find_models": {"record"},
     "network/batches": {*STEP, "predict"},
-    "chem/scores": {"calibrate", "score", "report", "record_model"},
+    "chem/scores": {"calibrate", "score", "report", "record"},
     "tracking/live_curves": {"train"},
     "network/model": NETWORK,
     "network/precision": NETWORK,
     "evaluation/evaluate": set(),
     "evaluation/osra": {"osra"},
-    "pictures/picture_files": {"benchmark_set", "record_model"},
+    "pictures/picture_files": {"benchmark_set", "record"},
     "pictures/pack": {"pack"},
     "pictures/packed_file": RECORDED,
     "report/html": {"browse", "report", "attend"},
@@ -114,23 +114,23 @@ USED_BY = {
         ],
         DRAWN,
     ),
-    "pictures/box": {*DRAWN, "benchmark_set", "record_model"},
-    "pictures/normalise": {*DRAWN, "benchmark_set", "record_model"},
+    "pictures/box": {*DRAWN, "benchmark_set", "record"},
+    "pictures/normalise": {*DRAWN, "benchmark_set", "record"},
     "pictures/originals": {"benchmark_set", "draw_set", "osra"},
-    "depiction/paper": {*DRAWN, "benchmark_set", "record_model"},
+    "depiction/paper": {*DRAWN, "benchmark_set", "record"},
     "pictures/varied": {"render"},
-    "corpus/picture_folder": {"filter", *DRAWN, "benchmark_set", "osra", "record_model"},
+    "corpus/picture_folder": {"filter", *DRAWN, "benchmark_set", "osra", "record"},
     "pictures/picture_store": {"render"},
     "reading/predict": {"predict"},
-    "reading/prediction_tables": {*JUDGED, "rescore", "score", "record_model"},
+    "reading/prediction_tables": {*JUDGED, "rescore", "score", "record"},
     "training/process_group": STEP,
-    "runtime/progress": {*STAGES, *PARSE, *RECORD, "speed_prediction", *OTHERS},
+    "runtime/progress": {*STAGES, *PARSE, "record", "speed_prediction", *OTHERS},
     "config/provenance": set(),
-    "network/model_reader": {"predict", "speed_prediction", "attend", "record_model"},
+    "network/model_reader": {"predict", "speed_prediction", "attend", "record"},
     "tracking/record": MLFLOW,
     "training/training_log": {"train"},
     "network/recurrence": NETWORK,
-    "pictures/redraw_distance": {"redraw", "record_model"},
+    "pictures/redraw_distance": {"redraw", "record"},
     "reading/redraw": {"redraw"},
     "tracking/model_registry": MLFLOW,
     "pictures/render": {"render"},
@@ -140,11 +140,11 @@ USED_BY = {
     "corpus/sample": {"sample"},
     "evaluation/score": {"score"},
     "network/beam_search": NETWORK - {"speed_training"},
-    "reader/mlflow_pyfunc": {"record_model"},
+    "reader/mlflow_pyfunc": {"record"},
     "config/augmentation": STEP,
     "config/base": RECORDED,
     "config/depiction": RECORDED,
-    "config/methods": {"vote", "record_model"},
+    "config/methods": {"vote", "record"},
     "config/network": NETWORK,
     "config/paths": NETWORK,
     "config/precision": {*NETWORK, *MLFLOW},
@@ -165,16 +165,16 @@ USED_BY = {
         "constant",
         "osra",
         "attend",
-        "record_model",
+        "record",
         "speed_prediction",
     },
     "evaluation/speed_prediction": {"speed_prediction"},
     "evaluation/speed_training": {"speed_training"},
     "runtime/status": set(),
     "tracking/mlflow_store": MLFLOW,
-    "runtime/csv_tables": {"filter", "sample", "render", "pack", "benchmark_set", "draw_set", "record_model"},
+    "runtime/csv_tables": {"filter", "sample", "render", "pack", "benchmark_set", "draw_set", "record"},
     "report/published": {"report"},
-    "reader/ensemble_reader": {"record_model"},
+    "reader/ensemble_reader": {"record"},
     "chem/tokenizer": {"pack", "benchmark_set", "report", *NETWORK},
     "tracking/tracking": {"tracking"},
     "runtime/temporary": {"osra", *STEP, *MLFLOW},
@@ -184,7 +184,7 @@ USED_BY = {
     "training/risk": {"train"},
     "training/validation": {"train"},
     "runtime/verify": set(),
-    "ensemble/voting_methods": {"choose", "vote", "speed_prediction", "record_model"},
+    "ensemble/voting_methods": {"choose", "vote", "speed_prediction", "record"},
     "network/weights": {"weights"},
     # Only the command for pictures from elsewhere.
     "reader/output_formats": set(),
@@ -196,42 +196,29 @@ AFTER = {
     "sample": {"render", "pack", "browse", "report"},
     "render": {"pack"},
     "pack": {
-        "browse",
-        "draw_set",
-        "train",
-        "predict",
-        "redraw",
-        "rescore",
-        "constant",
-        "osra",
-        "attend",
-        "report",
-        *SPEED,
-        *RECORD,
+        *("browse", "draw_set", "train", "predict", "redraw", "rescore", "constant", "osra", "attend", "report"),
+        *(*SPEED, "record"),
     },
     "browse": set(),
-    "benchmark_set": {"predict", "redraw", "rescore", "constant", "osra", "report"},
-    "draw_set": {"predict", "redraw", "rescore", "osra", "report"},
+    "benchmark_set": {"predict", "redraw", "rescore", "constant", "osra", "report", "record"},
+    "draw_set": {"predict", "redraw", "rescore", "osra", "report", "record"},
     "weights": set(),  # the toy has no ImageNet weights
-    "train": {"predict", "rescore", "speed_prediction", "attend", "report", "record_model"},
-    "predict": {"redraw", "choose", "rescore", "vote", "calibrate", "score", "attend", "report", "record_score"},
+    "train": {"predict", "rescore", "speed_prediction", "attend", "report", "record"},
+    "predict": {"redraw", "choose", "rescore", "vote", "calibrate", "score", "attend", "report", "record"},
     "redraw": {"vote", "calibrate", "score"},
     "choose": {"vote", "speed_prediction", "report"},
     "rescore": {"vote"},
-    "vote": {"calibrate", "score", "report", "record_score"},
-    "calibrate": {"score", "record_model"},
-    "constant": {"score", "report", "record_score"},
-    "osra": {"score", "report", "record_score"},
-    "score": {"attend", "report", "record_model", "record_score"},  # a model's run has its scores in drawings
+    "vote": {"calibrate", "score", "report", "record"},
+    "calibrate": {"score", "record"},
+    "constant": {"score", "report", "record"},
+    "osra": {"score", "report", "record"},
+    "score": {"attend", "report", "record"},  # a model's run has its scores in drawings
     "attend": {"report"},
-    "speed_training": {"report", "record_speed"},
-    "speed_prediction": {"report", "record_speed"},
-    "tracking": RECORD,
-    "report": {"record_report"},
-    "record_model": {"record_score", "record_report"},
-    "record_score": {"record_report"},
-    "record_speed": {"record_report"},
-    "record_report": set(),
+    "speed_training": {"report", "record"},
+    "speed_prediction": {"report", "record"},
+    "tracking": {"record"},
+    "report": {"record"},
+    "record": set(),
 }
 # Members are chosen and confidences learnt on validation pictures, whatever benchmarks and drawings there are.
 OF_A_DRAWING = {
@@ -244,23 +231,23 @@ OF_A_DRAWING = {
         "osra",
         "score",
         "report",
-        "record_model",
-        "record_score",
+        "record",
+        "record",
     ),
-    "record_report",
+    "record",
 }
 OF_A_BENCHMARK = {
     *("benchmark_set", "predict", "redraw", "rescore", "vote", "constant", "osra", "score", "report"),
-    *("record_score", "record_report"),
+    *("record", "record"),
 }
 # What of these is scored again is no single model, whose attention is drawn and whose run has scores in drawings.
-OF_ENSEMBLES = {"choose", "rescore", "vote", "constant", "osra", *SPEED, *RECORD}
+OF_ENSEMBLES = {"choose", "rescore", "vote", "constant", "osra", *SPEED, "record"}
 
 
 def with_followers(rules: set[str]) -> set[str]:
     """The rules and all that depend on them, in the toy experiment."""
     for rule, own in (("benchmark_set", OF_A_BENCHMARK), ("draw_set", OF_A_DRAWING)):
-        if rule in rules and rules <= {"benchmark_set", "draw_set", *RECORD}:
+        if rule in rules and rules <= {"benchmark_set", "draw_set", "record"}:
             return own | with_followers(rules - {rule})
     found, todo = set(), [rule for rule in rules if rule != "weights"]
     while todo:
@@ -268,7 +255,7 @@ def with_followers(rules: set[str]) -> set[str]:
         if rule not in found:
             found.add(rule)
             todo += AFTER[rule]
-    return found - ({"attend", "record_model"} - rules) if rules <= OF_ENSEMBLES else found
+    return found - ({"attend"} - rules) if rules <= OF_ENSEMBLES else found
 
 
 @pytest.fixture
@@ -353,7 +340,7 @@ TEST_SETS = ["held-out", "foreign"]
 DRAWING = "large"
 SCORED = [*TEST_SETS, DRAWING]
 READ = [*SCORED, "selection"]
-OF_THE_REPORT = {"Write the report", "Record the report in MLflow"}
+OF_THE_REPORT = {"Write the report", "Record all results in MLflow"}
 
 
 def of_one_model(name: str, dataset: str) -> set[str]:
@@ -364,8 +351,6 @@ def of_one_model(name: str, dataset: str) -> set[str]:
         f"Learn on validation pictures how far {name} is to be trusted",
         *(f"Score {name} on {test_set}" for test_set in SCORED),
         f"Draw where {name} looked",
-        f"Register {name} in MLflow",
-        *(f"Record {name} on {test_set} in MLflow" for test_set in SCORED),
         *OF_THE_REPORT,
     }
 
@@ -376,10 +361,7 @@ OF_THE_ENSEMBLE = {
     *(f"The models of ensemble both vote on {name}" for name in READ),
     *(f"Learn on validation pictures how far {voted} is to be trusted" for voted in ("both", "both.redrawn")),
     *(f"Score {voted} on {name}" for voted in ("both", "both.redrawn", "both.oracle") for name in TEST_SETS),
-    *(f"Record {voted} on {name} in MLflow" for voted in ("both", "both.redrawn", "both.oracle") for name in TEST_SETS),
     f"Score both on {DRAWING}",
-    f"Record both on {DRAWING} in MLflow",
-    "Record the speed of prediction/both in MLflow",
     "Measure how fast the models of ensemble both read side by side",
 }
 TRAINING_SPEED = "Measure the training speed of shuffle (gpu=0, 2 threads)"
@@ -398,8 +380,7 @@ def test_a_models_learning_rate_runs_that_model_and_its_ensembles(
 
 def test_another_number_of_processes_measures_the_speed_of_the_training(changed: Path) -> None:
     edit(changed, speed={"training": ["shuffle"], "processes": [2], "steps": 2})
-    recorded = "Record the speed of training/shuffle in MLflow"
-    assert planned(changed)[0] == {TRAINING_SPEED, recorded, *OF_THE_REPORT}
+    assert planned(changed)[0] == {TRAINING_SPEED, *OF_THE_REPORT}
     edit(changed, speed={"training": [], "ensembles": []})
     assert planned(changed)[0] == OF_THE_REPORT
 
@@ -461,7 +442,7 @@ def test_a_new_title_writes_the_report(changed: Path) -> None:
 
 def test_another_store_of_mlflow_trains_nothing_again(changed: Path) -> None:
     edit(changed, tracking={"experiment": "another"})
-    assert planned(changed)[1] == {"tracking", "report", *RECORD}
+    assert planned(changed)[1] == {"tracking", "report", "record"}
 
 
 def test_another_order_of_the_members_votes_again(changed: Path) -> None:
@@ -523,8 +504,7 @@ def test_another_style_draws_and_reads_that_drawing_alone(changed: Path) -> None
     edit(changed, drawings=[{"name": DRAWING, "style": {"size": 500}}])
     jobs, rules = planned(changed)
     assert rules == OF_A_DRAWING
-    # The models are recorded anew, so their scores too; but nothing else is read or scored again.
-    others = [job for job in jobs if any(test_set in job for test_set in TEST_SETS) and not job.startswith("Record ")]
+    others = [job for job in jobs if any(test_set in job for test_set in TEST_SETS)]
     assert others == [f"Draw the molecules of held-out in the style {DRAWING}"]
 
 
@@ -610,7 +590,7 @@ def test_mlflow_has_parameters_curves_scores_data_sets_and_files(toy: Path) -> N
     assert {"figures/validation.svg", "figures/by-length.csv", "figures/agreement.both.held-out.svg"} <= figures
     ids = json.loads((toy / "results/runs.json").read_text())
     assert ids["scores/held-out/both"] == both.info.run_id
-    assert len(ids) == len(runs) - 1
+    assert set(ids.values()) == {run.info.run_id for run in runs.values()}
 
 
 def test_a_model_of_the_registry_reads_as_the_stage_did(toy: Path) -> None:
@@ -618,9 +598,9 @@ def test_a_model_of_the_registry_reads_as_the_stage_did(toy: Path) -> None:
     from ocsrflow.pictures.packed_file import Packed
     from PIL import Image
 
-    recorded = json.loads((toy / "results/recorded/models/shuffle.json").read_text())
     mlflow.set_tracking_uri(f"sqlite:///{toy}/results/mlflow.db")
-    model = mlflow.pyfunc.load_model(f"models:/{recorded['registered']}/{recorded['version']}")
+    (version,) = MlflowClient().search_model_versions("name = 'toy.shuffle'")
+    model = mlflow.pyfunc.load_model(f"models:/toy.shuffle/{version.version}")
     packed = Packed(toy / "results/datasets/short/images.h5")
     expected = pd.read_parquet(toy / "results/predictions/held-out/shuffle.parquet").head(4)
     files = []
@@ -632,7 +612,7 @@ def test_a_model_of_the_registry_reads_as_the_stage_did(toy: Path) -> None:
     assert found["smiles"].tolist() == [*expected["prediction"], ""]
     assert found["error"][4].startswith("not a picture")
     assert found["confidence"].between(0, 1).all()
-    metrics = {metric.key for metric in mlflow.get_logged_model(recorded["model_id"]).metrics}
+    metrics = {metric.key for metric in mlflow.get_logged_model(str(version.source).removeprefix("models:/")).metrics}
     assert {"tanimoto", "exact", "seconds_per_image"} <= metrics  # its scores stand with the model
 
 
@@ -641,7 +621,10 @@ def test_recording_again_makes_no_run_and_another_model_one_that_names_the_one_b
     results = changed / "results"
     copy = shutil.copytree(results, changed / "copy")
     inside = {"cwd": changed, "check": True, "env": {**os.environ, "PYTHONPATH": str(changed / "workflow")}}
-    subprocess.run([sys.executable, "-m", "ocsrflow.tracking.tracking", "sync", "results", "--everything"], **inside)
+    record = [sys.executable, "-m", "ocsrflow.tracking.record", "results"]
+    again = subprocess.run(record, **inside, capture_output=True, text=True).stdout
+    assert f"MLflow has {len(before)} results, 0 of them are new or have changed" in again
+    subprocess.run([*record, "--everything"], **inside)
     after = {run.info.run_id: run for run in runs_of(changed).values()}
     assert set(after) == set(before)
     for run_id, run in after.items():
@@ -658,11 +641,10 @@ def test_recording_again_makes_no_run_and_another_model_one_that_names_the_one_b
     about = results / "workflow.json"
     about.write_text(json.dumps(json.loads(about.read_text()) | {"config_hash": "ba9876543210"}))
     try:
-        command = ["record", "models/shuffle", "--results", "results", "--out", "results/recorded/models/shuffle.json"]
-        data = ["--data", "results/datasets/short/images.h5"]
-        subprocess.run([sys.executable, "-m", f"ocsrflow.tracking.{command[0]}", *command[1:], *data], **inside)
+        told = subprocess.run(record, **inside, capture_output=True, text=True).stdout
+        assert f"MLflow has {len(before)} results, 2 of them are new or have changed" in told  # the report too
         client = MlflowClient(f"sqlite:///{changed}/results/mlflow.db")
-        new = client.get_run(json.loads((results / "recorded/models/shuffle.json").read_text())["run_id"])
+        new = client.get_run(json.loads((results / "runs.json").read_text())["models/shuffle"])
         assert new.info.run_id not in before
         assert new.data.tags["ocsrflow.previous"] == shuffle.info.run_id
         assert shuffle.info.run_id in new.data.tags["mlflow.note.content"]
@@ -733,7 +715,7 @@ def test_the_report_is_one_file_with_every_section(toy: Path) -> None:
     assert "Best constant answer" in page.text
     scores = json.loads((toy / "results/scores/held-out/constant.json").read_text())
     assert f"{scores['scores']['tanimoto']['value']:.4f}" in page.text
-    for stage in ("train", "predict", "score", "record_score"):
+    for stage in ("train", "predict", "score"):
         assert re.search(rf'<th scope="row">{stage}</th><td class="n">\d', html)
 
 
@@ -779,7 +761,7 @@ def test_the_full_experiment_is_planned(tmp_path: Path) -> None:
     assert len(trainings) == 6
     assert all(int(gpus) >= 1 for _, _, gpus in trainings)
     counts = dict(re.findall(r"^(\w+) +(\d+)$", text, flags=re.MULTILINE))
-    assert (counts["render"], counts["pack"], counts["weights"], counts["predict"]) == ("178", "3", "4", "18")
+    assert (counts["render"], counts["pack"], counts["weights"], counts["predict"]) == ("36", "3", "4", "18")
     assert (counts["speed_training"], counts["speed_prediction"]) == ("2", "2")
     assert "Measure the training speed of resnet152-512-contest (gpu=4, " in text
 
@@ -839,8 +821,9 @@ def test_local_files_and_supplied_pictures_run_through_the_same_rules(tmp_path: 
     source.write_text(source.read_text() + "1000\tCCCCCCO\n")
     os.utime(source, (10**9, 10**9))
     run = snakemake(folder, "--cores", "2", "--configfile", CONFIG, "--", "datasets")
-    assert "in/mine.txt: the source has changed since" in run.stdout + run.stderr
-    assert "60 lines then, 61 now" in run.stdout + run.stderr
+    log = (folder / "results/logs/filter/mine.log").read_text()
+    assert "in/mine.txt: the source has changed since" in log
+    assert "60 lines then, 61 now" in log
     assert planned(folder, "--", "datasets") == (set(), set())
     os.remove(folder / "in/7 of 40.png")
     (folder / "in/train.csv").touch()

@@ -13,17 +13,17 @@ rule download:
     conda:
         "../../envs/chem.yaml"
     params:
-        source=lambda wildcards: source_options(SOURCES[wildcards.source]),
+        source=plan.source_options,
     message:
         "Bring the molecules of {wildcards.source} here"
     shell:
-        "python -m ocsrflow.corpus.download {params.source:q} --out {output:q} 2>&1 | tee {log:q}"
+        "python -m ocsrflow.corpus.download {params.source:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule filter:
     input:
         corpus=raw_corpus,
-        pictures=lambda wildcards: supplied_pictures(SOURCES[wildcards.source]),
+        pictures=plan.supplied_pictures,
         code=modules("corpus.filter"),
     output:
         kept="<results>/corpus/{source}/kept.parquet",
@@ -40,20 +40,21 @@ rule filter:
         mem_mb=2000,
         runtime=120,
     params:
-        source_size=source_size,
-        record=lambda wildcards: f"{CONFIG.results}/corpus/{wildcards.source}/source.json",
-        max_length=lambda wildcards: SOURCES[wildcards.source].max_length,
-        pictures=lambda wildcards: pictures_options(SOURCES[wildcards.source]),
+        source_size=plan.source_size,
+        record=path("<results>/corpus/{source}/source.json"),
+        max_length=lambda wildcards: plan.sources[wildcards.source].max_length,
+        pictures=plan.pictures_options,
     message:
         "Keep the molecules of {wildcards.source} with at most {params.max_length} characters"
     shell:
         "python -m ocsrflow.corpus.filter {input.corpus:q} --max-length {params.max_length} {params.pictures:q} "
-        "--threads {threads} --record {params.record:q} --kept {output.kept:q} --lengths {output.lengths:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
+        "--threads {threads} --record {params.record:q} --kept {output.kept:q} "
+        "--lengths {output.lengths:q} --rejects {output.rejects:q} > {log:q} 2>&1"
 
 
 rule sample:
     input:
-        kept=lambda wildcards: f"{CONFIG.results}/corpus/{DATASETS[wildcards.dataset].source}/kept.parquet",
+        kept=plan.of_source("kept.parquet"),
         code=modules("corpus.sample"),
     output:
         sample="<results>/datasets/{dataset}/sample.parquet",
@@ -70,7 +71,7 @@ rule sample:
         mem_mb=8000,
         runtime=240,
     params:
-        draw=draw_options,
+        draw=plan.draw_options,
         validation=CONFIG.split.validation,
         test=CONFIG.split.test,
         split_seed=CONFIG.split.seed,
@@ -79,4 +80,4 @@ rule sample:
     shell:
         "python -m ocsrflow.corpus.sample {input.kept:q} {params.draw:q} --validation {params.validation} "
         "--test {params.test} --split-seed {params.split_seed} --processes {threads} --out {output.sample:q} "
-        "--lengths {output.lengths:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
+        "--lengths {output.lengths:q} --rejects {output.rejects:q} > {log:q} 2>&1"

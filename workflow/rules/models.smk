@@ -17,15 +17,14 @@ rule weights:
     message:
         "Bring the ImageNet weights of {wildcards.encoder} here"
     shell:
-        "python -m ocsrflow.network.weights {wildcards.encoder:q} --out {output:q} --folder {params.folder:q} "
-        "2>&1 | tee {log:q}"
+        "python -m ocsrflow.network.weights {wildcards.encoder:q} --out {output:q} --folder {params.folder:q} " "> {log:q} 2>&1"
 
 
 rule train:
     input:
-        data=training_data,
-        weights=imagenet_weights,
-        parent=parent_files,
+        data=plan.training_data,
+        weights=plan.imagenet_weights,
+        parent=plan.parent_files,
         code=modules("training.launch", "training.train"),
     output:
         weights="<results>/models/{model}/weights.safetensors",
@@ -39,26 +38,27 @@ rule train:
         "../../envs/train.yaml"
     threads: 8
     resources:
-        gpu=lambda wildcards: MODELS[wildcards.model].gpus,
+        gpu=plan.gpus,
         mem_mb=32000,
         runtime=2880,
     params:
-        network=lambda wildcards: MODELS[wildcards.model].network.model_dump_json(),
-        training=lambda wildcards: MODELS[wildcards.model].training.model_dump_json(),
-        dataset=lambda wildcards: MODELS[wildcards.model].dataset,
-        weights=lambda wildcards, input: ["--weights", input.weights] if input.get("weights") else [],
+        network=lambda wildcards: plan.models[wildcards.model].network.model_dump_json(),
+        training=lambda wildcards: plan.models[wildcards.model].training.model_dump_json(),
+        dataset=lambda wildcards: plan.models[wildcards.model].dataset,
+        weights=given("weights"),
         # Not an output: Snakemake removes outputs before a job starts, and checkpoints must survive that.
-        checkpoints=f"{CONFIG.results}/checkpoints",
+        checkpoints=path("<results>/checkpoints"),
         minutes=CONFIG.checkpoints.minutes,
-        # Not an input either: where the curves go decides nothing of what is learnt. The rule tracking comes first by its
-        # priority, and until its file is there curves wait. (With ancient(), whenever that rule runs Snakemake does not
-        # look for other reasons to train.)
-        tracking=f"{CONFIG.results}/tracking.json",
+        # Not an input either: where the curves go decides nothing of what is learnt. The rule tracking comes first by
+        # its priority, and until its file is there curves wait. (With ancient(), whenever that rule runs Snakemake does
+        # not look for other reasons to train.)
+        tracking=path("<results>/tracking.json"),
         # As configured; the resource is what --resources left of it, without a word.
-        gpus=lambda wildcards: MODELS[wildcards.model].gpus,
+        gpus=plan.gpus,
     message:
         "Train {wildcards.model} on {params.dataset} (gpu={resources.gpu}, {threads} threads)"
     shell:
+        # The one stage whose words are in the terminal too (tee): it takes hours, and one looks at how it goes on.
         # A signal to the whole group leaves this shell to wait for the training, which saves, and tee to hear it out.
         "trap : INT TERM HUP USR1; "
         "python -m ocsrflow.training.launch --gpus {params.gpus} --granted {resources.gpu} "
@@ -72,7 +72,7 @@ rule train:
 
 rule predict:
     input:
-        data=test_pictures,
+        data=plan.test_pictures,
         weights="<results>/models/{model}/weights.safetensors",
         description="<results>/models/{model}/model.json",
         code=modules("reading.predict"),
@@ -87,11 +87,11 @@ rule predict:
         "../../envs/train.yaml"
     threads: 8
     resources:
-        gpu=lambda wildcards: min(1, MODELS[wildcards.model].gpus),
+        gpu=plan.reading_gpus,
         mem_mb=16000,
         runtime=240,
     params:
-        pictures=which_pictures,
+        pictures=plan.picture_options,
         reading=CONFIG.prediction.model_dump_json(include=set(Reading.model_fields)),
         batch=CONFIG.prediction.batch,
         timed_images=CONFIG.prediction.timed_images,
@@ -101,12 +101,12 @@ rule predict:
         "python -m ocsrflow.reading.predict {input.data:q} --gpus {resources.gpu} --weights {input.weights:q} "
         "--description {input.description:q} {params.pictures:q} --reading {params.reading:q} "
         "--batch {params.batch} --timed-images {params.timed_images} --threads {threads} "
-        "--out {output.predictions:q} --facts {output.facts:q} 2>&1 | tee {log:q}"
+        "--out {output.predictions:q} --facts {output.facts:q} > {log:q} 2>&1"
 
 
 rule redraw:
     input:
-        data=test_pictures,
+        data=plan.test_pictures,
         predictions="<results>/predictions/{test_set}/{model}.parquet",
         code=modules("reading.redraw"),
     output:
@@ -126,13 +126,13 @@ rule redraw:
         "Draw what {wildcards.model} read in {wildcards.test_set} and compare"
     shell:
         "python -m ocsrflow.reading.redraw {input.data:q} --predictions {input.predictions:q} --processes {threads} "
-        "--out {output.distances:q} --facts {output.facts:q} 2>&1 | tee {log:q}"
+        "--out {output.distances:q} --facts {output.facts:q} > {log:q} 2>&1"
 
 
 rule calibrate:
     input:
         predictions=f"<results>/predictions/{settings.SELECTION}/{{reader}}.parquet",
-        redrawn=redrawn_files(settings.SELECTION),
+        redrawn=plan.redrawn(settings.SELECTION),
         code=modules("ensemble.calibrate"),
     output:
         "<results>/calibration/{reader}.json",
@@ -147,9 +147,9 @@ rule calibrate:
         mem_mb=4000,
         runtime=60,
     params:
-        redrawn=lambda wildcards, input: option("--redrawn", input.redrawn),
+        redrawn=given("redrawn"),
     message:
         "Learn on validation pictures how far {wildcards.reader} is to be trusted"
     shell:
         "python -m ocsrflow.ensemble.calibrate {input.predictions:q} {params.redrawn:q} --processes {threads} "
-        "--out {output:q} 2>&1 | tee {log:q}"
+        "--out {output:q} > {log:q} 2>&1"

@@ -1,13 +1,13 @@
 # Speed: trainings with one process and with several, ensembles with one member after the other and side by side.
 #
-# Nothing else should compute meanwhile. On GPUs the jobs have theirs for themselves; on the CPU they take eight cores, or
-# all where there are fewer. For numbers to be cited on a machine with more, run them when the rest is done:
+# Nothing else should compute meanwhile. On GPUs the jobs have theirs for themselves; on the CPU they take eight cores,
+# or all where there are fewer. For numbers to be cited on a machine with more, run them when the rest is done:
 # snakemake ... --forcerun speed_training speed_prediction --set-threads speed_training=64 speed_prediction=64
 
 
 rule speed_training:
     input:
-        data=training_data,
+        data=plan.training_data,
         code=modules("training.launch", "evaluation.speed_training", "evaluation.clocked_training"),
     output:
         "<results>/speed/training/{model}.json",
@@ -19,31 +19,31 @@ rule speed_training:
         "../../envs/train.yaml"
     threads: 8
     resources:
-        gpu=training_gpus,
+        gpu=plan.most_gpus,
         mem_mb=32000,
         runtime=120,
     params:
-        network=lambda wildcards: MODELS[wildcards.model].network.model_dump_json(),
-        training=lambda wildcards: of_a_step(MODELS[wildcards.model].training),
-        dataset=lambda wildcards: MODELS[wildcards.model].dataset,
+        network=lambda wildcards: plan.models[wildcards.model].network.model_dump_json(),
+        training=plan.step_settings,
+        dataset=lambda wildcards: plan.models[wildcards.model].dataset,
         processes=CONFIG.speed.processes,
         steps=CONFIG.speed.steps,
         # As configured; the resource is what --resources left of it, without a word.
-        gpus=training_gpus,
+        gpus=plan.most_gpus,
     message:
         "Measure the training speed of {wildcards.model} (gpu={resources.gpu}, {threads} threads)"
     shell:
         "python -m ocsrflow.evaluation.speed_training {input.data:q} --name {wildcards.model:q} --dataset {params.dataset:q} "
         "--network {params.network:q} --training {params.training:q} --processes {params.processes:q} "
         "--steps {params.steps} --gpus {params.gpus} --granted {resources.gpu} --threads {threads} "
-        "--out {output:q} 2>&1 | tee {log:q}"
+        "--out {output:q} > {log:q} 2>&1"
 
 
 rule speed_prediction:
     input:
-        data=f"{CONFIG.results}/datasets/{CONFIG.test_sets[0].dataset}/images.h5",
-        weights=members_files("models/{model}/weights.safetensors"),
-        descriptions=members_files("models/{model}/model.json"),
+        data=f"<results>/datasets/{plan.main.dataset}/images.h5",
+        weights=plan.of_members("<results>/models/{model}/weights.safetensors"),
+        descriptions=plan.of_members("<results>/models/{model}/model.json"),
         choice="<results>/ensembles/{ensemble}.json",
         code=modules("evaluation.speed_prediction"),
     output:
@@ -56,14 +56,14 @@ rule speed_prediction:
         "../../envs/train.yaml"
     threads: 8
     resources:
-        gpu=ensemble_gpus,
+        gpu=plan.side_by_side_gpus,
         mem_mb=32000,
         runtime=120,
     params:
         # Snakemake compares inputs as a set, but the order of the members decides ties.
-        members=lambda wildcards: ENSEMBLES[wildcards.ensemble].models,
-        test_set=CONFIG.test_sets[0].name,
-        pictures=pictures_of(CONFIG.test_sets[0]),
+        members=plan.members,
+        test_set=plan.main.name,
+        pictures=picture_options(plan.main),
         reading=CONFIG.prediction.model_dump_json(include=set(Reading.model_fields)),
         timed_images=CONFIG.prediction.timed_images,
     message:
@@ -73,4 +73,4 @@ rule speed_prediction:
         "--weights {input.weights:q} --descriptions {input.descriptions:q} --choice {input.choice:q} "
         "--reading {params.reading:q} --test-set {params.test_set:q} "
         "{params.pictures:q} --timed-images {params.timed_images} --gpus {resources.gpu} --threads {threads} "
-        "--out {output:q} 2>&1 | tee {log:q}"
+        "--out {output:q} > {log:q} 2>&1"

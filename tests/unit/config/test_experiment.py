@@ -213,7 +213,7 @@ def test_a_mistake_in_a_shared_section_is_told_once() -> None:
 
 def test_shards_follow_from_the_size() -> None:
     cfg = experiment.load(shipped())
-    assert [experiment.shards(cfg, d) for d in cfg.datasets] == [35, 65, 78]
+    assert [experiment.shards(cfg, d) for d in cfg.datasets] == [7, 13, 16]
 
 
 def parents(**pretrained: str) -> dict[str, Any]:

@@ -110,6 +110,20 @@ def test_a_picture_of_the_corpus_is_drawn_once(kept: Path, tmp_path: Path) -> No
     assert drawn(one, store, 3, Depiction(size=64, line_width=3))[0] == 61
 
 
+def test_the_pictures_are_the_same_whatever_the_number_of_processes(kept: Path, tmp_path: Path) -> None:
+    source = molecules(kept, tmp_path, size=100)  # four chunks of work
+    named, indices = [], []
+    for processes in (1, 3):
+        store, out = tmp_path / f"by-{processes}", tmp_path / f"{processes}.parquet"
+        small = Depiction(size=32)
+        render(source, store=store, out=out, rejects=tmp_path / "r.csv", depiction=small, processes=processes)
+        named += [path.name for path in store.rglob("*.h5")]  # a hash of the pictures in their order
+        indices.append(pd.read_parquet(out))
+    assert len(named) == 2
+    assert named[0] == named[1]
+    pd.testing.assert_frame_equal(*indices)
+
+
 def test_a_damaged_file_of_the_store_is_drawn_again(
     kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

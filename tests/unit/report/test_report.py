@@ -168,7 +168,7 @@ def test_every_stage_of_the_workflow_has_its_place_among_the_costs() -> None:
         for line in text.splitlines()
         if "<benchmarks>/" in line
     }
-    assert benchmarked - {"record_report"} == set(ORDER)
+    assert benchmarked - {"record"} == set(ORDER)  # it is recorded after the report
 
 
 def test_captions_tell_what_a_figure_is_of() -> None:
@@ -294,17 +294,6 @@ def test_files_that_lie_in_somebody_elses_repository_have_no_commit(tmp_path: Pa
     provenance.begin(small_config(tmp_path / "results"), tmp_path / "copy")
     found = reproduction.of_run(tmp_path / "results")
     assert (found["commit"], found["version"], found["patch"]) == ("", "", "")
-
-
-def test_what_mlflow_missed_is_told_at_the_end(tmp_path: Path) -> None:
-    config = small_config(tmp_path)
-    assert provenance.missed(config) == []
-    (tmp_path / "recorded/models").mkdir(parents=True)
-    (tmp_path / "recorded/models/a.json").write_text('{"what": "models/a", "missed": "no answer"}')
-    (tmp_path / "recorded/models/b.json").write_text('{"what": "models/b", "run_id": "1"}')
-    (line,) = provenance.missed(config)
-    assert line.startswith("MLflow missed 1 run")
-    assert f"python -m ocsrflow.tracking.tracking sync {tmp_path}" in line
 
 
 def test_the_machine_is_told_without_its_name() -> None:

@@ -1,7 +1,9 @@
-"""From finished files to MLflow: what is sent, found again, sent later, and to another store."""
+"""From finished files to MLflow: what is sent, what is not sent again, and what goes to another store."""
 
 import json
+import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import make_scores
+from conftest import REPOSITORY, make_scores
 from mlflow.entities import Run as MlflowRun
 from mlflow.tracking import MlflowClient
 from ocsrflow.runtime.errors import UserError
@@ -17,8 +19,8 @@ from ocsrflow.runtime.files import read_json, write_json
 from ocsrflow.tracking.live_curves import Mirror
 from ocsrflow.tracking.mlflow_runs import Identity, Run
 from ocsrflow.tracking.mlflow_store import read_place
-from ocsrflow.tracking.record import _of_drawings, record
-from ocsrflow.tracking.tracking import close, sync, tracking
+from ocsrflow.tracking.record import _of_drawings, record, record_results
+from ocsrflow.tracking.tracking import close, tracking
 
 
 def client_of(results: Path) -> tuple[MlflowClient, str]:
@@ -52,24 +54,95 @@ def results(tmp_path: Path) -> Path:
     return home
 
 
-def send(results: Path, what: str = "scores/test/one") -> dict[str, Any]:
-    out = results / "recorded" / f"{what}.json"
-    record(what, results=results, out=out)
-    found: dict[str, Any] = read_json(out)
-    return found
+def send(results: Path, *what: str, everything: bool = False) -> list[str]:
+    """Record some results; the ids of their runs."""
+    names = what or ("scores/test/one",)
+    record_results(results, dict.fromkeys(names, ()), results / "runs.json", everything=everything)
+    found: dict[str, str] = read_json(results / "runs.json")
+    assert list(found) == list(names)
+    return [found[name] for name in names]
 
 
-def sync_anew(results: Path) -> None:
+def send_anew(results: Path) -> None:
     """In another process: this one's MLflow keeps the files of a store open."""
-    command = [sys.executable, "-m", "ocsrflow.tracking.tracking", "sync", str(results), "--everything"]
-    subprocess.run(command, check=True)
+    code = "import sys, test_record; test_record.send(test_record.Path(sys.argv[1]))"
+    places = [REPOSITORY / "workflow", REPOSITORY / "tests", REPOSITORY / "tests/unit"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))}
+    subprocess.run([sys.executable, "-c", code, results], check=True, env=env)
+
+
+def writes(results: Path) -> dict[str, Any]:
+    """All that changes in MLflow's store when something is sent: rows by table, and files with their dates."""
+    with sqlite3.connect(results / "mlflow.db") as store:
+        tables = {table: store.execute(f"SELECT * FROM {table}").fetchall() for table in ("runs", "metrics", "tags")}
+    kept = results / "mlflow-artifacts"
+    return tables | {"files": {path: path.stat().st_mtime_ns for path in kept.rglob("*") if path.is_file()}}
+
+
+def test_what_has_not_changed_is_not_sent_again(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_scores(results, "two", ["CCO", "CCC", "CCC"])
+    both = ("scores/test/one", "scores/test/two")
+    first = send(results, *both)
+    assert "MLflow has 2 results, 2 of them are new or have changed" in capsys.readouterr().out
+    before = writes(results)
+    assert send(results, *both) == first
+    assert writes(results) == before
+    # One of them has changed, in a time alone: its own run gets the new value, the other's is left alone.
+    path = results / "scores/test/two.json"
+    write_json(path, read_json(path) | {"seconds_per_image": 0.25})
+    capsys.readouterr()
+    assert send(results, *both) == first
+    assert "MLflow has 2 results, 1 of them are new or have changed" in capsys.readouterr().out
+    after = writes(results)
+
+    def of_the_other(found: dict[str, Any]) -> list[Any]:
+        rows = [row for table in ("runs", "metrics", "tags") for row in found[table] if first[0] in row]
+        return rows + [(path, date) for path, date in found["files"].items() if first[0] in str(path)]
+
+    assert of_the_other(after) == of_the_other(before)
+    assert len(of_the_other(after)) > 20
+    client, _ = client_of(results)
+    assert client.get_run(first[1]).data.metrics["seconds_per_image"] == 0.25
+    assert len(client.get_metric_history(first[1], "tanimoto")) == 1
+    # Files of runs that were lost are sent again when that is asked for.
+    shutil.rmtree(results / "mlflow-artifacts")
+    send(results, *both)
+    assert not (results / "mlflow-artifacts").exists()
+    send(results, *both, everything=True)
+    assert len(list((results / "mlflow-artifacts").rglob("*.parquet"))) == 4
+
+
+def test_a_run_that_was_cut_off_half_way_is_completed(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "file", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            send(results)
+    (run_id,) = send(results)
+    client, _ = client_of(results)
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert [file.path for file in client.list_artifacts(run_id)] == ["predictions", "scores"]
+
+
+def test_a_server_that_is_away_is_one_line_and_the_same_command_sends_later(results: Path) -> None:
+    (results / "tracking.json").rename(results / "away.json")
+    (results / "tracking.json").write_text(json.dumps({"uri": "http://127.0.0.1:9", "experiment": "tiny"}))
+    with pytest.raises(UserError, match=r"MLflow cannot be used at http://127\.0\.0\.1:9") as caught:
+        send(results)
+    assert "\n" not in str(caught.value)
+    assert not (results / "runs.json").exists()
+    (results / "away.json").replace(results / "tracking.json")
+    send(results)
+    assert "one on test" in runs_of(results)
 
 
 def test_a_lost_store_is_made_again_from_the_results(results: Path) -> None:
     send(results)
     before = runs_of(results)
     (results / "mlflow.db").unlink()
-    sync_anew(results)
+    send_anew(results)
     after = runs_of(results)
     assert set(after) == set(before) == {"one on test", "workflow 012345 at fffffff"}
     assert after["one on test"].data.metrics == before["one on test"].data.metrics
@@ -88,59 +161,42 @@ def test_a_models_run_has_its_scores_in_every_drawing(results: Path) -> None:
 def test_a_deleted_experiment_comes_back(results: Path) -> None:
     client, experiment = client_of(results)
     client.delete_experiment(experiment)
-    assert "missed" in send(results)
-    sync(results)
+    send(results)
     assert "one on test" in runs_of(results)
 
 
-def test_results_that_were_copied_leave_the_others_alone(
-    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_results_that_were_copied_leave_the_others_alone(results: Path, tmp_path: Path) -> None:
     send(results)
     copy = shutil.copytree(results, tmp_path / "copy")
     kept = {path: path.stat().st_mtime_ns for path in results.rglob("*") if path.is_file()}
-    told = send(copy)
-    assert "was copied or moved" in told["missed"]
-    assert told["run_id"]  # what was known is not lost
+    with pytest.raises(UserError, match=r"was copied or moved.*; remove .*/copy/mlflow\.db"):
+        send(copy)
     (copy / "mlflow.db").unlink()
-    sync_anew(copy)
+    send_anew(copy)
     assert "one on test" in runs_of(copy)
     assert {path: path.stat().st_mtime_ns for path in results.rglob("*") if path.is_file()} == kept
 
 
-def test_sync_works_from_anywhere(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recording_works_from_anywhere(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = send(results)
     (tmp_path / "elsewhere/results").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "elsewhere")
-    sync(Path("../results"), everything=True)
-    assert read_json(results / "recorded/scores/test/one.json") == first
+    assert send(Path("../results"), everything=True) == first
     assert list((tmp_path / "elsewhere").rglob("*.*")) == []
 
 
-def test_what_is_sent_later_is_of_the_run_that_made_it(results: Path) -> None:
-    (results / "tracking.json").rename(results / "away.json")
-    (results / "tracking.json").write_text(json.dumps({"uri": "http://127.0.0.1:9", "experiment": "tiny"}))
-    assert "missed" in send(results)
-    (results / "away.json").replace(results / "tracking.json")
-    begun(results, "ba9876543210", "e" * 40)
-    sync(results)
-    runs = runs_of(results)
-    assert set(runs) == {"one on test", "workflow 012345 at fffffff"}
-    assert runs["one on test"].data.tags["mlflow.source.git.commit"] == "f" * 40
-
-
 def test_another_device_is_another_run(results: Path) -> None:
-    first = send(results)
+    (first,) = send(results)
     path = results / "scores/test/one.json"
     write_json(path, read_json(path) | {"seconds_per_image": 0.25})  # only a time
-    assert send(results)["run_id"] == first["run_id"]
+    assert send(results) == [first]
     client, _ = client_of(results)
-    assert client.get_run(first["run_id"]).data.metrics["seconds_per_image"] == 0.25
+    assert client.get_run(first).data.metrics["seconds_per_image"] == 0.25
     write_json(path, read_json(path) | {"device": "H100"})
-    second = client.get_run(send(results)["run_id"])
-    assert second.info.run_id != first["run_id"]
+    second = client.get_run(*send(results))
+    assert second.info.run_id != first
     assert second.data.params["device"] == "H100"
-    assert second.data.tags["ocsrflow.previous"] == first["run_id"]
+    assert second.data.tags["ocsrflow.previous"] == first
 
 
 def test_a_run_names_the_one_that_ended_last_before_it(results: Path) -> None:
@@ -148,10 +204,11 @@ def test_a_run_names_the_one_that_ended_last_before_it(results: Path) -> None:
     ids = []
     for device in ("a", "b", "a", "c"):
         write_json(path, read_json(path) | {"device": device})
-        ids.append(send(results)["run_id"])
+        ids += send(results)
     assert ids[0] == ids[2]
     client, _ = client_of(results)
-    assert client.get_run(ids[3]).data.tags["ocsrflow.previous"] == ids[0]
+    # The first one was right still when it came again: nothing was sent to it.
+    assert client.get_run(ids[3]).data.tags["ocsrflow.previous"] == ids[1]
 
 
 def test_the_parent_follows_its_children(results: Path) -> None:
@@ -181,7 +238,7 @@ def test_an_experiment_may_be_called_anything(tmp_path: Path, experiment: str) -
     tracking(out=home / "tracking.json", experiment=experiment)
     begun(home)
     make_scores(home, "one", ["CCO", "CCN", "C1CC"])
-    assert "missed" not in send(home)
+    send(home)
     assert [path.name for path in tmp_path.iterdir()] == ["deep"]
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["results"]
 
@@ -260,12 +317,20 @@ def test_a_reader_that_was_not_there_is_recorded_as_missing(results: Path) -> No
     assert run.data.metrics == {}
 
 
-def test_missing_files_are_no_trouble_of_mlflow(results: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        send(results, "scores/test/nobody")
+def test_what_is_not_finished_is_left_out_and_named(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = results / "runs.json"
+    record_results(results, {"models/none": ["d"], "scores/test/one": [], "scores/test/nobody": []}, out)
+    assert list(read_json(out)) == ["scores/test/one"]
+    told = capsys.readouterr()
+    assert "MLflow has 1 results" in told.out
+    assert "not finished: models/none (" in told.err
+    assert "scores/test/nobody.json is missing)" in told.err
+
+
+def test_a_folder_without_a_run_of_the_workflow_is_refused(results: Path, tmp_path: Path) -> None:
     (results / "workflow.json").unlink()
     (results / "report").mkdir()
     with pytest.raises(UserError, match=r"workflow\.json is missing"):
         send(results, "report")
-    with pytest.raises(UserError, match="nothing was recorded there"):
-        sync(results)
+    with pytest.raises(UserError, match=r"no run of the workflow wrote experiment\.yaml there"):
+        record(tmp_path)

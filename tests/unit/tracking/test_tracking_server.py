@@ -14,6 +14,7 @@ import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import MlflowServer, free_port, make_model, make_scores, wait_for
@@ -24,8 +25,8 @@ from ocsrflow.runtime.errors import UserError
 from ocsrflow.runtime.files import read_json, write_json
 from ocsrflow.tracking.live_curves import Mirror
 from ocsrflow.tracking.mlflow_runs import Identity, Run
-from ocsrflow.tracking.record import record
-from ocsrflow.tracking.tracking import close, sync, tracking
+from ocsrflow.tracking.record import record_results
+from ocsrflow.tracking.tracking import close, tracking
 from PIL import Image
 
 AT_ONCE, STEPS = 8, 60
@@ -131,35 +132,41 @@ def test_eight_runs_at_once_are_all_there(results: Path) -> None:
     assert client.get_run(parent.info.run_id).info.status == "FINISHED"
 
 
-def test_what_an_outage_left_behind_is_sent_afterwards(
-    results: Path, mlflow_server: MlflowServer, capsys: pytest.CaptureFixture[str]
+def test_what_an_outage_left_behind_is_sent_by_the_same_command(
+    results: Path, mlflow_server: MlflowServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for reader in ("one", "two"):
         make_scores(results, reader, ["CCO", "CCC", "C1CC"])
-    record("scores/test/one", results=results, out=results / "recorded/scores/test/one.json")
-    mlflow_server.kill()
-    out = results / "recorded/scores/test/two.json"
-    record("scores/test/two", results=results, out=out)
-    told = capsys.readouterr()
-    assert told.err.count("MLflow does not take the run") == 1
-    assert "python -m ocsrflow.tracking.tracking sync" in told.out
-    assert "missed" in read_json(out)
+    recorded: dict[str, list[str]] = {"scores/test/one": [], "scores/test/two": []}
+    out = results / "runs.json"
+    final = Run.final
+
+    def killed_before_the_second(self: Run, *words: Any, **named: Any) -> None:
+        if self.client.get_run(self.run_id).info.run_name == "two on test":
+            mlflow_server.kill()
+        final(self, *words, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "final", killed_before_the_second)
+        with pytest.raises(UserError, match=r"MLflow does not take the runs: .*; nothing is lost: ") as caught:
+            record_results(results, recorded, out)
+    assert "\n" not in str(caught.value)
+    assert not out.exists()
     with pytest.raises(UserError, match="MLflow cannot be used at http://127"):
-        sync(results)
+        record_results(results, recorded, out)
     mlflow_server.start(workers=2)
-    sync(results)
-    assert "missed" not in read_json(out)
+    capsys.readouterr()
+    record_results(results, recorded, out)
+    assert "MLflow has 2 results, 1 of them are new or have changed" in capsys.readouterr().out
     names = sorted(str(run.info.run_name) for run in runs_of(results))
     assert names == ["one on test", "two on test", "workflow 012345 at fffffff"]
     (two,) = [run for run in runs_of(results) if run.info.run_name == "two on test"]
+    assert two.info.status == "FINISHED"
     assert two.data.metrics["exact"] == pytest.approx(1 / 3)
-    capsys.readouterr()
-    sync(results)
-    assert capsys.readouterr().out == "MLflow has everything\n"
     # Other answers are another run, which names the one before.
     make_scores(results, "two", ["CCO", "CCN", "C1CC"])
-    record("scores/test/two", results=results, out=out)
-    (new,) = [run for run in runs_of(results) if run.info.run_id == read_json(out)["run_id"]]
+    record_results(results, recorded, out)
+    (new,) = [run for run in runs_of(results) if run.info.run_id == read_json(out)["scores/test/two"]]
     assert new.data.tags["ocsrflow.previous"] == two.info.run_id
 
 
@@ -169,13 +176,14 @@ def test_a_registered_model_is_served_over_http(results: Path, dataset: Path, ml
     facts |= {"training_pictures": 2, "processes": 1, "device": "CPU", "validation_tanimoto": 0.5}
     write_json(folder / "model.json", facts)
     (folder / "metrics.jsonl").write_text('{"step": 1, "epoch": 1, "time": 1.0, "loss": 2.0}\n')
-    record("models/tiny", results=results, out=results / "recorded.json", data=[dataset / "images.h5"])
-    recorded = read_json(results / "recorded.json")
-    assert recorded["version"] == "1"
-    record("models/tiny", results=results, out=results / "recorded.json", data=[dataset / "images.h5"])
-    assert read_json(results / "recorded.json") == recorded
+    shutil.copytree(dataset, results / "datasets/short")
+    for everything in (False, True):
+        record_results(results, {"models/tiny": ["short"]}, results / "runs.json", everything=everything)
+    client = MlflowClient(mlflow_server.uri)
+    (version,) = client.search_model_versions(f"run_id = '{read_json(results / 'runs.json')['models/tiny']}'")
+    assert version.version == "1"
     port = free_port()
-    command = ["mlflow", "models", "serve", "-m", f"models:/{recorded['registered']}/1", "--port", str(port)]
+    command = ["mlflow", "models", "serve", "-m", f"models:/{version.name}/1", "--port", str(port)]
     server = subprocess.Popen(
         [sys.executable, "-m", *command, "--env-manager", "local", "--workers", "1"],
         env={**os.environ, "MLFLOW_TRACKING_URI": mlflow_server.uri},

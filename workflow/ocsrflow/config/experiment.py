@@ -244,7 +244,7 @@ def shards(config: Config, dataset: Dataset) -> int:
     longest = dataset.max_length or next(s.max_length for s in config.sources if s.name == dataset.source)
     most = dataset.per_length * longest if dataset.per_length else None
     bounds = [bound for bound in (dataset.size, most) if bound is not None]
-    return -(-min(bounds) // config.rendering.shard_size) if bounds else 1
+    return -(-min(bounds) * dataset.drawings // config.rendering.shard_size) if bounds else 1
 
 
 def test_sets(config: Config) -> dict[str, TestSet]:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from ..runtime.files import read_json, sha256, write_json, write_text
+from ..runtime.files import sha256, write_json, write_text
 from .experiment import Config
 
 EXPERIMENT = "experiment.yaml"
@@ -39,15 +39,6 @@ def begin(config: Config, checkout: Path) -> None:
     facts = {"config_hash": hash_of(config), "started": datetime.now(UTC).isoformat(timespec="seconds")}
     state = _state(checkout)
     write_json(results / WORKFLOW, {**facts, "version": _version(state), **state})
-
-
-def missed(config: Config) -> list[str]:
-    """A line for whoever looks where MLflow did not take all of the runs; no line where it did."""
-    recorded = Path(config.results) / "recorded"
-    left = [path for path in recorded.rglob("*.json") if "missed" in read_json(path)]
-    if not left:
-        return []
-    return [f"MLflow missed {len(left)} runs; to send them: python -m ocsrflow.tracking.tracking sync {config.results}"]
 
 
 def as_yaml(config: Config) -> str:

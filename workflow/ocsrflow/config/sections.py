@@ -207,7 +207,7 @@ class Prediction(Reading):
 class Rendering(Settings):
     """How the drawing is divided."""
 
-    shard_size: int = Field(20000, ge=1, description="Molecules drawn by one job, about.")
+    shard_size: int = Field(100_000, ge=1, description="Pictures drawn by one job, at most about so many.")
     time_limit: float = Field(
         10.0, gt=0, description="Seconds after which the drawing of one molecule is given up; a spare one replaces it."
     )

@@ -27,7 +27,8 @@ INTERVAL = ("value", "low", "high")
 WHOLE = "workflow"  # the kind of a run of everything
 SCORED = ("prediction", "ensemble", "ceiling", "baseline")  # the kinds that are one reader's scores of one test set
 AGAIN = "remove it and run the workflow again"
-SYNC = "python -m ocsrflow.tracking.tracking sync sends what MLflow lacks"
+SYNC = "python -m ocsrflow.tracking.record sends what MLflow lacks"
+MEND = "python -m ocsrflow.tracking.record --everything sends it again"
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ class _Store:
         folder = self.folder / run_id
         folder.mkdir(exist_ok=True)
         try:
-            return _File(Path(self.client.download_artifacts(run_id, name, str(folder))), where, f"{SYNC} --everything")
+            return _File(Path(self.client.download_artifacts(run_id, name, str(folder))), where, MEND)
         except Exception as error:  # noqa: BLE001  (as above; stores have no one way to say that there is no such file)
             raise UserError(f"{where} cannot be had ({_line(error)}); {SYNC}") from None
 

@@ -64,6 +64,7 @@ def render(
     drawings: int = 1,
     depiction: Depiction = Depiction(),  # noqa: B008  (immutable)
     time_limit: float = 10.0,
+    processes: int = 1,
 ) -> None:
     """Find or draw the pictures of those molecules of a data set that fall into a shard.
 
@@ -91,6 +92,8 @@ def render(
     time_limit
         Seconds after which the drawing of one molecule is given up. Some are drawn together first, with this limit for
         all of them; where it is passed, each one has it for itself.
+    processes
+        Processes that draw. Pictures are written in the order of the sample, whatever their number.
 
     Raises
     ------
@@ -111,8 +114,15 @@ def render(
         if pictures:
             PictureFolder(pictures)  # says what is wrong with it before any process starts
         what = f"drawing {sample.parent.name} {shard + 1}/{shards}"
-        drawn = guarded(_draw, missing, seconds=time_limit, prepare=_prepare, arguments=(depiction, pictures))
-        with shelf.new_file() as new, closing(drawn):  # so that its process ends with it, whatever happens
+        drawn = guarded(
+            _draw,
+            missing,
+            seconds=time_limit,
+            prepare=_prepare,
+            arguments=(depiction, pictures),
+            processes=processes,
+        )
+        with shelf.new_file() as new, closing(drawn):  # so that its processes end with it, whatever happens
             results = progress(drawn, total=len(missing), what=what, unit="pictures")
             written, plain = _write(new, depiction, zip(missing, results, strict=True), len(missing), refused)
         found |= {picture[:2]: (new.name, number) for number, picture in enumerate(written)}

@@ -9,7 +9,7 @@ import pandas as pd
 ORDER = (
     "download", "filter", "sample", "render", "pack", "browse", "benchmark_set", "draw_set", "weights", "train",
     "predict", "redraw", "choose", "rescore", "vote", "constant", "osra", "calibrate", "score", "attend",
-    "speed_training", "speed_prediction", "record_model", "record_score", "record_speed", "report",
+    "speed_training", "speed_prediction", "report",
 )  # fmt: skip
 
 

@@ -9,9 +9,11 @@ Once the store is there, which the stage ``tracking`` makes sure of, MLflow neve
 curves through ``mirror``, beside its own work; everything else is sent by ``record`` from finished files.
 """
 
+import errno
 import fcntl
 import getpass
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +37,7 @@ KEY = "ocsrflow.key"
 SLOT = "ocsrflow.slot"  # what it is a run of, whatever it was made from: the runs of one slot follow each other
 KIND = "ocsrflow.kind"
 PREVIOUS = "ocsrflow.previous"
+DIGEST = "ocsrflow.digest"  # of all that was sent, once all of it is there
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
 # MLflow shows it among model trainings, not among applications of language models; and what is in it.
@@ -106,7 +109,7 @@ class Run:
         place = read_place(where)
         self.client = MlflowClient(tracking_uri=place.uri)
         self.experiment = place.experiment
-        self.experiment_id = self._experiment(place)
+        self.experiment_id = _experiment(self.client, place)
         about = of_workflow(where.parent) if about is None else about
         # Two jobs may open a run at once: it must be made by one of them only.
         with open(where.with_suffix(".lock"), "w") as lock:
@@ -115,18 +118,6 @@ class Run:
         self.run_id: str = opened.info.run_id
         self.client.update_run(self.run_id, status="RUNNING")
         self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in identity.tags.items()])
-
-    def _experiment(self, place: Place) -> str:
-        found = self.client.get_experiment_by_name(place.experiment)
-        if found is None:
-            raise MlflowException(f"there is no experiment {place.experiment!r}")
-        if place.own and found.artifact_location != place.artifacts:
-            raise MlflowException(
-                f"{place.results} was copied or moved, and its MLflow store still points to {found.artifact_location}; "
-                f"remove {place.uri.removeprefix('sqlite:///')}, python -m ocsrflow.tracking.tracking sync "
-                "--everything makes a new one"
-            )
-        return str(found.experiment_id)
 
     @cached_property
     def _logged(self) -> dict[str, int]:
@@ -203,12 +194,32 @@ class Run:
     def file(self, path: Path, folder: str | None = None) -> None:
         """Keep a copy of a file, or of the files of a folder, with the run."""
         with patiently():
-            for file in [path] if path.is_file() else sorted(path.glob("[!.]*")):
+            for file in files_of(path):
                 self.client.log_artifact(self.run_id, str(file), folder)
 
     def close(self, status: str = "FINISHED") -> None:
         """Mark the run as ended."""
         self.client.set_terminated(self.run_id, status)
+
+
+def finished(where: Path, key: str, digest: str) -> str | None:
+    """The run of a key where it has everything of a digest; None where something is to be sent.
+
+    ``where`` is as for :class:`Run`. Raises whatever MLflow raises.
+    """
+    place = read_place(where)
+    client = MlflowClient(tracking_uri=place.uri)
+    for found in _of_key(client, _experiment(client, place), key):
+        if found.data.tags.get(DIGEST) == digest and found.info.status == "FINISHED":
+            return str(found.info.run_id)
+    return None
+
+
+def files_of(path: Path) -> list[Path]:
+    """A file, or the files of a folder."""
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    return [path] if path.is_file() else sorted(path.glob("[!.]*"))
 
 
 def end_workflow(results: Path, status: str) -> None:
@@ -218,6 +229,19 @@ def end_workflow(results: Path, status: str) -> None:
     found = client.get_experiment_by_name(place.experiment)
     for parent in _of_key(client, found.experiment_id, key) if found else ():
         client.set_terminated(parent.info.run_id, status)
+
+
+def _experiment(client: MlflowClient, place: Place) -> str:
+    """The id of the experiment in the store of these very results."""
+    found = client.get_experiment_by_name(place.experiment)
+    if found is None:
+        raise MlflowException(f"there is no experiment {place.experiment!r}")
+    if place.own and found.artifact_location != place.artifacts:
+        raise MlflowException(
+            f"{place.results} was copied or moved, and its MLflow store still points to {found.artifact_location}; "
+            f"remove {place.uri.removeprefix('sqlite:///')}, and recording makes a new one"
+        )
+    return str(found.experiment_id)
 
 
 def _of_key(client: MlflowClient, experiment_id: str, key: str) -> list[MlflowRun]:
@@ -274,15 +298,10 @@ def _user() -> str:
 
 
 @contextmanager
-def forgiving(told: list[str] | None = None) -> Iterator[None]:
-    """MLflow never stops a stage: when it fails in this block, that is said in one line, and the stage goes on.
-
-    The reason is appended to ``told``, too.
-    """
+def forgiving() -> Iterator[None]:
+    """MLflow never stops a stage: when it fails in this block, that is said in one line, and the stage goes on."""
     try:
         yield
     except Exception as error:  # noqa: BLE001  (whatever a server, its database or the network may raise)
         reason = (str(error) or type(error).__name__).splitlines()[0]
         print(f"MLflow does not take the run: {reason}", file=sys.stderr)
-        if told is not None:
-            told.append(reason)

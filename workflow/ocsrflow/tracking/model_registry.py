@@ -15,11 +15,12 @@ from ..runtime.code_version import HOME, files
 from ..runtime.files import read_json, sha256
 from ..runtime.temporary import temporary_folder
 from .mlflow_runs import KEY, Run
-from .mlflow_store import patiently
+from .mlflow_store import patiently, read_place
 
 # isort: split
 import mlflow
 from mlflow.models import ModelSignature
+from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, Schema
 
 CODE = files("reader.mlflow_pyfunc")
@@ -40,7 +41,7 @@ DESCRIPTION = (
 )
 
 
-def register(opened: Run, results: Path, name: str, prediction: Mapping[str, Any] | None = None) -> dict[str, str]:
+def register(opened: Run, results: Path, name: str, prediction: Mapping[str, Any] | None = None) -> str:
     """Log a trained model to its run and register it, where this very model is not registered yet.
 
     Parameters
@@ -56,24 +57,52 @@ def register(opened: Run, results: Path, name: str, prediction: Mapping[str, Any
 
     Returns
     -------
-    ``registered`` (its name in the registry), ``version`` there, ``model_id`` (of MLflow's logged model).
+    The id of MLflow's logged model. In the registry it is a version of EXPERIMENT.MODEL.
     """
-    # MLflow refuses slashes and colons, and looks for a name in a text with quotes.
-    registered = re.sub(r"[^\w -]", "-", opened.experiment) + f".{name}"
-    with _files(results, name) as folder:
-        key = _key(folder)
-        for found in opened.client.search_model_versions(f"name = '{registered}'"):
-            if found.tags.get(KEY) == key and found.run_id == opened.run_id:
-                model_id = str(found.source).removeprefix("models:/")  # which a search leaves out
-                return {"registered": registered, "version": str(found.version), "model_id": model_id}
-        return _log(opened, folder, registered, key, name, prediction or {})
+    key, named = key_of(results, name), _named(opened.experiment, name)
+    return _find(opened.client, named, opened.run_id, key) or _log(opened, results, named, key, name, prediction or {})
 
 
-def _log(opened: Run, folder: Path, registered: str, key: str, name: str, config: Mapping[str, Any]) -> dict[str, str]:
+def registered(results: Path, name: str, run_id: str) -> str:
+    """The id of the logged model of a run that :func:`register` has registered; empty where it was removed since."""
+    place = read_place(results / "tracking.json")
+    client = MlflowClient(tracking_uri=place.uri)
+    return _find(client, _named(place.experiment, name), run_id, key_of(results, name))
+
+
+def key_of(results: Path, name: str) -> str:
+    """Twelve hexadecimal digits of what a model is made of: its files, and the code that reads with it."""
+    own = [part for part in _parts(name) if (results / part).is_file()]
+    told = [(str(path), sha256(home / path)) for home, paths in ((results, own), (HOME, CODE)) for path in paths]
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:12]
+
+
+def _named(experiment: str, name: str) -> str:
+    """A model's name in the registry: MLflow refuses slashes and colons, and looks for a name in a text with quotes."""
+    return re.sub(r"[^\w -]", "-", experiment) + f".{name}"
+
+
+def _parts(name: str) -> list[str]:
+    return [f"models/{name}/weights.safetensors", f"models/{name}/model.json", f"calibration/{name}.json"]
+
+
+def _find(client: MlflowClient, named: str, run_id: str, key: str) -> str:
+    for found in client.search_model_versions(f"name = '{named}'"):
+        if found.tags.get(KEY) == key and found.run_id == run_id:
+            return str(found.source).removeprefix("models:/")  # the model's id, which a search leaves out
+    return ""
+
+
+def _log(opened: Run, results: Path, named: str, key: str, name: str, config: Mapping[str, Any]) -> str:
     mlflow.set_tracking_uri(opened.client.tracking_uri)
-    facts = read_json(folder / "models" / name / "model.json")
+    facts = read_json(results / "models" / name / "model.json")
     reading = Reading(**{key: config[key] for key in Reading.model_fields if key in config}).model_dump()
-    with warnings.catch_warnings(), patiently(), mlflow.start_run(run_id=opened.run_id):
+    with (
+        _files(results, name) as folder,
+        warnings.catch_warnings(),
+        patiently(),
+        mlflow.start_run(run_id=opened.run_id),
+    ):
         warnings.simplefilter("ignore")  # of the input example that there is none: any picture would do
         logged: Any = mlflow.pyfunc.log_model(
             name=name,
@@ -82,18 +111,18 @@ def _log(opened: Run, folder: Path, registered: str, key: str, name: str, config
             code_paths=[str(HOME)],
             signature=SIGNATURE,
             pip_requirements=["mlflow", *(f"{package}=={version(package)}" for package in NEEDED)],
-            registered_model_name=registered,
+            registered_model_name=named,
             model_config=reading,
             params={"encoder": facts["network"]["encoder"], "dim": facts["network"]["dim"]},
             metadata={"name": name, "key": facts["key"], "dataset": facts["dataset"]},
         )
     client = opened.client
-    client.update_registered_model(registered, DESCRIPTION)
+    client.update_registered_model(named, DESCRIPTION)
     number = str(logged.registered_model_version)
-    client.set_model_version_tag(registered, number, KEY, key)
+    client.set_model_version_tag(named, number, KEY, key)
     score = f"{facts['validation_tanimoto']:.4f}"
-    client.set_model_version_tag(registered, number, "validation_tanimoto", score)
-    return {"registered": registered, "version": number, "model_id": str(logged.model_id)}
+    client.set_model_version_tag(named, number, "validation_tanimoto", score)
+    return str(logged.model_id)
 
 
 @contextmanager
@@ -101,15 +130,8 @@ def _files(results: Path, name: str) -> Iterator[Path]:
     """A folder of results with this model alone, as :func:`ocsrflow.reader.find_models.find_models` reads one."""
     with temporary_folder("model") as temporary:
         folder = temporary / "results"
-        for part in (f"models/{name}/weights.safetensors", f"models/{name}/model.json", f"calibration/{name}.json"):
+        for part in _parts(name):
             if (results / part).is_file():
                 (folder / part).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(results / part, folder / part)
         yield folder
-
-
-def _key(folder: Path) -> str:
-    """Twelve hexadecimal digits of what the model is made of: its files, and the code that reads with it."""
-    own = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    told = [(str(path), sha256(home / path)) for home, paths in ((folder, own), (HOME, CODE)) for path in paths]
-    return hashlib.sha256(repr(told).encode()).hexdigest()[:12]

@@ -1,41 +1,55 @@
-"""Stage ``record``: what a stage made, from its finished files to MLflow.
+"""Stage ``record``: everything that a run made, from its finished files to MLflow, each result as a run of its own.
 
-For each thing recorded (``models/NAME``, ``scores/TEST_SET/READER``, ``speed/training/NAME``,
-``speed/prediction/NAME``, ``report``) a JSON file says which MLflow run it became, or why MLflow did not take it: those
-are sent later, from the same files, by ``python -m ocsrflow.tracking.tracking sync``.
+A run has a digest of what it was made from as a tag. Where that has not changed nothing is sent, so that the stage can
+be run again at any time: after a part of the results has changed, after MLflow was away, or for a new store.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
+from ..config.experiment import read
+from ..config.planning import Plan
 from ..pictures.packed_file import describe
 from ..runtime.cli import run
 from ..runtime.errors import UserError
-from ..runtime.files import read_json, write_json
+from ..runtime.files import RESULTS, read_json, sha256, write_json
 from ..runtime.progress import progress
 from ..runtime.slurm_job import as_tags
-from .mlflow_runs import Identity, Point, Run, ensure, flat, forgiving, model_identity, of_workflow, workflow_identity
+from .mlflow_runs import (
+    DIGEST,
+    NOTE,
+    Identity,
+    Point,
+    Run,
+    ensure,
+    files_of,
+    finished,
+    flat,
+    model_identity,
+    of_workflow,
+    workflow_identity,
+)
 from .mlflow_store import read_place
 
 # isort: split
 from mlflow.entities import Dataset
 
-from .model_registry import register
+from .model_registry import key_of, register, registered
 
-RECORDED = "recorded"  # the folder of these files, below the results
-RUNS = "runs.json"  # which run each thing became
+RUNS = "runs.json"  # which run each result became
 COLUMNS = (("binary", "images"), ("string", "smiles"), ("long", "cid"))  # of a packed data set
 SHARED: tuple[str, ...] = ("split", "depiction", "prediction", "selection")  # settings of the parent run
 SPEEDS = ("images_per_second", "step_seconds", "speed_up", "efficiency", "data_wait", "teraflops", "mfu")
-OF_A_RUN = ("run_id", "registered", "version", "model_id")  # what is remembered of one
 CONTEXT = {"train": "training", "validation": "validation", "test": "test"}  # of a split, in MLflow's words
 
 
@@ -49,114 +63,118 @@ class Entry:
     final: dict[str, float] = field(default_factory=dict)
     of_drawings: dict[str, float] = field(default_factory=dict)  # a model's scores in the named drawings
     files: list[tuple[Path, str]] = field(default_factory=list)  # a file or folder, and the folder it is kept in
+    texts: dict[str, str] = field(default_factory=dict)  # files that are made for the run, by name
     splits: tuple[str, ...] = ()  # of its data sets, which it read
-    of_model: str = ""  # what trained model the final values are of, as recorded: models/NAME
+    of_model: str = ""  # the trained model that the final values are of
+    registers: str = ""  # the trained model that is to be in MLflow's registry
 
 
-def record(what: str, *, results: Path, out: Path, data: list[Path] | None = None) -> None:
-    """Record what a stage made as an MLflow run, or say why that could not be.
+def record(results: Path = Path("results"), *, out: Path | None = None, everything: bool = False) -> None:
+    """Make MLflow agree with a folder of results; what it has already is not sent again.
 
     Parameters
     ----------
-    what
-        What is recorded: ``models/NAME``, ``scores/TEST_SET/READER``, ``speed/training/NAME``,
-        ``speed/prediction/NAME`` or ``report``.
     results
-        Folder of results.
+        Folder of results of the workflow, which has written down their configuration.
     out
-        JSON file: what, the packed data sets, the workflow's run that made it, ``run_id``, and for a model its name
-        (``registered``), ``version`` and ``model_id`` in the registry; ``missed`` is the reason where MLflow did not
-        take it.
-    data
-        Packed data sets: what a model was trained with, what a reader read.
-    """
-    told = _record(what, results, out, data or [], of_workflow(results))
-    if told:
-        print(f"{what} is sent when MLflow is back, by: python -m ocsrflow.tracking.tracking sync {results}")
-
-
-def send_missed(results: Path, *, everything: bool = False) -> None:
-    """Send what MLflow missed; with ``everything`` all that was ever recorded is looked at again.
+        JSON file: the id of the MLflow run that each result became; by default ``runs.json`` in ``results``.
+    everything
+        Whether to send again what MLflow has already, as where files of its runs were lost.
 
     Raises
     ------
     UserError
-        Where nothing was recorded, or MLflow still does not take it.
+        Where MLflow does not take all of it: the same command sends the rest.
     """
-    paths = sorted((results / RECORDED).rglob("*.json"), key=_order)
-    if not paths:
-        raise UserError(f"{results}: nothing was recorded there; give the folder of results of a run of the workflow")
-    facts = {path: read_json(path) for path in paths}
-    due = [path for path in paths if everything or "missed" in facts[path]]
-    if not due:
-        print("MLflow has everything")
-        return
-    ensure(read_place(results / "tracking.json"))
-    report = results / RECORDED / "report.json"
-    if report in facts and report not in due:
-        due.append(report)  # it lists all the others
-    left = []
-    for path in progress(due, what="to MLflow", unit="runs", shown=len(due) > 1):
-        about = facts[path]
-        data = [results / name for name in about["data"]]
-        if _record(about["what"], results, path, data, about["workflow"]):
-            left.append(about["what"])
-    if left:
-        raise UserError(f"{len(left)} of {len(due)} runs are still not in MLflow: {', '.join(left)}; see above")
-    print(f"{len(due)} runs sent")
+    os.environ.setdefault(RESULTS, str(results))
+    experiment = results / "experiment.yaml"
+    if not experiment.is_file():
+        raise UserError(f"{results}: no run of the workflow wrote {experiment.name} there; give its folder of results")
+    record_results(results, Plan(read(experiment)).recorded(), out or results / RUNS, everything=everything)
 
 
-def _record(what: str, results: Path, out: Path, data: list[Path], about: Mapping[str, Any]) -> str:
-    """Record, and remember what became of it; the reason where MLflow did not take it, else empty."""
-    kind, _, rest = what.partition("/")
-    if what == "report":
-        _list_runs(results)
-    entry = _with_data(DESCRIBE[kind](results, rest, about), data)
-    # Of an earlier time, in case that this one fails.
-    before = read_json(out) if out.is_file() else {}
-    found = {key: before[key] for key in OF_A_RUN if key in before}
-    told: list[str] = []
-    with forgiving(told):
-        found = _send(entry, rest if kind == "models" else "", results, data, about)
-    shown = {"config_hash", "version"}
-    remembered = {
-        "what": what,
-        "data": [Path(os.path.relpath(path, results)).as_posix() for path in data],
-        "workflow": {key: value for key, value in about.items() if key in shown},
-        **found,
-    }
-    write_json(out, remembered | ({"missed": told[0]} if told else {}))
-    return told[0] if told else ""
+def record_results(
+    results: Path, recorded: Mapping[str, Sequence[str]], out: Path, *, everything: bool = False
+) -> None:
+    """Record results with the data sets that they read, as :meth:`ocsrflow.config.planning.Plan.recorded` names them.
+
+    Other parameters and errors as in :func:`record`. A result whose files are not all there is left out, and named.
+    """
+    about, place = of_workflow(results), read_place(results / "tracking.json")
+    ensure(place)
+    runs: dict[str, str] = {}
+    models: dict[str, str] = {}  # MLflow's id of each logged model
+    sent, unfinished = 0, []
+    for what, datasets in progress(recorded.items(), what="to MLflow", unit="results", shown=len(recorded) > 1):
+        kind, _, rest = what.partition("/")
+        data = [results / "datasets" / name / "images.h5" for name in datasets]
+        try:
+            entry = _report(results, about, runs) if kind == "report" else DESCRIBE[kind](results, rest)
+            entry = _with_data(entry, data)
+            digest = _digest(entry, results)
+        except FileNotFoundError as error:
+            unfinished.append(f"{what} ({error.filename or error} is missing)")
+            continue
+        with _explained(results):
+            run_id = None if everything else finished(results / "tracking.json", entry.identity.key, digest)
+            sent += run_id is None
+            runs[what] = run_id or _send(entry, digest, models, results, data, about)
+            if entry.registers and entry.registers not in models:
+                models[entry.registers] = registered(results, entry.registers, runs[what])
+    write_json(out, runs)
+    print(f"MLflow has {len(runs)} results, {sent} of them are new or have changed")
+    if unfinished:
+        print(f"not recorded, since it is not finished: {', '.join(unfinished)}", file=sys.stderr)
 
 
-def _order(path: Path) -> tuple[int, str]:
-    """Models first, since scores name theirs; the report, which closes the parent run, last."""
-    kinds = ("models", "speed", "scores", "report")
-    kind = next((i for i, name in enumerate(kinds) if name in (path.parent.name, path.parent.parent.name)), len(kinds))
-    return kind, str(path)
+@contextmanager
+def _explained(results: Path) -> Iterator[None]:
+    """Whatever MLflow, its database or the network raises is one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"MLflow does not take the runs: {reason}; nothing is lost: run the workflow again, or "
+            f"python -m ocsrflow.tracking.record {results}"
+        ) from None
 
 
-def _send(entry: Entry, model: str, results: Path, data: list[Path], about: Mapping[str, Any]) -> dict[str, Any]:
-    """Make the run agree with the entry; what is to be remembered of it. ``model`` is to be registered."""
+def _digest(entry: Entry, results: Path) -> str:
+    """Sixteen hexadecimal digits that change with anything that is sent of an entry."""
+    sent = asdict(replace(entry, points=[], files=[]))  # points are in the files
+    files = [(str(path.relative_to(results)), sha256(path)) for one, _ in entry.files for path in files_of(one)]
+    model = key_of(results, entry.registers) if entry.registers else ""
+    return hashlib.sha256(json.dumps([sent, files, model], sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _send(
+    entry: Entry, digest: str, models: dict[str, str], results: Path, data: Sequence[Path], about: Mapping[str, Any]
+) -> str:
+    """Make the run agree with the entry; its id. A model that is registered is added to ``models``."""
     opened = Run(results / "tracking.json", entry.identity, about)
-    found: dict[str, Any] = {"run_id": opened.run_id}
     try:
         opened.parameters(entry.parameters)
         opened.points(entry.points)
         datasets = [(_dataset(path, split), CONTEXT[split]) for path in data for split in entry.splits]
         for dataset, context in datasets:
             opened.dataset(dataset, context)
-        opened.final(entry.final, of=_of(results, entry, datasets[0][0] if datasets else None))
+        opened.final(entry.final, of=_of(models.get(entry.of_model), datasets[0][0] if datasets else None))
         opened.final(entry.of_drawings)
         for path, folder in entry.files:
             opened.file(path, folder)
-        if model:
-            found |= register(opened, results, model, _config(results).get("prediction"))
+        for name, text in entry.texts.items():
+            opened.client.log_text(opened.run_id, text, name)
+        if entry.registers:
+            models[entry.registers] = register(opened, results, entry.registers, _config(results).get("prediction"))
+        opened.client.set_tag(opened.run_id, DIGEST, digest)
     except BaseException:
         opened.close("FAILED")
         raise
     opened.close()
-    return found
+    return opened.run_id
 
 
 def _with_data(entry: Entry, data: list[Path]) -> Entry:
@@ -164,16 +182,13 @@ def _with_data(entry: Entry, data: list[Path]) -> Entry:
     return replace(entry, identity=replace(entry.identity, tags={**entry.identity.tags, **tags}))
 
 
-def _of(results: Path, entry: Entry, dataset: Dataset | None) -> dict[str, str]:
-    """Of which registered model and which data set final values are, where there is one of each."""
-    of = {}
-    path = results / RECORDED / f"{entry.of_model}.json"
-    if entry.of_model and path.is_file() and (model_id := read_json(path).get("model_id")):
-        of["model_id"] = model_id
+def _of(model_id: str | None, dataset: Dataset | None) -> dict[str, str]:
+    """Of which logged model and which data set final values are, where there is one of each."""
+    of = {"model_id": model_id} if model_id else {}
     return of if dataset is None else of | {"dataset_name": dataset.name, "dataset_digest": dataset.digest}
 
 
-def _model(results: Path, name: str, _: Mapping[str, Any]) -> Entry:
+def _model(results: Path, name: str) -> Entry:
     folder = results / "models" / name
     facts = read_json(folder / "model.json")
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -185,7 +200,8 @@ def _model(results: Path, name: str, _: Mapping[str, Any]) -> Entry:
         {"best_validation_tanimoto": facts["validation_tanimoto"], "training_seconds": facts["seconds"]},
         _of_drawings(results, name),
         [(folder / "metrics.jsonl", "training")],
-        ("train", "validation"),
+        splits=("train", "validation"),
+        registers=name,
     )
 
 
@@ -205,7 +221,7 @@ def _point(line: Mapping[str, Any]) -> Point:
     return Point(values, int(line["step"]), int(line["time"] * 1000))
 
 
-def _scores(results: Path, what: str, _about: Mapping[str, Any]) -> Entry:
+def _scores(results: Path, what: str) -> Entry:
     test_set, _, reader = what.partition("/")
     table, predictions = (results / part / test_set / f"{reader}.parquet" for part in ("scores", "predictions"))
     scores = table.with_suffix(".json")
@@ -230,7 +246,7 @@ def _scores(results: Path, what: str, _about: Mapping[str, Any]) -> Entry:
         final=final,
         files=[(scores, "scores"), (table, "scores"), (predictions, "predictions")],
         splits=("test",),
-        of_model=f"models/{reader}" if kind == "prediction" else "",
+        of_model=reader if kind == "prediction" else "",
     )
 
 
@@ -242,7 +258,7 @@ def _same(predictions: Path, scores: Path, parameters: Mapping[str, Any]) -> str
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _speed(results: Path, what: str, _about: Mapping[str, Any]) -> Entry:
+def _speed(results: Path, what: str) -> Entry:
     of, _, name = what.partition("/")
     path = results / "speed" / f"{what}.json"
     facts = read_json(path)
@@ -268,35 +284,27 @@ def _speed(results: Path, what: str, _about: Mapping[str, Any]) -> Entry:
     )
 
 
-def _report(results: Path, _: str, about: Mapping[str, Any]) -> Entry:
-    """The parent run itself: what it was a run of, its report, and which runs it has."""
+def _report(results: Path, about: Mapping[str, Any], runs: Mapping[str, str]) -> Entry:
+    """The parent run itself: what it was a run of, its report, and the runs of its results."""
     if not about:
         raise UserError(f"{results}/workflow.json is missing: the workflow's run is recorded when Snakemake runs it")
     summary, config = read_json(results / "report" / "summary.json"), _config(results)
     shared = flat({part: config[part] for part in SHARED if part in config})
-    runs = read_json(results / RUNS)
     lines = "".join(f"- {what}: `{run_id}`\n" for what, run_id in runs.items())
     note = f"All runs of these results, also those made before and not again (the file `{RUNS}`):\n\n{lines}"
     identity = workflow_identity(about)
     return Entry(
-        replace(identity, tags={**identity.tags, "mlflow.note.content": note}),
+        replace(identity, tags={**identity.tags, NOTE: note}),
         {"config_hash": about["config_hash"], "commit": about["version"], **summary["readers"], **shared},
         final=summary["scores"],
         files=[
             (results / "report" / "index.html", "report"),
             (results / "report" / "figures", "figures"),
             (results / "experiment.yaml", "config"),
-            (results / RUNS, ""),
         ],
+        texts={RUNS: json.dumps(runs, indent=1) + "\n"},
         splits=("test",),
     )
-
-
-def _list_runs(results: Path) -> None:
-    """Write down which run each thing became."""
-    recorded = [read_json(path) for path in sorted((results / RECORDED).rglob("*.json"))]
-    runs = {found["what"]: found["run_id"] for found in recorded if "run_id" in found and found["what"] != "report"}
-    write_json(results / RUNS, runs, recorded=False)  # it grows with each report
 
 
 def _config(results: Path) -> dict[str, Any]:
@@ -305,12 +313,7 @@ def _config(results: Path) -> dict[str, Any]:
     return found
 
 
-DESCRIBE: dict[str, Callable[[Path, str, Mapping[str, Any]], Entry]] = {
-    "models": _model,
-    "scores": _scores,
-    "speed": _speed,
-    "report": _report,
-}
+DESCRIBE: dict[str, Callable[[Path, str], Entry]] = {"models": _model, "scores": _scores, "speed": _speed}
 
 
 def _dataset(path: Path, split: str) -> Dataset:

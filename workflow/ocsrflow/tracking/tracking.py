@@ -1,17 +1,12 @@
-"""Stage ``tracking``: the store and the experiment before anything logs; and what users do about MLflow's runs.
+"""Stage ``tracking``: the store and the experiment before anything logs; and the end of the workflow's own run."""
 
-``python -m ocsrflow.tracking.tracking sync`` sends what a server missed.
-"""
-
-import os
 from pathlib import Path
 from typing import Literal
 
 from ..runtime.cli import run
-from ..runtime.files import RESULTS, finish
+from ..runtime.files import finish
 from .mlflow_runs import end_workflow, ensure, forgiving
 from .mlflow_store import read_place, write_place
-from .record import send_missed
 
 
 def tracking(*, out: Path, experiment: str, uri: str = "") -> None:
@@ -44,25 +39,6 @@ def tracking(*, out: Path, experiment: str, uri: str = "") -> None:
         part.unlink(missing_ok=True)
 
 
-def sync(results: Path = Path("results"), *, everything: bool = False) -> None:
-    """Send to MLflow what it missed while it was away, from the finished files.
-
-    Parameters
-    ----------
-    results
-        Folder of results.
-    everything
-        Whether to look at every run again, also at those that were sent: for a store that was lost or is a new one.
-
-    Raises
-    ------
-    UserError
-        Where MLflow still does not take all of it.
-    """
-    os.environ.setdefault(RESULTS, str(results))  # what is written down of each run changes
-    send_missed(results, everything=everything)
-
-
 def close(results: Path = Path("results"), *, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED") -> None:
     """Mark the parent run of the workflow as ended, where there is one.
 
@@ -79,4 +55,4 @@ def close(results: Path = Path("results"), *, status: Literal["FINISHED", "FAILE
 
 
 if __name__ == "__main__":
-    run(tracking, sync, close)
+    run(tracking, close)
