@@ -18,7 +18,7 @@ export PYTHON PORT RESULTS DATASET A B
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slurm test-faults check format status verify compare browse ui lock clean
+.PHONY: help setup demo test test-slurm test-faults check format status compare browse ui lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -63,9 +63,6 @@ format: $(READY) ## Format the code
 
 status: $(READY) ## Show how far a run is (RESULTS=results)
 	@python -m ocsrflow.status "$$RESULTS"
-
-verify: $(READY) ## Compare the finished files of a run with their hashes of when they were made (RESULTS=results)
-	@python -m ocsrflow.verify "$$RESULTS"
 
 compare: $(READY) ## Compare two folders of results or MLflow runs (A=results-before B=results)
 	@test -n "$$A" && test -n "$$B" || { echo "give A=... and B=...: folders of results, or ids of MLflow runs" >&2; exit 1; }

@@ -21,9 +21,10 @@ import h5py
 import pandas as pd
 import pytest
 import yaml
-from conftest import CONFIG, copy_checkout, snakemake
+from conftest import CHECK_HASHES, CONFIG, copy_checkout, snakemake
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+from ocsrflow.files import HASHES
 
 # Which rules run a module, directly or through others, written down by hand: the workflow works it out itself.
 STAGES = ["download", "filter", "sample", "render", "pack", "weights", "train", "predict", "ensemble"]
@@ -186,7 +187,6 @@ USED_BY = {
     "training/rewards": {"train"},
     "training/risk": {"train"},
     "validation": {"train"},
-    "verify": set(),
     "voting": {"choose", "ensemble", "speed_prediction", "record_model"},
     "weights": {"weights"},
     # Only the command for pictures from elsewhere.
@@ -476,6 +476,16 @@ def test_other_threads_and_cores_run_nothing(toy: Path) -> None:
 def test_another_way_of_drawing_leaves_the_draw_of_molecules_alone(changed: Path) -> None:
     edit(changed, depiction={"size": 80, "palette": "black_and_white"})
     assert planned(changed)[1] == with_followers({"render", "benchmark_set"})
+
+
+def test_every_output_has_its_sha256_written_down(toy: Path) -> None:
+    results = toy / "results"
+    summary = snakemake(toy, "--summary", "--cores", "2", "--configfile", CONFIG).stdout.splitlines()
+    outputs = [toy / line.split("\t")[0] for line in summary[1:] if line.startswith("results/")]
+    files = [path for output in outputs for path in ([output] if output.is_file() else output.rglob("[!.]*.*"))]
+    assert len(files) > 80
+    assert [path for path in files if not (results / HASHES / f"{path.relative_to(results)}.sha256").is_file()] == []
+    subprocess.run(["bash", "-c", CHECK_HASHES], cwd=results, check=True)
 
 
 @pytest.mark.parametrize(("test_set", "images"), [("held-out", 10), ("foreign", 4)])
