@@ -58,7 +58,6 @@ USED_BY = {
     "choose": {"choose"},
     "cli": EVERY,
     "closure": {*MLFLOW, "render"},
-    "dates": set(),
     "clocked_training": {"speed_training"},
     "config": set(),
     "constant": {"constant"},

@@ -18,7 +18,7 @@ PACKAGE_HOME = Path(workflow.basedir) / "workflow"
 PUBLIC = PACKAGE_HOME / "resources" / "public-molecules.tsv.gz"  # molecules that come with this repository
 sys.path.insert(0, str(PACKAGE_HOME))
 
-from ocsrflow import closure, dates, files, heads, lifeline, provenance
+from ocsrflow import closure, files, heads, lifeline, provenance
 from ocsrflow import config as settings
 from ocsrflow.captions import CAPTIONS, caption_of
 from ocsrflow.errors import UserError
@@ -308,12 +308,6 @@ def begin():
     try:
         if on_slurm:
             head.cancel_left_jobs()
-        if mended := dates.not_in_future(Path(CONFIG.results)):
-            print(
-                f"{len(mended)} files of {CONFIG.results} were dated in the future (was the clock set back?): now they have "
-                "the date of now",
-                file=sys.stderr,
-            )
         provenance.begin(CONFIG, Path(workflow.basedir))
     except UserError as error:
         raise WorkflowError(str(error))
