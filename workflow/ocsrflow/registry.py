@@ -3,6 +3,7 @@
 import hashlib
 import re
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,6 @@ from .files import read_json, sha256
 from .runs import KEY, Run
 from .settings.reading import Reading
 from .store import patiently
-from .temporary import temporary_folder
 
 # isort: split
 import mlflow
@@ -99,8 +99,8 @@ def _log(opened: Run, folder: Path, registered: str, key: str, name: str, config
 @contextmanager
 def _files(results: Path, name: str) -> Iterator[Path]:
     """A folder of results with this model alone, as :func:`ocsrflow.lineup.find_models` reads one."""
-    with temporary_folder("model") as temporary:
-        folder = temporary / "results"
+    with tempfile.TemporaryDirectory(prefix="ocsrflow-model-") as temporary:
+        folder = Path(temporary, "results")
         for part in (f"models/{name}/weights.safetensors", f"models/{name}/model.json", f"calibration/{name}.json"):
             if (results / part).is_file():
                 (folder / part).parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +19,6 @@ from pyarrow import ArrowException
 from .errors import UserError
 from .progress import progress
 from .store import read_place
-from .temporary import temporary_folder
 
 WHERE = Path("results/tracking.json")  # which store, where the command line does not say
 RUN = re.compile(r"(?:runs:/+)?([0-9a-f]{32})/?")
@@ -79,8 +79,8 @@ def read_side(name: str, uri: str) -> Side:
     """
     found = RUN.fullmatch(name)
     if found and not Path(name).is_dir():
-        with temporary_folder("compare") as folder:
-            return _read_run(_Store(uri or _default_store(), folder), found[1])
+        with tempfile.TemporaryDirectory(prefix="ocsrflow-compare-") as folder:
+            return _read_run(_Store(uri or _default_store(), Path(folder)), found[1])
     if not Path(name).is_dir():
         raise UserError(f"{name}: neither a folder nor an MLflow run; give a results folder, a run's id or runs:/ID")
     return _read_folder(Path(name))
