@@ -18,7 +18,7 @@ PACKAGE_HOME = Path(workflow.basedir) / "workflow"
 PUBLIC = PACKAGE_HOME / "resources" / "public-molecules.tsv.gz"  # molecules that come with this repository
 sys.path.insert(0, str(PACKAGE_HOME))
 
-from ocsrflow import closure, files, heads, lifeline, provenance
+from ocsrflow import closure, files, lifeline, provenance
 from ocsrflow import config as settings
 from ocsrflow.captions import CAPTIONS, caption_of
 from ocsrflow.errors import UserError
@@ -301,13 +301,9 @@ def ensemble_gpus(wildcards):
 
 
 def begin():
-    """Before the first job: nothing that is left of an earlier run is at work, and this one is written down."""
-    on_slurm = workflow.executor_plugin.name == "slurm"
-    head = heads.Head(workflow.scheduler._executor.run_uuid if on_slurm else None)
-    head.stop_with_jobs()
+    """Before the first job: a signal to Snakemake stops its jobs too, and the run is written down."""
+    lifeline.stop_jobs_on_signal()
     try:
-        if on_slurm:
-            head.cancel_left_jobs()
         provenance.begin(CONFIG, Path(workflow.basedir))
     except UserError as error:
         raise WorkflowError(str(error))
