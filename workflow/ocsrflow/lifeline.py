@@ -7,19 +7,15 @@ killed, it leaves them behind: they would keep their GPUs, and write files that 
 import multiprocessing
 import os
 import re
-import select
 import signal
 import threading
-import time
 from contextlib import suppress
-from pathlib import Path
 from types import FrameType
 
 import psutil
 
 GRACE = 3.0  # seconds that a Ctrl-C, which a terminal sends to the jobs as well, has before they get SIGTERM
 HEAD = "OCSRFLOW_HEAD"  # environment variable: the process of the Snakemake that a stage belongs to
-POLL = 1.0  # seconds between two looks, where the kernel does not tell by itself
 
 
 def stop_jobs_on_signal() -> None:
@@ -64,20 +60,11 @@ def _terminate(processes: list[psutil.Process]) -> None:
 def tie() -> None:
     """From here on, stop this process by SIGTERM when its Snakemake has died, however it died.
 
-    Does nothing in a process that was started by hand, and where there is no ``/proc``.
+    Does nothing in a process that was started by hand.
     """
     head = os.environ.get(HEAD, "")
-    if not head.isdecimal() or not Path("/proc/self/stat").exists():
-        return
-    if (born := _born(int(head))) is None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return
-    try:
-        file = os.pidfd_open(int(head))
-    except (AttributeError, OSError):  # an old kernel, a Python built for one, or not allowed
-        threading.Thread(target=_poll, args=(int(head), born), daemon=True).start()
-    else:
-        threading.Thread(target=_wait, args=(file,), daemon=True).start()
+    if head.isdecimal():
+        threading.Thread(target=_stop_after, args=(int(head),), daemon=True).start()
 
 
 def follow_parent() -> None:
@@ -85,27 +72,13 @@ def follow_parent() -> None:
     threading.Thread(target=_follow, daemon=True).start()
 
 
+def _stop_after(head: int) -> None:
+    with suppress(psutil.NoSuchProcess):  # it has gone already
+        psutil.Process(head).wait()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _follow() -> None:
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
         os._exit(1)
-
-
-def _wait(file: int) -> None:
-    select.select([file], [], [])  # it can be read when the process has ended
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _poll(process: int, born: str) -> None:
-    while _born(process) == born:
-        time.sleep(POLL)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _born(process: int) -> str | None:
-    """When a process was started, in the kernel's own ticks; None where there is none that lives."""
-    try:
-        state, *rest = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if state in "ZX" else rest[18]
