@@ -64,8 +64,8 @@ format: $(READY) ## Format the code
 status: $(READY) ## Show how far a run is (RESULTS=results)
 	@python -m ocsrflow.status "$$RESULTS"
 
-compare: $(READY) ## Compare two folders of results or MLflow runs (A=results-before B=results)
-	@test -n "$$A" && test -n "$$B" || { echo "give A=... and B=...: folders of results, or ids of MLflow runs" >&2; exit 1; }
+compare: $(READY) ## Compare two folders of results (A=results-before B=results)
+	@test -n "$$A" && test -n "$$B" || { echo "give A=... and B=...: folders of results" >&2; exit 1; }
 	@python -m ocsrflow.compare "$$A" "$$B"
 
 browse: $(READY) ## Show what is in a data set of results/ (DATASET=nci-short)
