@@ -50,13 +50,13 @@ def compared(a: Side, b: Side) -> Comparison:
     both = [key for key in a.scores if key in b.scores]
     notes = _only("A", a, both) + _only("B", b, both)
     scores = []
-    for key in progress(both, what="testing", unit="readers", leave=False):
-        mine, its = a.scores[key], b.scores[key]
+    for test_set, reader in progress(both, what="testing", unit="readers", leave=False):
+        mine, its = a.scores[test_set, reader], b.scores[test_set, reader]
         missing = [f"in {n} ({s.facts['missing']})" for n, s in (("A", mine), ("B", its)) if s.facts.get("missing")]
         if missing:
-            notes.append(f"{'/'.join(key)}: not measured {' nor '.join(missing)}")
+            notes.append(f"{test_set}/{reader}: not measured {' nor '.join(missing)}")
         else:
-            scores.append(_compared(*key, mine, its))
+            scores.append(_compared(test_set, reader, mine, its))
     scores, tests = _adjusted(scores)
     settings, why = _settings(a, b)
     return Comparison(

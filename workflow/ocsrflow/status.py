@@ -50,8 +50,8 @@ def status(results: Path = Path("results"), /) -> None:
     width = max(map(len, [*log.planned, *seconds, "rule"]))
     print(f"{'rule':{width}}  {'done':>7}  {'seconds':>8}")
     for rule in dict.fromkeys([*log.planned, *seconds]):
-        done = f"{log.done[rule]}/{log.planned[rule]}" if rule in log.planned else "before"
-        print(f"{rule:{width}}  {done:>7}  {seconds.get(rule, 0):8,.0f}")
+        count = f"{log.done[rule]}/{log.planned[rule]}" if rule in log.planned else "before"
+        print(f"{rule:{width}}  {count:>7}  {seconds.get(rule, 0):8,.0f}")
     locked = any((SNAKEMAKE / "locks").glob("*"))
     for since, message in log.running.values():
         print(f"{f'running for {time.time() - since:,.0f} s' if locked else 'did not end'}: {message}")
