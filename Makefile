@@ -22,7 +22,7 @@ export PYTHON PORT RESULTS DATASET A B
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slurm test-faults check format status verify compare browse ui lock clean
+.PHONY: help setup demo test test-slurm test-faults check format status compare browse ui lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -70,11 +70,8 @@ format: $(READY) ## Format the code
 status: $(READY) ## Show how far a run is (RESULTS=results/demo)
 	@python -m ocsrflow.runtime.status "$$RESULTS"
 
-verify: $(READY) ## Compare the finished files of a run with their hashes of when they were made (RESULTS=results/demo)
-	@python -m ocsrflow.runtime.verify "$$RESULTS"
-
-compare: $(READY) ## Compare two folders of results or MLflow runs (A=results/before B=results/demo)
-	@test -n "$$A" && test -n "$$B" || { echo "give A=... and B=...: folders of results, or ids of MLflow runs" >&2; exit 1; }
+compare: $(READY) ## Compare two folders of results (A=results/before B=results/demo)
+	@test -n "$$A" && test -n "$$B" || { echo "give A=... and B=...: folders of results" >&2; exit 1; }
 	@python -m ocsrflow.evaluation.compare "$$A" "$$B"
 
 browse: $(READY) ## Show what is in a data set (DATASET=nci-short RESULTS=results/demo)

@@ -21,175 +21,12 @@ import h5py
 import pandas as pd
 import pytest
 import yaml
-from conftest import CONFIG, copy_checkout, snakemake
+from conftest import CHECK_HASHES, CONFIG, copy_checkout, snakemake
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+from ocsrflow.runtime.files import HASHES
 
-# Which rules run a module, directly or through others, written down by hand: the workflow works it out itself.
-STAGES = ["download", "filter", "sample", "render", "pack", "weights", "train", "predict", "vote"]
 SPEED = {"speed_training", "speed_prediction"}
-PARSE = {"predict", "rescore", "choose", "vote", "calibrate", "score"}  # many texts, in processes of their own
-JUDGED = {"choose", "vote", "calibrate"}
-
-MLFLOW = {"tracking", "record"}
-OTHERS = {"browse", "redraw", "benchmark_set", "draw_set", "constant", "osra", "attend", "tracking", "report"}
-EVERY = {*STAGES, *SPEED, *PARSE, "record", *OTHERS}
-NETWORK = {"train", "predict", "rescore", "attend", "record", *SPEED}  # a registered model brings the code along
-PICTURES = {*NETWORK, "render", "pack", "browse", "redraw", "benchmark_set", "draw_set", "constant", "osra", "report"}
-RECORDED = {*PICTURES, *MLFLOW}  # what is recorded names its data sets
-DRAWN = {"render", "draw_set"}  # in styles
-STEP = {"train", "speed_training"}
-USED_BY = {
-    "report/reproduction": {"report"},
-    "report/attend": {"attend"},
-    "network/attention_maps": {"attend"},
-    "training/augment": STEP,
-    "pictures/benchmark_set": {"benchmark_set"},
-    "corpus/hash_sample": {"sample", "render"},
-    "report/browse": {"browse"},
-    "ensemble/calibrate": {"calibrate", "score", "record"},
-    "training/checkpoints": {"train"},
-    "chem/molecules": {*RECORDED, *PARSE, "sample"},
-    "evaluation/compare": set(),
-    "evaluation/comparison": set(),
-    "ensemble/choose": {"choose"},
-    "runtime/cli": EVERY,
-    "runtime/code_version": {*MLFLOW, "render"},
-    "runtime/dates": set(),
-    "evaluation/clocked_training": {"speed_training"},
-    "config/experiment": set(),
-    "evaluation/constant": {"constant"},
-    "report/costs": {"report"},
-    "network/decoder": NETWORK,
-    "corpus/download": {"download"},
-    "network/encoders": {"weights", *NETWORK},
-    "training/engine": STEP,
-    "ensemble/vote": {"vote"},
-    "runtime/errors": EVERY,
-    "runtime/http": {"download", "weights"},
-    "report/figures": {"browse", "report"},
-    "runtime/files": EVERY,
-    "corpus/filter": {"filter"},
-    "training/throughput": STEP,
-    "report/gallery": {"report"},
-    "chem/grammar": NETWORK - {"speed_training"},
-    "runtime/gpu_lease": NETWORK - {"attend", "record"},
-    "runtime/isolated": {
-        *PARSE,
-        "report",
-        "train",
-        "render",
-        "draw_set",
-        "redraw",
-        "constant",
-        "osra",
-        "attend",
-        "record",
-        "speed_prediction",
-    },
-    "depiction/plain": RECORDED,
-    "runtime/heads": set(),
-    "runtime/slurm_job": {"train", "predict", "vote", "constant", "osra", *SPEED, *MLFLOW},
-    "training/launch": STEP,
-    "runtime/parent_watch": EVERY,
-    "corpus/cid_smiles": {"filter"},
-    "reader/find_models": {"record"},
-    "network/batches": {*STEP, "predict"},
-    "chem/scores": {"calibrate", "score", "report", "record"},
-    "tracking/live_curves": {"train"},
-    "network/model": NETWORK,
-    "network/precision": NETWORK,
-    "evaluation/evaluate": set(),
-    "evaluation/osra": {"osra"},
-    "pictures/picture_files": {"benchmark_set", "record"},
-    "pictures/pack": {"pack"},
-    "pictures/packed_file": RECORDED,
-    "report/html": {"browse", "report", "attend"},
-    "chem/paired_tests": {"report"},
-    "pictures/draw_set": {"draw_set"},
-    **dict.fromkeys(
-        [
-            f"depiction/{name}"
-            for name in ("styled", "indigo_toolkit", "labels", "layout", "scan", "style", "surroundings")
-        ],
-        DRAWN,
-    ),
-    "pictures/box": {*DRAWN, "benchmark_set", "record"},
-    "pictures/normalise": {*DRAWN, "benchmark_set", "record"},
-    "pictures/originals": {"benchmark_set", "draw_set", "osra"},
-    "depiction/paper": {*DRAWN, "benchmark_set", "record"},
-    "pictures/varied": {"render"},
-    "corpus/picture_folder": {"filter", *DRAWN, "benchmark_set", "osra", "record"},
-    "pictures/picture_store": {"render"},
-    "reading/predict": {"predict"},
-    "reading/prediction_tables": {*JUDGED, "rescore", "score", "record"},
-    "training/process_group": STEP,
-    "runtime/progress": {*STAGES, *PARSE, "record", "speed_prediction", *OTHERS},
-    "config/provenance": set(),
-    "network/model_reader": {"predict", "speed_prediction", "attend", "record"},
-    "tracking/record": MLFLOW,
-    "training/training_log": {"train"},
-    "network/recurrence": NETWORK,
-    "pictures/redraw_distance": {"redraw", "record"},
-    "reading/redraw": {"redraw"},
-    "tracking/model_registry": MLFLOW,
-    "pictures/render": {"render"},
-    "report/report": {"report"},
-    "reading/rescore": {"rescore"},
-    "tracking/mlflow_runs": MLFLOW,
-    "corpus/sample": {"sample"},
-    "evaluation/score": {"score"},
-    "network/beam_search": NETWORK - {"speed_training"},
-    "reader/mlflow_pyfunc": {"record"},
-    "config/augmentation": STEP,
-    "config/base": RECORDED,
-    "config/depiction": RECORDED,
-    "config/methods": {"vote", "record"},
-    "config/network": NETWORK,
-    "config/paths": NETWORK,
-    "config/precision": {*NETWORK, *MLFLOW},
-    "config/ranges": RECORDED,
-    "config/reading": {"predict", "speed_prediction", "attend", *MLFLOW},
-    "config/sections": set(),
-    "config/risk": STEP,
-    "config/split": RECORDED,
-    "config/styles": RECORDED,
-    "config/training": STEP,
-    "config/settings_table": set(),
-    "evaluation/load_run": set(),
-    "chem/similarity": {
-        *PARSE,
-        "report",
-        "train",
-        "redraw",
-        "constant",
-        "osra",
-        "attend",
-        "record",
-        "speed_prediction",
-    },
-    "evaluation/speed_prediction": {"speed_prediction"},
-    "evaluation/speed_training": {"speed_training"},
-    "runtime/status": set(),
-    "tracking/mlflow_store": MLFLOW,
-    "runtime/csv_tables": {"filter", "sample", "render", "pack", "benchmark_set", "draw_set", "record"},
-    "report/published": {"report"},
-    "reader/ensemble_reader": {"record"},
-    "chem/tokenizer": {"pack", "benchmark_set", "report", *NETWORK},
-    "tracking/tracking": {"tracking"},
-    "runtime/temporary": {"osra", *STEP, *MLFLOW},
-    "training/train": {"train"},
-    "training/parent": {"train"},
-    "training/rewards": {"train"},
-    "training/risk": {"train"},
-    "training/validation": {"train"},
-    "runtime/verify": set(),
-    "ensemble/voting_methods": {"choose", "vote", "speed_prediction", "record"},
-    "network/weights": {"weights"},
-    # Only the command for pictures from elsewhere.
-    "reader/output_formats": set(),
-    "reader/read": set(),
-}
 AFTER = {
     "download": {"filter"},
     "filter": {"sample", "browse", "report"},
@@ -297,37 +134,6 @@ def test_a_touch_of_every_module_runs_nothing(toy: Path) -> None:
     for path in (toy / "workflow").rglob("*.*"):
         path.touch()
     assert planned(toy) == (set(), set())
-
-
-def test_every_module_is_looked_at(toy: Path) -> None:
-    package = toy / "workflow/ocsrflow"
-    found = {path.relative_to(package).with_suffix("").as_posix() for path in package.rglob("*.py")}
-    assert {module for module in found if not module.endswith("__init__")} == set(USED_BY)
-
-
-def test_every_rule_has_the_modules_that_it_runs_among_its_inputs(toy: Path) -> None:
-    lines = snakemake(toy, "--detailed-summary", "--configfile", CONFIG).stdout.splitlines()
-    rows = [dict(zip(lines[0].split("\t"), line.split("\t"), strict=True)) for line in lines[1:]]
-    found: dict[str, set[str]] = {module: set() for module in USED_BY}
-    for row in rows:
-        for path in row["input-file(s)"].split(","):
-            if path.startswith("workflow/ocsrflow/") and path.endswith(".py"):
-                found[path.removeprefix("workflow/ocsrflow/").removesuffix(".py")].add(row["rule"])
-    assert found == {module: rules - {"weights"} for module, rules in USED_BY.items()}
-
-
-# A shared one, one of a single stage, one that only others' rules run, one that no rule does, those near to MLflow.
-EDITED = (
-    *("runtime/cli", "ensemble/voting_methods", "chem/grammar", "config/reading", "pictures/picture_files"),
-    *("report/gallery", "tracking/record", "tracking/tracking", "config/provenance"),
-)
-
-
-@pytest.mark.parametrize("module", EDITED)
-def test_an_edit_of_a_module_runs_the_stages_that_use_it(changed: Path, module: str) -> None:
-    path = changed / f"workflow/ocsrflow/{module}.py"
-    path.write_text(path.read_text() + "\n# edited\n")
-    assert planned(changed)[1] == with_followers(USED_BY[module])
 
 
 def test_an_edit_of_the_template_writes_the_report(changed: Path) -> None:
@@ -457,6 +263,16 @@ def test_other_threads_and_cores_run_nothing(toy: Path) -> None:
 def test_another_way_of_drawing_leaves_the_draw_of_molecules_alone(changed: Path) -> None:
     edit(changed, depiction={"size": 80, "palette": "black_and_white"})
     assert planned(changed)[1] == with_followers({"render", "benchmark_set"})
+
+
+def test_every_output_has_its_sha256_written_down(toy: Path) -> None:
+    results = toy / "results"
+    summary = snakemake(toy, "--summary", "--cores", "2", "--configfile", CONFIG).stdout.splitlines()
+    outputs = [toy / line.split("\t")[0] for line in summary[1:] if line.startswith("results/")]
+    files = [path for output in outputs for path in ([output] if output.is_file() else output.rglob("[!.]*.*"))]
+    assert len(files) > 80
+    assert [path for path in files if not (results / HASHES / f"{path.relative_to(results)}.sha256").is_file()] == []
+    subprocess.run(["bash", "-c", CHECK_HASHES], cwd=results, check=True)
 
 
 @pytest.mark.parametrize(("test_set", "images"), [("held-out", 10), ("foreign", 4)])

@@ -18,7 +18,7 @@ sys.path.insert(0, str(PACKAGE_HOME))
 from ocsrflow.config import experiment as settings
 from ocsrflow.config import provenance
 from ocsrflow.report.published import CAPTIONS, caption_of
-from ocsrflow.runtime import code_version, dates, files, heads, parent_watch
+from ocsrflow.runtime import code_version, files, parent_watch
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.config.planning import Plan, given, one_of, option, picture_options
 from ocsrflow.config.reading import Reading
@@ -99,19 +99,9 @@ def raw_corpus(wildcards):
 
 
 def begin():
-    """Before the first job: nothing that is left of an earlier run is at work, and this one is written down."""
-    on_slurm = workflow.executor_plugin.name == "slurm"
-    head = heads.Head(workflow.scheduler._executor.run_uuid if on_slurm else None)
-    head.stop_with_jobs()
+    """Before the first job: a signal to Snakemake stops its jobs too, and the run is written down."""
+    parent_watch.stop_jobs_on_signal()
     try:
-        if on_slurm:
-            head.cancel_left_jobs()
-        if mended := dates.not_in_future(Path(CONFIG.results)):
-            print(
-                f"{len(mended)} files of {CONFIG.results} were dated in the future (was the clock set back?): "
-                "now they have the date of now",
-                file=sys.stderr,
-            )
         provenance.begin(CONFIG, Path(workflow.basedir))
     except UserError as error:
         raise WorkflowError(str(error))

@@ -17,7 +17,8 @@ rule weights:
     message:
         "Bring the ImageNet weights of {wildcards.encoder} here"
     shell:
-        "python -m ocsrflow.network.weights {wildcards.encoder:q} --out {output:q} --folder {params.folder:q} " "> {log:q} 2>&1"
+        "python -m ocsrflow.network.weights {wildcards.encoder:q} --out {output:q} --folder {params.folder:q} "
+        "> {log:q} 2>&1"
 
 
 rule train:

@@ -82,14 +82,14 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return a, b
 
 
-def found(capsys: pytest.CaptureFixture[str], a: object, b: object, uri: str = "") -> dict[str, Any]:
-    compare(str(a), str(b), json=True, uri=uri)
+def found(capsys: pytest.CaptureFixture[str], a: Path, b: Path) -> dict[str, Any]:
+    compare(a, b, json=True)
     own: dict[str, Any] = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     return own
 
 
-def told(capsys: pytest.CaptureFixture[str], a: object, b: object, uri: str = "") -> list[str]:
-    compare(str(a), str(b), uri=uri)
+def told(capsys: pytest.CaptureFixture[str], a: Path, b: Path) -> list[str]:
+    compare(a, b)
     lines = capsys.readouterr().out.splitlines()
     assert all(len(line) <= 120 for line in lines if not line.startswith(("A: ", "B: ")))
     return lines
@@ -252,7 +252,7 @@ def test_other_pictures_are_left_out_of_the_tests(
     put(b, "other", table([0.6] * 4, first=2))
     put(a, "none", table([0.5] * 4))
     put(b, "none", table([0.6] * 4, first=100))
-    scores = {score["readers"][0]: score for score in found(capsys, a, b)["scores"]}
+    scores = {score["reader"]: score for score in found(capsys, a, b)["scores"]}
     assert (scores["other"]["images"], scores["other"]["common"]) == ([4, 4], 2)
     assert scores["other"]["tests"]["tanimoto"]["p"] == pytest.approx(0.5)
     assert scores["none"]["tests"] == {}
@@ -285,7 +285,7 @@ def test_older_scores_and_empty_ones_do(tmp_path: Path, capsys: pytest.CaptureFi
     for folder, rows in ((a, table(A)), (b, old)):
         put(folder, "one", rows)
         put(folder, "empty", empty, seconds_per_image=None)
-    scores = {score["readers"][0]: score for score in found(capsys, a, b)["scores"]}
+    scores = {score["reader"]: score for score in found(capsys, a, b)["scores"]}
     assert scores["one"]["common"] == 10
     assert scores["empty"]["scores"]["tanimoto"] == [{"value": None, "low": None, "high": None}] * 2
     assert cells(told(capsys, a, b), "exact match", "empty") == ["–", "–"]
@@ -329,7 +329,7 @@ def bad_folder(a: Path, b: Path, what: str) -> None:
     ("what", "message"),
     [
         ("empty", r"b: not a results folder, there is no scores/TEST_SET/READER.json; run the workflow"),
-        ("nowhere", r"b: neither a folder nor an MLflow run; give a results folder, a run's id or runs:/ID"),
+        ("nowhere", r"b: not a results folder, there is no scores/TEST_SET/READER.json; run the workflow"),
         ("lacks pictures", r"one.parquet: missing, beside .*one.json; run the workflow again"),
         ("cut pictures", r"one.parquet: damaged or unreadable \(.*\); remove it and run the workflow again"),
         ("no column", r"one.parquet: damaged, it lacks exact; remove it"),
@@ -347,7 +347,7 @@ def bad_folder(a: Path, b: Path, what: str) -> None:
 def test_bad_folders_are_told_in_one_line(folders: tuple[Path, Path], what: str, message: str) -> None:
     bad_folder(*folders, what)
     with pytest.raises(UserError, match=message) as caught:
-        compare(*map(str, folders))
+        compare(*folders)
     assert "\n" not in str(caught.value)
 
 
@@ -359,161 +359,6 @@ def test_the_command_leaves_with_0_or_one_line(folders: tuple[Path, Path], tmp_p
     done = subprocess.run([*command[:-1], "0" * 32], capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "ocsrflow.compare: error: an MLflow run was named, but there is no results/tracking.json that tells the store: "
-        "give it with --uri\n"
+        f"ocsrflow.compare: error: {'0' * 32}: not a results folder, there is no scores/TEST_SET/READER.json; run the "
+        "workflow\n"
     )
-
-
-# MLflow
-
-
-class Store:
-    """A real MLflow store, with two runs of the workflow and some single ones."""
-
-    def __init__(self, folder: Path) -> None:
-        from mlflow.tracking import MlflowClient
-
-        self.folder = folder
-        self.uri = f"sqlite:///{folder / 'mlflow.db'}"
-        self.client = MlflowClient(self.uri)
-        self.experiment = self.client.create_experiment("tiny", artifact_location=str(folder / "artifacts"))
-        self.scores = {
-            "a": self.scored("one", A, kind="prediction", batch=32),
-            "b": self.scored("two", B, kind="ensemble", batch=64),
-            "elsewhere": self.scored("one", A, kind="baseline", test_set="u"),
-        }
-        self.whole = {
-            name: self.workflow(
-                {"scores/t/one": self.scores["a"], "models/one": "0" * 32, "scores/u/one": self.scores["elsewhere"]},
-                settings,
-            )
-            for name, settings in (("a", SETTINGS), ("b", {**SETTINGS, "experiment": "other"}))
-        }
-        self.models = {
-            name: self.run("model", {"batch": name}, {"loss": loss}) for name, loss in (("a", 0.5), ("b", 0.25))
-        }
-
-    def run(self, kind: str, params: dict[str, Any], metrics: dict[str, float]) -> str:
-        run_id: str = self.client.create_run(
-            self.experiment, run_name=f"a {kind}", tags={"ocsrflow.kind": kind}
-        ).info.run_id
-        for key, value in params.items():
-            self.client.log_param(run_id, key, value)
-        for key, number in metrics.items():
-            self.client.log_metric(run_id, key, number)
-        self.client.set_terminated(run_id)
-        return run_id
-
-    def text(self, run_id: str, path: str, text: str) -> None:
-        self.client.log_text(run_id, text, path)
-
-    def scored(self, reader: str, tanimoto: list[float], kind: str, test_set: str = "t", **params: Any) -> str:
-        run_id = self.run(kind, params, {"tanimoto": float(np.mean(tanimoto))})
-        made = put(self.folder / "made", reader, table(tanimoto), test_set) / "scores" / test_set
-        for form in ("json", "parquet"):
-            self.client.log_artifact(run_id, str(made / f"{reader}.{form}"), "scores")
-        return run_id
-
-    def workflow(self, runs: dict[str, Any], settings: dict[str, Any]) -> str:
-        run_id = self.run("workflow", {}, {})
-        self.text(run_id, "runs.json", json.dumps(runs))
-        self.text(run_id, "config/experiment.yaml", yaml.safe_dump(settings))
-        return run_id
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return Store(tmp_path_factory.mktemp("mlflow"))
-
-
-def test_runs_of_the_workflow_are_compared(
-    store: Store, folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    own = found(capsys, store.whole["a"], f"runs:/{store.whole['b']}", store.uri)
-    assert [change["key"] for change in own["configuration"]] == ["experiment"]
-    assert [score["test_set"] for score in own["scores"]] == ["t", "u"]
-    lines = told(capsys, folders[1], store.whole["a"], store.uri)  # a folder against a run
-    assert lines[1].startswith(f"B: workflow run {store.whole['a']} (a workflow) in sqlite:///")
-    assert "status finished" in lines[2]
-    assert "  nothing changed" in lines
-    assert cells(lines, "exact match", "one")[3:] == ["0.0703", "0.0703"]
-    assert "only in B: u/one" in lines
-
-
-def test_single_runs_of_two_readers_are_compared_with_each_other(
-    store: Store, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "tracking.json").write_text(json.dumps({"uri": store.uri, "experiment": "tiny"}))
-    monkeypatch.chdir(tmp_path)  # so that no --uri is needed
-    lines = told(capsys, store.scores["a"], store.scores["b"])
-    assert "  batch: 32 → 64" in lines
-    assert "  A is one, B is two" in lines
-    assert any(line.endswith("0.0703  0.0703") for line in lines)
-    assert found(capsys, store.scores["a"], store.scores["b"])["scores"][0]["readers"] == ["one", "two"]
-    with pytest.raises(UserError, match=r"of the test set t, .* of u: give runs of the same one"):
-        compare(store.scores["a"], store.scores["elsewhere"])
-
-
-def test_other_runs_are_compared_in_parameters_and_metrics(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = told(capsys, store.models["a"], store.models["b"], store.uri)
-    assert lines[lines.index("Configuration") :] == [
-        "Configuration",
-        "  batch: a → b",
-        "",
-        "Final metrics",
-        "  loss: 0.5 → 0.25",
-    ]
-    assert "  nothing changed" in told(capsys, store.models["a"], store.models["a"], store.uri)
-    lines = told(capsys, store.whole["a"], store.scores["a"], store.uri)
-    assert "  not compared: one has the workflow's configuration, the other the parameters of a single run" in lines
-    assert cells(lines, "Tanimoto", "one")[2] == "no difference"
-    with pytest.raises(UserError, match=r"nothing to compare: workflow run .* and model run .*"):
-        compare(store.whole["a"], store.models["a"], uri=store.uri)
-
-
-def test_bad_runs_are_told_in_one_line(store: Store, folders: tuple[Path, Path], tmp_path: Path) -> None:
-    garbage = tmp_path / "garbage.db"
-    garbage.write_bytes(b"garbage" * 500)
-    cut = store.run("prediction", {}, {})
-    store.text(cut, "scores/one.json", "{")
-    alone = store.run("prediction", {}, {})
-    lacks = store.workflow({"scores/t/two": store.scores["a"]}, SETTINGS)
-    bad = {
-        ("0" * 32, store.uri): rf"there is no run 0{{32}} in {store.uri}; give the store that has it with --uri",
-        ("0" * 32, f"sqlite:///{tmp_path}/no.db"): r"there is no MLflow store .*no.db; give the right one with --uri",
-        ("0" * 32, f"sqlite:///{garbage}"): r"MLflow cannot be used at sqlite:.*garbage.db: .*not a database",
-        ("0" * 32, "gopher://name:secret@x"): r"MLflow cannot be used at gopher://x: ",
-        (cut, store.uri): r"scores/one.parquet of run .* cannot be had \(.*\); python -m ocsrflow.tracking.record",
-        (alone, store.uri): r"should hold one scores/READER.json; it has none; python -m",
-        (lacks, store.uri): r"scores/two.json of run .* cannot be had",
-        (store.run("workflow", {}, {}), store.uri): r"config/experiment.yaml of run .* cannot be had",
-        (store.workflow({"scores/t": "x"}, SETTINGS), store.uri): r"runs.json of run .*: damaged, 'scores/t' is no run",
-        (
-            store.workflow({"scores/t/x": 1}, SETTINGS),
-            store.uri,
-        ): r"runs.json of run .*: damaged, 'scores/t/x' is no run",
-    }
-    for (run_id, uri), message in bad.items():
-        with pytest.raises(UserError, match=message) as caught:
-            compare(str(folders[0]), run_id, uri=uri)
-        assert "\n" not in str(caught.value)
-        assert "secret" not in str(caught.value)
-    assert not (tmp_path / "no.db").exists()
-
-
-def test_a_server_that_is_away_is_told_soon(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # for the test's time
-    with pytest.raises(UserError, match=r"MLflow cannot be used at http://127.0.0.1:9: .*; start it or give --uri"):
-        compare(str(folders[0]), "0" * 32, uri="http://127.0.0.1:9")
-
-
-@pytest.mark.parametrize(("text", "message"), [("{", "damaged or unreadable"), ("{}", "tells no uri")])
-def test_a_damaged_address_is_told(
-    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
-) -> None:
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "tracking.json").write_text(text)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=f"tracking.json: {message}"):
-        compare(str(folders[0]), "0" * 32)

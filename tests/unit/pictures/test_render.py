@@ -19,7 +19,7 @@ from ocsrflow.corpus.hash_sample import hash64
 from ocsrflow.corpus.sample import sample
 from ocsrflow.pictures.pack import pack
 from ocsrflow.pictures.packed_file import Packed
-from ocsrflow.pictures.picture_store import SEED, shard_of, style
+from ocsrflow.pictures.picture_store import SEED, STALE, PictureStore, shard_of, style
 from ocsrflow.pictures.render import render
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.runtime.isolated import Failed, guarded
@@ -238,6 +238,19 @@ def test_the_drawing_of_a_molecule_has_a_time_limit(kept: Path, tmp_path: Path) 
     assert len(rejects) == 3
     assert set(rejects["reason"]) == {"too_slow"}
     assert len(pd.read_parquet(tmp_path / "0.parquet")) == 0
+
+
+def test_what_a_killed_job_left_is_removed_and_what_somebody_writes_is_not(tmp_path: Path) -> None:
+    store, old = PictureStore(tmp_path, "style", 0, 1), time.time() - 2 * STALE
+    with store.new_file() as first, h5py.File(first.part, "w"):
+        os.utime(first.part, (old, old))
+        left = first.part.with_name("00000-of-00001-killed.part")
+        left.touch()
+        os.utime(left, (old, old))
+        with store.new_file() as second:
+            assert first.part.exists()
+            assert not left.exists()
+            second.digest = None
 
 
 def test_a_shard_that_is_gone_is_told(kept: Path, tmp_path: Path) -> None:

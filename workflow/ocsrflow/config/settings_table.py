@@ -1,6 +1,7 @@
 """The table of settings in ``docs/settings.md``, from the JSON schema of the configuration."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,156 +16,65 @@ Made from the models in `workflow/ocsrflow/config/` by
 Every key of `config.yaml`, and of any file given with `--configfile`, where only what differs need stand: mappings are
 merged key by key, lists are replaced. An unknown key or a wrong value stops Snakemake before any job, with the key's
 path and what was expected there; `python -m ocsrflow.config.experiment config.yaml` checks a whole configuration alone.
+
+`network` and `training` stand at the top level, for all models, and in a model's own entry, for what differs there.
 """
-WORDS = {
-    "string": ("text", "texts"),
-    "integer": ("whole number", "whole numbers"),
-    "number": ("number", "numbers"),
-    "boolean": ("true or false", "truth values"),
-    "object": ("section", "sections"),
-}
-HEAD = "| Key | Type | Default | Allowed | Meaning |\n|---|---|---|---|---|"
-# Their keys may stand in two places.
 SHARED = {"network": "Network", "training": "Training"}
+BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
 
 def settings(schema: Tree) -> str:
-    """The page, as Markdown.
-
-    Parameters
-    ----------
-    schema
-        What pydantic makes of the whole configuration.
-    """
-    definitions = schema["$defs"]
-    sections = {key: _sections(key, value, definitions) for key, value in schema["properties"].items()}
-    plain = {key: value for key, value in schema["properties"].items() if not sections[key]}
-    named = ", ".join(f"[`{key}`](#{key})" for key, made in sections.items() if made)
-    parts = [INTRODUCTION, f"Sections: {named}.\n", "## Single keys\n", _rows(plain, schema, definitions)]
-    for made in sections.values():
-        parts += made
-    return "\n".join(parts)
-
-
-def _sections(key: str, value: Tree, definitions: Tree) -> list[str]:
-    """A key's heading, text and tables; none where it is a single value."""
-    items = value.get("items", {})
-    if key in SHARED:
-        own = definitions[SHARED[key]]
-        where = f"At the top level for all models, and in a model's own `{key}:` for what is different there."
-        return [f"## {key}\n", _about(own), where + "\n", *_table(key, own, definitions)]
-    if "oneOf" in items:
-        text = f"{value['description']} A list; what an entry may have depends on its `kind`.\n"
-        made = [f"## {key}\n", text]
-        for one in items["oneOf"]:
-            own = _at(one, definitions)
-            kind = own["properties"]["kind"]["const"]
-            made += [f"### {key}: kind {kind}\n", _about(own), *_table(key, own, definitions)]
-        return made
-    if (own := _at(items, definitions)) is not None:
-        return [f"## {key}\n", f"A list. {_about(own)}", *_table(key, own, definitions)]
-    if (own := _at(value, definitions)) is not None:
-        return [f"## {key}\n", _about(own), *_table(key, own, definitions)]
-    return []
-
-
-def _table(path: str, own: Tree, definitions: Tree) -> Iterator[str]:
-    """The table of a section, and those of the sections in it that stand nowhere else."""
-    yield _rows(own["properties"], own, definitions)
-    for key, value in own["properties"].items():
-        if not _is_shared(key, value) and (inner := _at(value, definitions)) is not None:
-            yield f"### {path}.{key}\n"
-            yield _about(inner)
-            yield from _table(f"{path}.{key}", inner, definitions)
-
-
-def _rows(properties: Tree, own: Tree, definitions: Tree) -> str:
-    lines = [HEAD]
-    for key, value in properties.items():
-        needed = key in own.get("required", ()) and not _is_shared(key, value)
-        default = "required" if needed else f"`{_plain(value['default'])}`" if "default" in value else "–"
-        cells = (f"`{key}`", _type(value), default, _allowed(value), _meaning(key, value, definitions))
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    """The page, as Markdown; ``schema`` is what pydantic makes of the whole configuration."""
+    single = {key: value for key, value in schema["properties"].items() if not _sections(key, value, schema)}
+    lines = [INTRODUCTION, "## Single keys", "", *_table({"properties": single})]
+    for key, value in schema["properties"].items():
+        if found := _sections(key, value, schema):
+            lines += ["", f"## {key}", "", *([f"A list. {value.get('description', '')}"] if "items" in value else [])]
+            for own in found:
+                if len(found) > 1:
+                    lines += ["", f"### {key}: kind {own['properties']['kind']['const']}", ""]
+                lines += _section(key, own, schema)
     return "\n".join(lines) + "\n"
 
 
-def _is_shared(key: str, value: Tree) -> bool:
-    """Whether it is a model's own part of a section that stands at the top level too."""
-    return key in SHARED and "$ref" in value
+def _sections(key: str, value: Tree, schema: Tree) -> list[Tree]:
+    """The sections that a value may be, or the items of its list; none where it is a plain value."""
+    one = value.get("items", value)
+    names = [SHARED[key]] if key in SHARED else re.findall(r'"#/\$defs/(\w+)"', json.dumps(one.get("oneOf", one)))
+    return [schema["$defs"][name] for name in dict.fromkeys(names)]
 
 
-def _at(value: Tree, definitions: Tree) -> Any:
-    """The section that a value refers to, or may be where it is not null; None where it is none."""
-    named = [choice["$ref"] for choice in [value, *_choices(value)] if "$ref" in choice]
-    return definitions[named[0].rsplit("/", 1)[-1]] if len(named) == 1 else None
+def _section(path: str, own: Tree, schema: Tree) -> Iterator[str]:
+    """A section's text and table, and after it the sections in it that stand nowhere else."""
+    yield from [_marked(own.get("description", "")), "", *_table(own)]
+    for key, value in own["properties"].items():
+        for inner in [] if key in SHARED else _sections(key, value, schema):
+            yield from ["", f"### {path}.{key}", "", *_section(f"{path}.{key}", inner, schema)]
 
 
-def _about(own: Tree) -> str:
-    """A section's docstring."""
-    return _marked(own.get("description", "")) + "\n"
+def _table(own: Tree) -> Iterator[str]:
+    yield from ["| Key | Value | Default | Meaning |", "|---|---|---|---|"]
+    for key, value in own["properties"].items():
+        default = f"`{json.dumps(value['default'], ensure_ascii=False)}`" if "default" in value else "–"
+        default = "required" if key in own.get("required", ()) and key not in SHARED else default
+        where = f"What differs for this model from [`{key}`](#{key})." if key in SHARED and "$ref" in value else ""
+        cells = (f"`{key}`", _value(value), default, where or _marked(value.get("description", "")))
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _value(value: Tree) -> str:
+    """What a value may be, in words."""
+    if choices := value.get("anyOf") or value.get("oneOf") or value.get("prefixItems"):
+        told = dict.fromkeys(map(_value, choices))
+        return f"list of {len(choices)}: {' and '.join(told)}" if "prefixItems" in value else " or ".join(told)
+    if "enum" in value or "const" in value:
+        return " or ".join(f"`{choice}`" for choice in value.get("enum", [value.get("const")]))
+    if "items" in value:
+        return f"list of {_value(value['items'])}"
+    bounds = [f"{sign} {value[name]:,}" for name, sign in BOUNDS.items() if name in value]
+    return ", ".join([value.get("type", "section"), *bounds])
 
 
 def _marked(text: str) -> str:
     """A docstring's code in Markdown's marks; what looks like HTML is none."""
     return text.replace("``", "`").replace("<", "&lt;")
-
-
-def _meaning(key: str, value: Tree, definitions: Tree) -> str:
-    own = _at(value, definitions)
-    text = _marked(value.get("description") or (own or {}).get("description", "").split("\n")[0])
-    if _is_shared(key, value):
-        return f"As in the section [`{key}`](#{key}), for this model alone."
-    return text or {"kind": "Which kind of source it is."}.get(key, "")
-
-
-def _choices(value: Tree) -> list[Tree]:
-    return value.get("anyOf") or value.get("oneOf") or []
-
-
-def _type(value: Tree, *, several: bool = False) -> str:
-    """A value's type in words."""
-    if choices := _choices(value):
-        return " or ".join(dict.fromkeys(_type(choice) for choice in choices))
-    if "prefixItems" in value:
-        return "[low, high]"
-    if value.get("type") == "null":
-        return "null"
-    if value.get("type") == "array":
-        return f"list of {_type(value['items'], several=True)}"
-    return WORDS[value.get("type", "object")][several]
-
-
-def _allowed(value: Tree) -> str:
-    """What a value is restricted to, in words."""
-    if "const" in value:
-        return f"`{value['const']}`"
-    if "enum" in value:
-        return ", ".join(f"`{choice}`" for choice in value["enum"])
-    parts = dict.fromkeys(_allowed(choice) for choice in [*_choices(value), *value.get("prefixItems", [])])
-    if "items" in value and (each := _allowed(value["items"])):
-        parts[f"each {each}" if "minimum" in value["items"] else each] = None
-    if least := value.get("minItems") if "items" in value else value.get("minLength"):
-        parts["not empty" if least == 1 else f"{least} or more"] = None
-    parts[_range(value)] = None
-    return "; ".join(part for part in parts if part)
-
-
-def _range(value: Tree) -> str:
-    low, high = value.get("minimum"), value.get("maximum")
-    if low is not None and high is not None:
-        return f"{_number(low)} to {_number(high)}"
-    ends = (
-        ("{} or more", low),
-        ("above {}", value.get("exclusiveMinimum")),
-        ("at most {}", high),
-        ("below {}", value.get("exclusiveMaximum")),
-    )
-    return ", ".join(text.format(_number(end)) for text, end in ends if end is not None)
-
-
-def _number(value: float) -> str:
-    return "2³²" if value == 2**32 else f"{value:g}"
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) and value else json.dumps(value)

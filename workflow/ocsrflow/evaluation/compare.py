@@ -1,12 +1,10 @@
-"""What changed between two runs: settings, and scores with paired tests on the same pictures.
-
-``python -m ocsrflow.evaluation.compare A B``, each a results folder or an MLflow run.
-"""
+"""What changed between two folders of results: settings, and scores with paired tests on the same pictures."""
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from json import dumps
+from pathlib import Path
 from typing import Any
 
 from ..chem.paired_tests import FLIPS, Tested
@@ -21,7 +19,7 @@ HEADS = ("A", "B", "B − A", "p", "p (Holm)")
 COLUMNS = 4  # of other scores in a line
 
 
-def compare(a: str, b: str, /, *, json: bool = False, uri: str = "") -> None:
+def compare(a: Path, b: Path, /, *, json: bool = False) -> None:
     """Tell what changed from A to B in the configuration and in every score.
 
     Intervals are of 95 %. Differences are those on the same pictures, with a paired bootstrap interval; p is that of a
@@ -30,20 +28,18 @@ def compare(a: str, b: str, /, *, json: bool = False, uri: str = "") -> None:
     Parameters
     ----------
     a
-        A results folder, or an MLflow run: its id, or runs:/ID.
+        A folder of results.
     b
         What it is compared with.
     json
         Print one JSON object in place of the text; in its lists of two, A's comes first.
-    uri
-        MLflow's store; by default that of results/tracking.json.
 
     Raises
     ------
     UserError
         Where one of them cannot be read, or there is nothing that could be compared.
     """
-    found = compared(read_side(a, uri), read_side(b, uri))
+    found = compared(read_side(a), read_side(b))
     print(
         dumps(_plain(asdict(found)), ensure_ascii=False, indent=1, allow_nan=False) if json else visible(_told(found))
     )
@@ -65,8 +61,6 @@ def _told(found: Comparison) -> str:
         lines += [f"{side}: {own['what']}", *([f"   {', '.join(about)}"] if about else [])]
     lines += ["", "Configuration"]
     lines += [f"  not compared: {found.not_compared}"] if found.not_compared else _changes(found.configuration)
-    if found.metrics is not None:
-        lines += ["", "Final metrics", *_changes(found.metrics)]
     for test_set in dict.fromkeys(own.test_set for own in found.scores):
         lines += _told_set(test_set, [own for own in found.scores if own.test_set == test_set])
     if found.notes:
@@ -91,18 +85,17 @@ def _legend(tests: int) -> list[str]:
 def _told_set(test_set: str, rows: list[Compared]) -> list[str]:
     """The tables of one test set."""
     lines = ["", *_pictures(test_set, rows)]
-    lines += [f"  A is {own.readers[0]}, B is {own.readers[1]}" for own in rows if not own.name]
     for score, title in TITLES.items():
         cells = [cells for own in rows for cells in _score_lines(own, score)]
         lines += ["", *_aligned([(title, *(HEADS if score in TESTED else HEADS[:2])), *cells])]
     timed = [own for own in rows if own.seconds_per_image != (None, None)]
     if timed:
-        cells = [(own.name, *map(_seconds, own.seconds_per_image), *_ratio(own)) for own in timed]
+        cells = [(own.reader, *map(_seconds, own.seconds_per_image), *_ratio(own)) for own in timed]
         lines += ["", *_aligned([("seconds per image", "A", "B", "B / A", ""), *cells])]
     others = list(dict.fromkeys(name for own in rows for name in own.scores if name not in TITLES))
     for at in range(0, len(others), COLUMNS):
         part = others[at : at + COLUMNS]
-        cells = [(own.name, *(_arrow(own.scores.get(name, (None, None))) for name in part)) for own in rows]
+        cells = [(own.reader, *(_arrow(own.scores.get(name, (None, None))) for name in part)) for own in rows]
         lines += ["", *_aligned([("other scores, A → B", *part), *cells])]
     return lines
 
@@ -113,7 +106,7 @@ def _pictures(test_set: str, rows: list[Compared]) -> list[str]:
         return [f"Scores on {test_set}: the same {rows[0].common:,} pictures"]
     lines = [f"Scores on {test_set}"]
     for (a, b), common in dict.fromkeys((own.images, own.common) for own in rows if not own.same):
-        names = [own.name for own in rows if (own.images, own.common) == ((a, b), common)]
+        names = [own.reader for own in rows if (own.images, own.common) == ((a, b), common)]
         told = f"{common:,} pictures in both, of A's {a:,} and B's {b:,}"
         told += "; differences and tests are on these" if common else ": no test"
         lines.append(f"  {told}" if len(names) == len(rows) else f"  {', '.join(names)}: {told}")
@@ -125,9 +118,9 @@ def _score_lines(own: Compared, score: str) -> Iterable[tuple[str, ...]]:
     whole = [_interval(score) for score in own.scores[score]]
     test = own.tests.get(score)
     if own.same and test:
-        yield (own.name, *whole, *_test(test))
+        yield (own.reader, *whole, *_test(test))
         return
-    yield (own.name, *whole)
+    yield (own.reader, *whole)
     if score in TESTED:
         told = f"  {own.common:,} in both"
         yield (told, _number(test.a), _number(test.b), *_test(test)) if test else (told, "", "", "not tested")

@@ -7,7 +7,6 @@ from typing import Any
 
 from ..chem.paired_tests import Tested, holm, paired_mean, paired_share, same_pictures
 from ..chem.scores import Score
-from ..runtime.errors import UserError
 from ..runtime.progress import progress
 from .load_run import Scored, Side
 
@@ -101,18 +100,13 @@ class Compared:
     """One reader's scores of one test set in A and B."""
 
     test_set: str
-    readers: tuple[str, str]  # of A and B, which differ only where two single runs are compared
+    reader: str
     images: tuple[int, int]
     common: int  # pictures in both
     scores: dict[str, tuple[Score | None, Score | None]]  # on all pictures of each
     tests: dict[str, Tested]  # tanimoto and exact, on the common ones; none where there are none
     seconds_per_image: tuple[float | None, float | None]
     device: tuple[str, str]
-
-    @property
-    def name(self) -> str:
-        """What its lines begin with."""
-        return self.readers[0] if self.readers[0] == self.readers[1] else ""
 
     @property
     def same(self) -> bool:
@@ -128,55 +122,34 @@ class Comparison:
     b: dict[str, str]
     configuration: list[Change]
     not_compared: str  # why the configuration is not
-    metrics: list[Change] | None  # final values, of single runs that do not both hold scores
     scores: list[Compared]
     notes: list[str]  # what is in one only, or was not measured
     adjusted_for: int  # tests, those of them that Holm's p-values are adjusted for
 
 
 def compared(a: Side, b: Side) -> Comparison:
-    """Compare two sides.
-
-    Raises
-    ------
-    UserError
-        Where there is nothing that could be compared.
-    """
-    pairs = _pairs(a, b)
-    if not pairs and a.is_whole != b.is_whole and not (a.scores and b.scores):
-        raise UserError(f"nothing to compare: {a.what} and {b.what} have neither settings nor scores of the same kind")
-    notes = _only("A", a, [one for one, _ in pairs]) + _only("B", b, [other for _, other in pairs])
+    """Compare two sides."""
+    both = [key for key in a.scores if key in b.scores]
+    notes = _only("A", a, both) + _only("B", b, both)
     scores = []
-    for one, other in progress(pairs, what="testing", unit="readers", leave=False):
-        mine, its = a.scores[one], b.scores[other]
+    for test_set, reader in progress(both, what="testing", unit="readers", leave=False):
+        mine, its = a.scores[test_set, reader], b.scores[test_set, reader]
         missing = [f"in {n} ({s.facts['missing']})" for n, s in (("A", mine), ("B", its)) if s.facts.get("missing")]
         if missing:
-            notes.append(f"{'/'.join(one)}: not measured {' nor '.join(missing)}")
+            notes.append(f"{test_set}/{reader}: not measured {' nor '.join(missing)}")
         else:
-            scores.append(_compared(one, other, mine, its))
+            scores.append(_compared(test_set, reader, mine, its))
     scores, tests = _adjusted(scores)
-    single = not (a.is_whole or b.is_whole or (a.scores and b.scores))
     settings, why = _settings(a, b)
     return Comparison(
         a={"what": a.what, **a.about},
         b={"what": b.what, **b.about},
         configuration=settings,
         not_compared=why,
-        metrics=list(changes(a.metrics, b.metrics)) if single else None,
         scores=scores,
         notes=notes,
         adjusted_for=tests,
     )
-
-
-def _pairs(a: Side, b: Side) -> list[tuple[tuple[str, str], tuple[str, str]]]:
-    """Which scores of A and B belong together, by test set and reader."""
-    if not a.is_whole and not b.is_whole and a.scores and b.scores:
-        (one,), (other,) = a.scores, b.scores  # two models on the same test set, whatever they are called
-        if one[0] != other[0]:
-            raise UserError(f"{a.what} is of the test set {one[0]}, {b.what} of {other[0]}: give runs of the same one")
-        return [(one, other)]
-    return [(key, key) for key in a.scores if key in b.scores]
 
 
 def _only(side: str, own: Side, paired: Sequence[tuple[str, str]]) -> list[str]:
@@ -189,19 +162,17 @@ def _settings(a: Side, b: Side) -> tuple[list[Change], str]:
     lacking = [name for name, side in (("A", a), ("B", b)) if side.configuration is None]
     if lacking:
         return [], f"there is no experiment.yaml in {' and '.join(lacking)}"
-    if a.is_whole != b.is_whole:
-        return [], "one has the workflow's configuration, the other the parameters of a single run"
     return list(changes(a.configuration, b.configuration)), ""
 
 
-def _compared(one: tuple[str, str], other: tuple[str, str], a: Scored, b: Scored) -> Compared:
+def _compared(test_set: str, reader: str, a: Scored, b: Scored) -> Compared:
     common = same_pictures(a.images, b.images)
     values = [common[f"{score}_{side}"].to_numpy() for score in TESTED for side in "ab"]
     facts = (a.facts, b.facts)
     names = dict.fromkeys(name for own in facts for name in own["scores"])
     return Compared(
-        test_set=one[0],
-        readers=(one[1], other[1]),
+        test_set=test_set,
+        reader=reader,
         images=(len(a.images), len(b.images)),
         common=len(common),
         scores={name: (_score(a.facts, name), _score(b.facts, name)) for name in names},

@@ -17,6 +17,7 @@ import functools
 import shutil
 import statistics
 import subprocess
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Generator
@@ -40,7 +41,6 @@ from ..runtime.errors import UserError
 from ..runtime.files import whole, write_json
 from ..runtime.progress import progress
 from ..runtime.slurm_job import of_cluster
-from ..runtime.temporary import temporary_folder
 
 MISSING = "osra is not installed: apt install osra (or take it out of baselines)"
 ENLARGED = [(200, 3.0), (400, 1.5)]  # pictures below a size, in pixels, and the factor by which they are enlarged
@@ -143,8 +143,8 @@ class _Program:
 
     def read_all(self, members: NDArray[np.int64], processes: int) -> Generator[Reading]:
         """What it makes of each picture, in order; the first ones one at a time."""
-        with temporary_folder("osra") as folder:
-            read = functools.partial(self.read, folder)
+        with tempfile.TemporaryDirectory(prefix="ocsrflow-osra-") as folder:
+            read = functools.partial(self.read, Path(folder))
             yield from map(read, members[:TIMED])
             pool = ThreadPoolExecutor(processes)
             try:

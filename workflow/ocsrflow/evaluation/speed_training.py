@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from ..runtime.cli import run
 from ..runtime.files import read_json, write_json
 from ..runtime.gpu_lease import present
 from ..runtime.slurm_job import of_cluster
-from ..runtime.temporary import temporary_folder
 
 
 def speed_training(
@@ -133,7 +133,7 @@ def _measured(words: list[Any]) -> dict[str, Any]:
     SystemExit
         When they failed; they have told why.
     """
-    with temporary_folder("speed") as folder:
+    with tempfile.TemporaryDirectory(prefix="ocsrflow-speed-") as folder:
         command = [sys.executable, "-m", "ocsrflow.training.launch", *map(str, words), "--out", f"{folder}/speed.json"]
         with subprocess.Popen(command) as launcher:
             try:
@@ -141,7 +141,7 @@ def _measured(words: list[Any]) -> dict[str, Any]:
             except BaseException:  # a signal's: they end at their next step
                 launcher.terminate()
                 raise
-        found: list[dict[str, Any]] = [read_json(path) for path in sorted(folder.glob("*.json"))]
+        found: list[dict[str, Any]] = [read_json(path) for path in sorted(Path(folder).glob("*.json"))]
     if status and not found:
         sys.exit(status)
     return found[0]

@@ -1,7 +1,7 @@
 """Files that appear whole or not at all, and the record of what was in them.
 
 Below ``hashes`` in the results each finished file has a small one of its name with ``.sha256`` appended, in the form of
-coreutils' ``sha256sum``, which can check them too; ``make verify`` does.
+coreutils' ``sha256sum``, which checks them.
 """
 
 import hashlib

@@ -1,38 +1,70 @@
-"""The tie between a stage and the Snakemake that started it, which a stage must not outlive.
+"""Stages end with the Snakemake that started them, however it ends.
 
-A Snakemake that is killed leaves its jobs behind: they would keep their GPUs, and write files that the next Snakemake
-makes too.
+On SIGTERM or SIGINT Snakemake 9 starts no further jobs and waits for those at work on this machine, perhaps for days;
+killed, it leaves them behind: they would keep their GPUs, and write files that the next Snakemake makes too.
 """
 
 import multiprocessing
 import os
-import select
+import re
 import signal
 import threading
-import time
-from pathlib import Path
+from contextlib import suppress
+from types import FrameType
 
+import psutil
+
+GRACE = 3.0  # seconds that a Ctrl-C, which a terminal sends to the jobs as well, has before they get SIGTERM
 HEAD = "OCSRFLOW_HEAD"  # environment variable: the process of the Snakemake that a stage belongs to
-POLL = 1.0  # seconds between two looks, where the kernel does not tell by itself
+
+
+def stop_jobs_on_signal() -> None:
+    """From here on, a signal that stops this Snakemake stops its jobs on this machine as well, by SIGTERM.
+
+    A training saves and leaves. For ``onstart``, when Snakemake's own signal handlers are there.
+    """
+    for number in _signals():
+        signal.signal(number, _stop_jobs)
+
+
+def _signals() -> list[signal.Signals]:
+    stops = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    return [number for number in stops if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
+
+
+def _stop_jobs(number: int, _: FrameType | None) -> None:
+    for other in _signals():  # a second signal must not tear Snakemake away from the jobs that it waits for
+        signal.signal(other, lambda *_: None)
+    timer = threading.Timer(GRACE if number == signal.SIGINT else 0.0, _terminate, [_stages()])
+    timer.daemon = True
+    timer.start()
+    raise KeyboardInterrupt  # on which Snakemake starts no further jobs, cancels those on SLURM, and waits for the rest
+
+
+def _stages() -> list[psutil.Process]:
+    """The stages among this process' children; the shells around them wait for their end."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has gone
+            if any(re.search(r"(^|/)ocsrflow(\.\w+)?$", word) for word in process.cmdline()[1:4]):
+                found.append(process)
+    return found
+
+
+def _terminate(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.Error):
+            process.terminate()
 
 
 def tie() -> None:
     """From here on, stop this process by SIGTERM when its Snakemake has died, however it died.
 
-    Does nothing in a process that was started by hand, and where there is no ``/proc``.
+    Does nothing in a process that was started by hand.
     """
     head = os.environ.get(HEAD, "")
-    if not head.isdecimal() or not Path("/proc/self/stat").exists():
-        return
-    if (born := _born(int(head))) is None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return
-    try:
-        file = os.pidfd_open(int(head))
-    except (AttributeError, OSError):  # an old kernel, a Python built for one, or not allowed
-        threading.Thread(target=_poll, args=(int(head), born), daemon=True).start()
-    else:
-        threading.Thread(target=_wait, args=(file,), daemon=True).start()
+    if head.isdecimal():
+        threading.Thread(target=_stop_after, args=(int(head),), daemon=True).start()
 
 
 def follow_parent() -> None:
@@ -40,27 +72,13 @@ def follow_parent() -> None:
     threading.Thread(target=_follow, daemon=True).start()
 
 
+def _stop_after(head: int) -> None:
+    with suppress(psutil.NoSuchProcess):  # it has gone already
+        psutil.Process(head).wait()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _follow() -> None:
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
         os._exit(1)
-
-
-def _wait(file: int) -> None:
-    select.select([file], [], [])  # it can be read when the process has ended
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _poll(process: int, born: str) -> None:
-    while _born(process) == born:
-        time.sleep(POLL)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _born(process: int) -> str | None:
-    """When a process was started, in the kernel's own ticks; None where there is none that lives."""
-    try:
-        state, *rest = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if state in "ZX" else rest[18]

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,6 @@ from typing import Any
 from ..config.reading import Reading
 from ..runtime.code_version import HOME, files
 from ..runtime.files import read_json, sha256
-from ..runtime.temporary import temporary_folder
 from .mlflow_runs import KEY, Run
 from .mlflow_store import patiently, read_place
 
@@ -128,8 +128,8 @@ def _log(opened: Run, results: Path, named: str, key: str, name: str, config: Ma
 @contextmanager
 def _files(results: Path, name: str) -> Iterator[Path]:
     """A folder of results with this model alone, as :func:`ocsrflow.reader.find_models.find_models` reads one."""
-    with temporary_folder("model") as temporary:
-        folder = temporary / "results"
+    with tempfile.TemporaryDirectory(prefix="ocsrflow-model-") as temporary:
+        folder = Path(temporary, "results")
         for part in _parts(name):
             if (results / part).is_file():
                 (folder / part).parent.mkdir(parents=True, exist_ok=True)

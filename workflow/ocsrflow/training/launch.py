@@ -5,14 +5,13 @@ import logging
 import os
 import signal
 import sys
-from pathlib import Path
+import tempfile
 from typing import TYPE_CHECKING, NoReturn
 
 from ..runtime import parent_watch
 from ..runtime.cli import fail
 from ..runtime.errors import UserError
 from ..runtime.gpu_lease import PARENT, STORE, take
-from ..runtime.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -87,7 +86,7 @@ def _torchrun(processes: int, command: list[str]) -> int:
 
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     logging.disable()
-    with temporary_folder("launch") as logs:
+    with tempfile.TemporaryDirectory(prefix="ocsrflow-launch-") as logs:
         _stay_local(logs)
         options = {
             "nproc-per-node": processes,
@@ -108,7 +107,7 @@ def _torchrun(processes: int, command: list[str]) -> int:
     return 0
 
 
-def _stay_local(folder: Path) -> None:
+def _stay_local(folder: str) -> None:
     """Let the processes meet by files in ``folder``, which is this user's alone, and talk on this machine alone.
 
     torchrun's own way, ``--standalone``, listens on all interfaces and unpickles what anyone sends there.
