@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import CONFIG, free_port, snakemake, wait_for
 from ocsrflow.files import read_json, write_json
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from support.checkout import CONFIG, snakemake
+from support.servers import free_port, wait_for
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 EVIL = "<script>document.title='pwned';alert(1)</script>"

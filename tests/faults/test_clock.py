@@ -9,8 +9,6 @@ from typing import Any
 
 import h5py
 import pytest
-from conftest import Server, make_dataset
-from fault_table import Faults
 from ocsrflow import mirror
 from ocsrflow import train as stage
 from ocsrflow.dates import not_in_future
@@ -18,7 +16,10 @@ from ocsrflow.download import download
 from ocsrflow.fetch import fetch
 from ocsrflow.picture_store import PictureStore
 from ocsrflow.tracking import tracking
-from test_train import TRAINING, lines, run_train, without_times
+from support.data import make_dataset
+from support.faults import Faults
+from support.servers import Server
+from support.training import TRAINING, lines, run_train, without_times
 
 HOUR = 3600.0
 

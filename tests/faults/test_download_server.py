@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Server
-from fault_table import FULL, Faults
 from ocsrflow import fetch as module
 from ocsrflow.download import download
 from ocsrflow.errors import UserError
 from ocsrflow.progress import progress
+from support.faults import FULL, Faults
+from support.servers import Server
 
 DATA = random.Random(0).randbytes(300_000)
 OTHER = random.Random(1).randbytes(len(DATA))  # as long

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Server, make_dataset
-from fault_table import Faults
 from ocsrflow.settings.depiction import Depiction
-from test_train import NETWORK, TRAINING, lines, run_train, without_times
+from support.data import make_dataset
+from support.faults import Faults
+from support.servers import Server
+from support.training import NETWORK, TRAINING, lines, run_train, without_times
 
 SMALL = "256k"
 

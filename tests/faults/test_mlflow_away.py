@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MlflowServer
-from fault_table import Faults
 from ocsrflow import mirror
 from ocsrflow import train as stage
 from ocsrflow.tracking import tracking
-from test_train import TRAINING, lines, run_train, without_times
+from support.faults import Faults
+from support.servers import MlflowServer
+from support.training import TRAINING, lines, run_train, without_times
 
 
 def test_the_weights_are_the_same_and_mlflow_gets_every_point_once(

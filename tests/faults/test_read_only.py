@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY, Server, copy_checkout
-from fault_table import FULL, Faults
-from test_train import NETWORK, TRAINING
+from support.checkout import REPOSITORY, copy_checkout
+from support.faults import FULL, Faults
+from support.servers import Server
+from support.training import NETWORK, TRAINING
 
 
 @pytest.fixture

@@ -16,9 +16,11 @@ import psutil
 import pytest
 import torch
 import yaml
-from conftest import CONFIG, TINY, hear_ctrl_c
-from fault_table import FULL, Faults
 from safetensors.torch import load_file
+from support.checkout import CONFIG
+from support.data import TINY
+from support.faults import FULL, Faults
+from support.processes import hear_ctrl_c
 
 GPU = "GPU-00000000-0000-0000-0000-000000000000"
 MODEL = "results/models/tiny"

@@ -27,8 +27,9 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from conftest import CONFIG, Server, snakemake
-from fault_table import FULL, Faults
+from support.checkout import CONFIG, snakemake
+from support.faults import FULL, Faults
+from support.servers import Server
 
 KILLS = 20 if FULL else 1
 SLOW = 5  # kills of a stage that takes a quarter of a minute

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import CONFIG, snakemake
-from fault_table import FULL, Faults
 from ocsrflow.errors import UserError
 from ocsrflow.files import HASHES
 from ocsrflow.verify import check, verify
+from support.checkout import CONFIG, snakemake
+from support.faults import FULL, Faults
 
 # Damaged together and made again with all that follows from them: one that little follows from, or the data themselves.
 DAMAGED = ["corpus/nci/pictures", "datasets/short/images.h5"] if FULL else ["scores/held-out/constant.parquet"]

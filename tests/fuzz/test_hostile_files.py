@@ -18,7 +18,6 @@ from typing import Any
 import mutations
 import pytest
 import yaml
-from conftest import REPOSITORY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ocsrflow import config
@@ -26,6 +25,7 @@ from ocsrflow.checkpoints import Checkpoints
 from ocsrflow.errors import UserError
 from readers import KEY, READERS, SEEDS
 from sandbox import Limits, Outcome, Sandbox
+from support.checkout import REPOSITORY
 
 CORPUS = Path(__file__).parent / "corpus"
 FULL = os.environ.get("OCSRFLOW_FAULTS") == "full"

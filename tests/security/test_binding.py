@@ -13,7 +13,8 @@ import mlflow.models.cli
 import psutil
 import pytest
 import yaml
-from conftest import REPOSITORY, free_port, wait_for
+from support.checkout import REPOSITORY
+from support.servers import free_port, wait_for
 
 WORKER = """
 import pathlib, sys, time

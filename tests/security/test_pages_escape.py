@@ -15,7 +15,6 @@ from xml.etree import ElementTree
 import jinja2.nodes
 import pandas as pd
 import pytest
-from conftest import REPOSITORY
 from hypothesis import given
 from hypothesis import strategies as st
 from ocsrflow import figures
@@ -25,6 +24,7 @@ from ocsrflow.own_pictures import find
 from ocsrflow.pages import template
 from ocsrflow.tables import FORMULA, write_csv, write_rejects
 from rdkit import Chem
+from support.checkout import REPOSITORY
 
 EVIL = "</text></svg><script>alert(1)</script><img src=x onerror=alert(2)> \" ' & ]]>"
 ESCAPES = "\x1b[2J\x1b]0;pwned\x07\x9b31m\r\x08\u202egnp.exe"

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import CONFIG, REPOSITORY
 from hypothesis import given
 from hypothesis import strategies as st
 from ocsrflow import config as configuration
@@ -24,6 +23,7 @@ from ocsrflow.picture_folder import PictureFolder
 from ocsrflow.predict import map_path
 from ocsrflow.settings.depiction import Depiction
 from PIL import Image, ImageDraw
+from support.checkout import CONFIG, REPOSITORY
 
 NO_NAMES = ("../up", "/etc", "a/b", "a\\b", ".", "..", "", "-x", "a.b", "a\0b", "a\n", "~", "$(x)", "é", "a" * 300)
 SECTIONS = ("sources", "datasets", "models", "test_sets", "benchmarks", "drawings", "ensembles")

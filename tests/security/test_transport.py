@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import CONFIG, REPOSITORY, Server
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -24,6 +23,8 @@ from ocsrflow.download import download
 from ocsrflow.encoders import RECIPES
 from ocsrflow.errors import UserError
 from ocsrflow.fetch import fetch
+from support.checkout import CONFIG, REPOSITORY
+from support.servers import Server
 from torchvision.models import WeightsEnum
 
 ELSEWHERE = "http://192.0.2.1"  # an address that nobody has (RFC 5737)

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY, TINY
 from ocsrflow import config as configuration
 from ocsrflow.checkpoints import Checkpoints
 from ocsrflow.errors import UserError
@@ -31,6 +30,8 @@ from ocsrflow.settings.network import Network
 from PIL import EpsImagePlugin, Image
 from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
+from support.checkout import REPOSITORY
+from support.data import TINY
 
 MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "skops"}
 CALLS = {

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from conftest import free_port
+from support.servers import free_port
 
 GPUS = 4
 # Everything the daemons need lies in one folder, so that nothing of the machine's own SLURM is touched.

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 from cluster import GPUS, Cluster, missing
-from conftest import copy_checkout
-from fault_table import FULL, Faults
+from support.checkout import copy_checkout
+from support.faults import FULL, Faults
 
 # There is no accounting here, and nobody is bothered by being asked often.
 HASTE = ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "1"]

@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 
-from conftest import hear_ctrl_c
+from support.processes import hear_ctrl_c
 
 STAGE = """
 import sys, time

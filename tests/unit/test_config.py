@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import REPOSITORY
 from ocsrflow import config
 from ocsrflow.errors import UserError
 from ocsrflow.settings.base import Settings
 from ocsrflow.settings.styles import VARIED, Styles
 from pydantic import BaseModel
 from snakemake.utils import update_config
+from support.checkout import REPOSITORY
 
 
 def shipped() -> dict[str, Any]:

@@ -1,11 +1,8 @@
 """A process that hangs or dies costs one item; the picture store finds what was drawn; spares take free places."""
 
 import multiprocessing
-import os
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -13,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from conftest import make_dataset
 from ocsrflow.bottom_k import hash64
 from ocsrflow.errors import UserError
 from ocsrflow.guarded import Failed, guarded
@@ -23,30 +19,15 @@ from ocsrflow.picture_store import SEED, shard_of, style
 from ocsrflow.render import render
 from ocsrflow.sample import sample
 from ocsrflow.settings.depiction import Depiction
-
-_prepared: list[str] = []
-
-
-def prepare(word: str) -> None:
-    _prepared.append(word)
-
-
-def behave(items: Sequence[int | str]) -> list[str]:
-    found = []
-    for item in items:
-        if item == "hang":
-            time.sleep(60)
-        if item == "die":
-            os.abort()
-        found.append(f"{_prepared[0]} {item}")
-    return found
+from support.data import make_dataset
+from support.items import behave, prepare
 
 
 @pytest.mark.parametrize("place", [32, 69])
 def test_what_hangs_or_dies_costs_itself_alone(place: int) -> None:
     items: list[int | str] = list(range(70))
     items[place], items[place - 5] = "hang", "die"
-    results = list(guarded(behave, items, seconds=1.0, prepare=prepare, arguments=("hello",)))
+    results = list(guarded(behave, items, seconds=3.0, prepare=prepare, arguments=("hello",)))
     assert len(results) == 70
     for item, result in zip(items, results, strict=True):
         if isinstance(item, str):
@@ -57,12 +38,10 @@ def test_what_hangs_or_dies_costs_itself_alone(place: int) -> None:
 
 
 def test_the_process_ends_when_nobody_wants_its_results() -> None:
-    results = guarded(behave, [*range(32), "hang"], seconds=30.0, prepare=prepare, arguments=("x",))
+    results = guarded(behave, [*range(32), "hang"], seconds=600.0, prepare=prepare, arguments=("x",))
     assert next(results) == "x 0"
     assert len(multiprocessing.active_children()) == 1
-    start = time.monotonic()
-    results.close()
-    assert time.monotonic() - start < 10
+    results.close()  # although one item still hangs
     assert multiprocessing.active_children() == []
 
 

@@ -13,12 +13,7 @@ from ocsrflow.engine import learning_rate_factor
 from ocsrflow.flops import peak, training_flops
 from ocsrflow.settings.network import Network
 from safetensors.torch import load_file
-from test_train import TRAINING, lines, run_train
-
-# Without batch statistics, which each process takes of its own pictures, and without dropout.
-EXACT = Network(
-    encoder="vgg16", pretrained="none", frozen_children=0, image_size=64, stride=8, grid=2, dim=32, dropout=0
-)
+from support.training import EXACT, TRAINING, lines, run_train
 
 
 def run_processes(dataset: Path, folder: Path, processes: int) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ocsrflow.errors import UserError
 from ocsrflow.metrics import EXACT, evaluate, metrics
-from test_similarity import GOLD, nci
+from support.data import GOLD, nci
 
 
 def write(path: Path, rows: dict[str, str], header: str = "id,smiles", bom: bool = False) -> Path:

@@ -11,7 +11,7 @@ import pytest
 from ocsrflow import mirror as module
 from ocsrflow.mirror import Mirror
 from ocsrflow.tracking import tracking
-from test_train import lines, run_train
+from support.training import lines, run_train
 
 
 def test_mlflow_has_every_point_once_after_a_second_start(

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import make_dataset
+from support.data import make_dataset
 
 SHARDS = 12
 OPEN_FILES = 14  # about half of them are the stage's own

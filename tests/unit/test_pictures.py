@@ -13,7 +13,6 @@ import hdf5plugin  # noqa: F401  (registers the zstd filter, as any reader of th
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_dataset
 from ocsrflow.errors import UserError
 from ocsrflow.images import draw, fit
 from ocsrflow.loader import Loader
@@ -24,6 +23,7 @@ from ocsrflow.settings.depiction import Depiction
 from ocsrflow.tokenizer import VOCABULARY, decode
 from PIL import Image
 from rdkit import Chem
+from support.data import make_dataset
 
 
 def test_black_and_white_has_one_channel() -> None:

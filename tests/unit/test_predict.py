@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import hear_ctrl_c, make_model
 from ocsrflow.answers import Answer, write_answers
 from ocsrflow.calibration import Calibration, confidence, fit
 from ocsrflow.choose import choose
@@ -36,6 +35,8 @@ from ocsrflow.tokenizer import tokenize
 from ocsrflow.voting import Ballot, Decision, Pooled
 from PIL import Image
 from rdkit import Chem
+from support.data import make_model
+from support.processes import hear_ctrl_c
 
 CPU = torch.device("cpu")
 NAMES = ("first", "second")

@@ -28,7 +28,7 @@ from ocsrflow.settings.depiction import Depiction
 from ocsrflow.tokenizer import VOCABULARY, decode, encode
 from ocsrflow.voting import pair_points, pair_vote
 from rdkit import Chem
-from test_sample import draw, write_kept
+from support.data import draw, write_kept
 
 # Each example of these runs a stage, which takes tens of milliseconds.
 STAGES = settings(max_examples=20, suppress_health_check=list(HealthCheck), deadline=None)

@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import make_scores
 from mlflow.entities import Run as MlflowRun
 from mlflow.tracking import MlflowClient
 from ocsrflow.errors import UserError
@@ -19,6 +18,7 @@ from ocsrflow.record import _of_drawings, record
 from ocsrflow.runs import Identity, Run
 from ocsrflow.store import read_place
 from ocsrflow.tracking import close, sync, tracking
+from support.data import make_scores
 
 
 def client_of(results: Path) -> tuple[MlflowClient, str]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from conftest import REPOSITORY
 from hypothesis import given
 from hypothesis import strategies as st
 from ocsrflow import about, figures, provenance
@@ -22,6 +21,7 @@ from ocsrflow.gallery import choose, draw_difference, pieces
 from ocsrflow.report import _of_robustness, _robust
 from rdkit import Chem
 from rdkit.Chem import rdDepictor, rdFMCS
+from support.checkout import REPOSITORY
 
 TSV = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
 

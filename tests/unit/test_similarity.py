@@ -12,18 +12,10 @@ from pathlib import Path
 import pytest
 from ocsrflow.guarded import CHUNK, Failed, attempts, guarded
 from ocsrflow.similarity import Known, fingerprint, known
-from rdkit import Chem, RDConfig
+from rdkit import Chem
+from support.data import GOLD, nci
 
 # The icosahedral core of gold clusters: RDKit lists all its paths for the fingerprint, for seconds.
-GOLD = (
-    "[Au]12345[Au]6789[Au]1%10%11%12[Au]21%13%14[Au]32%15%16[Au]463%17[Au]746%18[Au]8%107%19"
-    "[Au]%1118%10[Au]%1321%11[Au]3%1542[Au]7681[Au]59%12%17%14%16%19%18%102%11"
-)
-
-
-def nci(count: int) -> list[str]:
-    text = (Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi").read_text(encoding="ascii")
-    return [line.split("\t")[0] for line in text.splitlines()[:count]]
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY, make_model
 from ocsrflow import clocked_training, config, speed_training
 from ocsrflow import speed_prediction as prediction_stage
 from ocsrflow.errors import UserError
@@ -14,6 +13,7 @@ from ocsrflow.packed import Packed
 from ocsrflow.settings.reading import Reading
 from ocsrflow.settings.training import Training
 from ocsrflow.side_by_side import SideBySide
+from support.data import TINY, make_model
 
 TRAINING = Training(batch=16, decode_length=10)
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import REPOSITORY
 from hypothesis import given
 from hypothesis import strategies as st
 from ocsrflow import tokenizer
+from support.checkout import REPOSITORY
 
 
 def round_trip(smiles: str) -> str:

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MlflowServer, free_port, make_model, make_scores, wait_for
 from mlflow.entities import Run as MlflowRun
 from mlflow.tracking import MlflowClient
 from ocsrflow.errors import UserError
@@ -27,6 +26,8 @@ from ocsrflow.record import record
 from ocsrflow.runs import Identity, Run
 from ocsrflow.tracking import close, sync, tracking
 from PIL import Image
+from support.data import make_model, make_scores
+from support.servers import MlflowServer, free_port, wait_for
 
 AT_ONCE, STEPS = 8, 60
 

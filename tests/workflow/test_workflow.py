@@ -21,9 +21,9 @@ import h5py
 import pandas as pd
 import pytest
 import yaml
-from conftest import CONFIG, copy_checkout, snakemake
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+from support.checkout import CONFIG, copy_checkout, snakemake
 
 # Which rules run a module, directly or through others, written down by hand: the workflow works it out itself.
 STAGES = ["download", "filter", "sample", "render", "pack", "weights", "train", "predict", "ensemble"]

@@ -12,7 +12,7 @@ from ocsrflow.predict_set import predict_set
 from ocsrflow.reading import Eye
 from ocsrflow.settings.network import Network
 from ocsrflow.settings.reading import Reading
-from test_train import NETWORK, TRAINING, lines, run_train
+from support.training import NETWORK, TRAINING, lines, run_train
 
 CPU = torch.device("cpu")
 RESNET = Network(encoder="resnet18", pretrained="none", frozen_children=0, image_size=64, stride=16, grid=4, dim=32)

@@ -10,7 +10,7 @@ from ocsrflow.redepiction import distance
 from ocsrflow.settings.depiction import Depiction
 from PIL import Image, ImageFilter
 from rdkit import Chem, RDConfig
-from test_own_pictures import sheet
+from support.drawings import sheet
 
 NCI = (Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi").read_text(encoding="ascii").splitlines()
 CHAIN = "CC(C)(C)OC(=O)N1CCN(c2ccc(CN)cc2)CC1"

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY
 from ocsrflow import train as stage
 from ocsrflow.errors import UserError
 from ocsrflow.guarded import attempts
@@ -30,11 +29,10 @@ from ocsrflow.training.rewards import Rewards, reward
 from ocsrflow.training.risk import RiskEngine, distinct, expected_error, log_probabilities
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from test_engine import EXACT
-from test_train import NETWORK, TRAINING, lines, run_train, without_times
+from support.checkout import TESTS
+from support.data import TINY
+from support.training import EXACT, NETWORK, RISK, TRAINING, WITH_RISK, lines, run_train, without_times
 
-RISK = Risk(steps=6, batch=8, candidates=3, validate_every=4)
-WITH_RISK = TRAINING.model_copy(update={"risk": RISK, "epochs": 1})
 ALONE = Place(0, 1, torch.device("cpu"))
 
 
@@ -272,11 +270,11 @@ def test_a_parents_weights_can_go_through_the_phase_alone(dataset: Path, tmp_pat
 STOPPED = """
 import signal, sys
 from pathlib import Path
-sys.path[:0] = map(str, Path(sys.argv[1]).parents[:3])
-import test_risk, test_train
+sys.path.insert(0, sys.argv[1])
+from support.training import WITH_RISK, run_train, stage
 from ocsrflow.training.risk import RiskEngine
 where, number = sys.argv[4:]
-real, seen = {"step": RiskEngine.step, "validation": test_risk.stage.validate}[where], [0]
+real, seen = {"step": RiskEngine.step, "validation": stage.validate}[where], [0]
 def told(*words):
     seen[0] += 1
     if seen[0] == 3:
@@ -285,8 +283,8 @@ def told(*words):
 if where == "step":
     RiskEngine.step = told
 else:
-    test_risk.stage.validate = told
-test_train.run_train(Path(sys.argv[2]), Path(sys.argv[3]), training=test_risk.WITH_RISK, checkpoint_minutes=0.0)
+    stage.validate = told
+run_train(Path(sys.argv[2]), Path(sys.argv[3]), training=WITH_RISK, checkpoint_minutes=0.0)
 """
 
 
@@ -306,7 +304,7 @@ def test_a_stop_or_a_kill_in_the_phase_goes_on_there_to_the_same_weights(
     dataset: Path, whole: Path, tmp_path: Path, where: str, number: str, saved: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "stopped"
-    command = [sys.executable, "-c", STOPPED, __file__, dataset, folder, where, number]
+    command = [sys.executable, "-c", STOPPED, TESTS, dataset, folder, where, number]
     run = subprocess.run(command, capture_output=True, text=True)
     told = signal.Signals[number]
     assert run.returncode == (-told if number == "SIGKILL" else 128 + told), run.stderr
