@@ -1,6 +1,5 @@
 """MLflow's server is killed and started again while a model is trained."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from ocsrflow.tracking import tracking
 from support.faults import Faults
 from support.servers import MlflowServer
 from support.training import TRAINING, lines, run_train, without_times
+from support.waiting import wait_until
 
 
 def test_the_weights_are_the_same_and_mlflow_gets_every_point_once(
@@ -42,10 +42,7 @@ def test_the_weights_are_the_same_and_mlflow_gets_every_point_once(
         nonlocal validated
         validated += 1
         if validated == 2:  # it has some points and is killed as others come
-            until = time.monotonic() + 60
-            while not steps("loss"):
-                assert time.monotonic() < until
-                time.sleep(0.1)
+            wait_until(lambda: steps("loss"), "the first points at MLflow's server", details=server.log.read_text)
             server.kill()
         elif validated == 5:
             server.start()

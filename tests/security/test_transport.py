@@ -25,6 +25,7 @@ from ocsrflow.errors import UserError
 from ocsrflow.fetch import fetch
 from support.checkout import CONFIG, REPOSITORY
 from support.servers import Server
+from support.waiting import PATIENCE
 from torchvision.models import WeightsEnum
 
 ELSEWHERE = "http://192.0.2.1"  # an address that nobody has (RFC 5737)
@@ -108,7 +109,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_at_once(
         "--out",
         str(out),
     ]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert run.returncode == 1
     assert run.stderr.splitlines() == [
         f"ocsrflow.download: error: cannot fetch {url}/file: the server's certificate was not accepted; check the "

@@ -116,6 +116,7 @@ def write_kept(path: Path, cids: object, smiles: list[str], files: list[str] | N
     return path
 
 
+# The icosahedral core of gold clusters: RDKit lists all its paths for the fingerprint, for seconds.
 GOLD = (
     "[Au]12345[Au]6789[Au]1%10%11%12[Au]21%13%14[Au]32%15%16[Au]463%17[Au]746%18[Au]8%107%19"
     "[Au]%1118%10[Au]%1321%11[Au]3%1542[Au]7681[Au]59%12%17%14%16%19%18%102%11"

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 _prepared: list[str] = []
 
@@ -22,3 +23,22 @@ def behave(items: Sequence[int | str]) -> list[str]:
             os.abort()
         found.append(f"{_prepared[0]} {item}")
     return found
+
+
+def nothing() -> None:
+    """Nothing is to be done first."""
+
+
+def meet(folders: Sequence[Path]) -> list[int]:
+    """Wait for another process that does the same."""
+    (folders[0] / str(os.getpid())).touch()
+    while len(list(folders[0].iterdir())) < 2:
+        time.sleep(0.01)
+    return [os.getpid()] * len(folders)
+
+
+def halve(item: int) -> float:
+    """What fails in two ways."""
+    if item == 3:
+        raise MemoryError
+    return 1 / item

@@ -51,9 +51,9 @@ def need(program: str) -> str:
     return where
 
 
-def need_mounts() -> None:
-    """Skip the test where no file system can be mounted, as in most containers."""
-    if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
+def mount(*command: str | Path) -> None:
+    """Run a command that mounts something; the test is skipped where nothing can be mounted, as in most containers."""
+    if subprocess.run(command, capture_output=True).returncode:
         pytest.skip("needs root, who may mount file systems")
 
 

@@ -64,13 +64,13 @@ class MlflowServer:
     def __init__(self, folder: Path, store: str = "") -> None:
         self.folder, self.port = folder, free_port()
         self.store = store or f"sqlite:///{folder / 'server.db'}"
-        self.uri = f"http://127.0.0.1:{self.port}"
+        self.uri, self.log = f"http://127.0.0.1:{self.port}", folder / "server.log"
 
     def start(self, workers: int = 1) -> None:
         command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", self.store]
         command += ["--port", str(self.port), "--workers", str(workers)]
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
-        self.process = start_server(command, f"{self.uri}/health", self.folder / "server.log")
+        self.process = start_server(command, f"{self.uri}/health", self.log)
 
     def kill(self) -> None:
         end_server(self.process)

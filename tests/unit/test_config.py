@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema  # comes with Snakemake
 import pytest
 import yaml
 from ocsrflow import config
@@ -85,7 +86,6 @@ def test_the_schema_in_the_repository_is_the_generated_one() -> None:
 
 
 def test_the_schema_accepts_what_is_shipped() -> None:
-    jsonschema = pytest.importorskip("jsonschema")  # comes with Snakemake
     jsonschema.validate(shipped(), json.loads(config.schema()))
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from ocsrflow.engine import learning_rate_factor
 from ocsrflow.flops import peak, training_flops
 from ocsrflow.settings.network import Network
 from safetensors.torch import load_file
+from support.needs import need
 from support.training import EXACT, TRAINING, lines, run_train
 
 
@@ -100,8 +100,8 @@ def test_the_longest_name_of_a_gpu_counts(monkeypatch: pytest.MonkeyPatch) -> No
         assert peak(torch.device("cuda")) == expected
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 def test_a_compiled_encoder_trains_as_the_plain_one(dataset: Path, tmp_path: Path) -> None:
+    need("g++")  # of torch.compile on the CPU
     for name, compiled in (("plain", False), ("compiled", True)):
         training = TRAINING.model_copy(update={"compile": compiled, "encoder_lr": 1e-4, "decoder_lr": 1e-4})
         run_train(dataset, tmp_path / name, network=EXACT, training=training)

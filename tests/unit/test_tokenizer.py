@@ -59,7 +59,7 @@ def test_every_embedded_molecule_survives(kept: Path) -> None:
 def test_every_molecule_of_the_shared_corpus_survives() -> None:
     corpus = REPOSITORY.parent / "shared/data/CID-SMILES.gz"
     if not corpus.exists():
-        pytest.skip("the shared corpus of 283,036 molecules is not beside this checkout")
+        pytest.skip("needs the shared corpus beside this checkout")
     with gzip.open(corpus, "rt") as lines:
         texts = [line.rstrip("\n").split("\t")[1] for line in lines]
     assert len(texts) == 283_036
