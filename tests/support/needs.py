@@ -30,6 +30,7 @@ ELSEWHERE = (
     "needs a GPU",
     "needs the shared corpus beside this checkout",
     "needs root, who may mount file systems",
+    "needs root, who may start SLURM's daemons",
 )
 MISSING = re.compile(r"(\S+) is not installed: apt-get install \S+")
 
