@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from hypothesis import settings
+from mlflow.tracking import MlflowClient
 from ocsrflow.download import download
 from ocsrflow.filter import filter_corpus
 from support.data import make_dataset
@@ -96,6 +97,17 @@ def server() -> Iterator[Server]:
     made = Server()
     yield made
     made.server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's SQLite store with its tables and no run, to be copied: making the tables takes a second."""
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+
+    return made_once(tmp_path_factory, "store", make) / "mlflow.db"
 
 
 @pytest.fixture(scope="session")

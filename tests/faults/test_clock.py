@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.mark.parametrize("course", [[0, -HOUR, -HOUR, -HOUR], [0, 24 * HOUR, -HOUR, 0]], ids=["back", "to and fro"])
 def test_a_training(
-    dataset: Path, tmp_path: Path, faults: Faults, one_thread: None, clock: Clock, monkeypatch: pytest.MonkeyPatch,
-    course: list[float],
+    dataset: Path, tmp_path: Path, empty_store: Path, faults: Faults, one_thread: None, clock: Clock,
+    monkeypatch: pytest.MonkeyPatch, course: list[float],
 ) -> None:  # fmt: skip
     from mlflow.tracking import MlflowClient
 
@@ -50,6 +51,7 @@ def test_a_training(
     monkeypatch.setattr(mirror, "GATHER", 0.05)
     training = TRAINING.model_copy(update={"epochs": len(course)})
     run_train(dataset, tmp_path / "undisturbed", training=training)
+    shutil.copy(empty_store, tmp_path)
     tracking(out=tmp_path / "tracking.json", experiment="clock")
     validated, saved = 0, []
     real = stage.validate

@@ -1,5 +1,6 @@
 """MLflow's server is killed and started again while a model is trained."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from support.waiting import wait_until
 
 
 def test_the_weights_are_the_same_and_mlflow_gets_every_point_once(
-    dataset: Path, tmp_path: Path, faults: Faults, one_thread: None, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, tmp_path: Path, empty_store: Path, faults: Faults, one_thread: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow.tracking import MlflowClient
 
@@ -23,6 +24,7 @@ def test_the_weights_are_the_same_and_mlflow_gets_every_point_once(
     training = TRAINING.model_copy(update={"epochs": 6})
     run_train(dataset, tmp_path / "undisturbed", training=training)
 
+    shutil.copy(empty_store, tmp_path / "server.db")
     server = MlflowServer(tmp_path)
     server.start()
     where = tmp_path / "tracking.json"

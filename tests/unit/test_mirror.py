@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -16,12 +17,13 @@ from support.waiting import PATIENCE
 
 
 def test_mlflow_has_every_point_once_after_a_second_start(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow.tracking import MlflowClient
 
     monkeypatch.chdir(tmp_path)
     where = tmp_path / "tracking.json"
+    shutil.copy(empty_store, tmp_path)
     tracking(out=where, experiment="tiny")
     run_train(dataset, tmp_path, tracking=where)
     for checkpoint in sorted(tmp_path.glob("checkpoints/*/step-*.pt"))[1:]:
@@ -40,12 +42,14 @@ def test_mlflow_has_every_point_once_after_a_second_start(
 
 
 def test_a_new_store_gets_the_curves_of_a_finished_training(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow.tracking import MlflowClient
 
     monkeypatch.chdir(tmp_path)
     run_train(dataset, tmp_path)
+    (tmp_path / "new").mkdir()
+    shutil.copy(empty_store, tmp_path / "new")
     tracking(out=tmp_path / "new/tracking.json", experiment="tiny")
     run_train(dataset, tmp_path, tracking=tmp_path / "new/tracking.json")
     client = MlflowClient("sqlite:///new/mlflow.db")
@@ -73,7 +77,7 @@ def test_a_mirror_without_a_place_sends_nothing() -> None:
     mirror.close("FINISHED")
 
 
-def test_curves_wait_until_there_is_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_curves_wait_until_there_is_a_store(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow.tracking import MlflowClient
 
     monkeypatch.setattr(module, "RETRY", 0.2)
@@ -83,6 +87,7 @@ def test_curves_wait_until_there_is_a_store(tmp_path: Path, monkeypatch: pytest.
     for step in range(3):
         mirror.point({"loss": 1.0}, step)
     time.sleep(1.0)
+    shutil.copy(empty_store, tmp_path)
     tracking(out=where, experiment="late")
     mirror.close("FINISHED", patience=PATIENCE)
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")

@@ -42,14 +42,27 @@ def begun(results: Path, config: str = "0123456789ab", version: str = "f" * 40) 
     write_json(results / "workflow.json", {"config_hash": config, "version": version})
 
 
-@pytest.fixture
-def results(tmp_path: Path) -> Path:
-    """Results with one reader's scores, and an MLflow store."""
-    home = tmp_path / "results"
-    tracking(out=home / "tracking.json", experiment="tiny")
-    begun(home)
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
+    """Results with one reader's scores, and an MLflow store without an experiment."""
+    home = tmp_path_factory.mktemp("scored")
     make_scores(home, "one", ["CCO", "CCC", "C1CC"])
+    shutil.copy(empty_store, home / "mlflow.db")
     return home
+
+
+def copy(scored: Path, home: Path, experiment: str = "tiny", uri: str = "") -> Path:
+    """The same in a folder of a test's own, with an experiment."""
+    shutil.copytree(scored, home)
+    tracking(out=home / "tracking.json", experiment=experiment, uri=uri)
+    begun(home)
+    return home
+
+
+@pytest.fixture
+def results(scored: Path, tmp_path: Path) -> Path:
+    """Results of a test's own."""
+    return copy(scored, tmp_path / "results")
 
 
 def send(results: Path, what: str = "scores/test/one") -> dict[str, Any]:
@@ -176,23 +189,19 @@ def test_the_parent_follows_its_children(results: Path) -> None:
 
 
 @pytest.mark.parametrize("experiment", ["it's", "../../escaped", "a/b:c", 'say "hi"', "50% ü"])
-def test_an_experiment_may_be_called_anything(tmp_path: Path, experiment: str) -> None:
-    home = tmp_path / "deep/results"
-    tracking(out=home / "tracking.json", experiment=experiment)
-    begun(home)
-    make_scores(home, "one", ["CCO", "CCN", "C1CC"])
+def test_an_experiment_may_be_called_anything(scored: Path, tmp_path: Path, experiment: str) -> None:
+    home = copy(scored, tmp_path / "deep/results", experiment)
     assert "missed" not in send(home)
     assert [path.name for path in tmp_path.iterdir()] == ["deep"]
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["results"]
 
 
 def test_files_lie_with_the_results_also_where_the_database_does_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    home = tmp_path / "results"
-    tracking(out=home / "tracking.json", experiment="tiny", uri=f"sqlite:///{tmp_path}/all.db")
-    make_scores(home, "one", ["CCO", "CCN", "C1CC"])
+    shutil.copy(scored / "mlflow.db", "all.db")
+    home = copy(scored, tmp_path / "results", uri=f"sqlite:///{tmp_path}/all.db")
     send(home)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all.db", "results"]
     assert len(list((home / "mlflow-artifacts").rglob("one.parquet"))) == 2
