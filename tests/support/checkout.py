@@ -11,7 +11,7 @@ CONFIG = "tests/workflow/toy.yaml"
 
 
 def snakemake(
-    folder: Path, *options: str, check: bool = True, seconds: float = 900
+    folder: Path, *options: str, check: bool = True, seconds: float = 1800
 ) -> subprocess.CompletedProcess[str]:
     """Snakemake in a checkout; after so many seconds it hangs, and is killed."""
     command = [sys.executable, "-m", "snakemake", *options]

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 # Seconds. On a busy machine what takes one second has taken a minute.
-PATIENCE = 300.0
+PATIENCE = 600.0
 
 
 def wait_until(
