@@ -1,7 +1,7 @@
 """What the tests share: fixtures, and which test runs where and when."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from hypothesis import settings
 from mlflow.tracking import MlflowClient
+from ocsrflow import render
 from ocsrflow.download import download
 from ocsrflow.filter import filter_corpus
+from ocsrflow.guarded import CHUNK
 from support.data import make_dataset
 from support.once import made_once
 from support.servers import Server
@@ -89,6 +91,21 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def drawn_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stage ``render`` draws in this process: one of its own takes a second, and is not what the test looks at."""
+
+    def here(
+        function: Callable[[Sequence[Any]], list[Any]], items: Sequence[Any], *, prepare: Callable[..., None],
+        arguments: tuple[Any, ...] = (), **_: object,
+    ) -> Iterator[Any]:  # fmt: skip
+        prepare(*arguments)
+        for at in range(0, len(items), CHUNK):
+            yield from function(items[at : at + CHUNK])
+
+    monkeypatch.setattr(render, "guarded", here)
 
 
 @pytest.fixture

@@ -100,6 +100,7 @@ def test_render_keeps_off_a_file_that_somebody_writes(tmp_path: Path, faults: Fa
         assert list((tmp_path / "style").iterdir()) == []
 
 
+@pytest.mark.usefixtures("drawn_here")
 def test_render(kept: Path, tmp_path: Path, faults: Faults, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     undisturbed = make_dataset(kept, tmp_path / "undisturbed", size=20)
     real = PictureStore.find

@@ -109,6 +109,7 @@ def test_sample(kept: Path, small: Path, faults: Faults) -> None:
         assert [path.name for path in small.iterdir()] == ["there"]
 
 
+@pytest.mark.usefixtures("drawn_here")
 def test_render(kept: Path, small: Path, tmp_path: Path, faults: Faults) -> None:
     made = make_dataset(kept, tmp_path / "data", size=300, pixels=200)
     depiction = Depiction(size=200, palette="black_and_white").model_dump_json()
@@ -123,6 +124,7 @@ def test_render(kept: Path, small: Path, tmp_path: Path, faults: Faults) -> None
         assert (small / "rejects").read_bytes() == (made / "render.csv").read_bytes()
 
 
+@pytest.mark.usefixtures("drawn_here")
 def test_pack(kept: Path, small: Path, tmp_path: Path, faults: Faults) -> None:
     made = make_dataset(kept, tmp_path / "data", size=300, pixels=200)
     command = ["pack", made / "sample.parquet", made / "shards", "--store", made / "pictures", "--shards", 1]

@@ -1,4 +1,4 @@
-"""Items that hang or kill their process; it imports little, for every process that works on them imports it."""
+"""Work on items in processes of their own; it imports little, for every such process imports it."""
 
 import os
 import time

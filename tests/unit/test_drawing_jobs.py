@@ -70,6 +70,7 @@ def drawn(source: Path, store: Path, shards: int, depiction: Depiction) -> tuple
     return sum(len(h5py.File(path)["cid"]) for path in new), found
 
 
+@pytest.mark.usefixtures("drawn_here")
 def test_a_picture_of_the_corpus_is_drawn_once(kept: Path, tmp_path: Path) -> None:
     small, store = Depiction(size=64), tmp_path / "pictures"
     one = molecules(kept, tmp_path / "one", size=60, seed=1)
@@ -89,6 +90,7 @@ def test_a_picture_of_the_corpus_is_drawn_once(kept: Path, tmp_path: Path) -> No
     assert drawn(one, store, 3, Depiction(size=64, line_width=3))[0] == 61
 
 
+@pytest.mark.usefixtures("drawn_here")
 def test_a_damaged_file_of_the_store_is_drawn_again(
     kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,6 +104,7 @@ def test_a_damaged_file_of_the_store_is_drawn_again(
     assert drawn(one, store, 1, Depiction(size=64)) == (0, first)
 
 
+@pytest.mark.usefixtures("drawn_here")
 def test_another_molecule_under_the_same_number_is_drawn(kept: Path, tmp_path: Path) -> None:
     store = tmp_path / "pictures"
     one = molecules(kept, tmp_path / "one", size=40)
@@ -126,6 +129,7 @@ def test_two_jobs_that_draw_the_same_do_not_meet(kept: Path, tmp_path: Path) -> 
     assert [path.suffix for path in (tmp_path / "store").rglob("*") if path.is_file()] == [".h5"]
 
 
+@pytest.mark.usefixtures("drawn_here")
 @pytest.mark.parametrize("spoil", ["chunk", "order"])
 def test_pack_takes_nothing_damaged_or_changed_from_the_store(kept: Path, tmp_path: Path, spoil: str) -> None:
     folder = make_dataset(kept, tmp_path / "data")
@@ -165,6 +169,7 @@ def test_a_small_draw_is_spread_over_all_shards(seed: int) -> None:
     assert np.bincount(shard_of(drawn, 7), minlength=7).min() > 800
 
 
+@pytest.mark.usefixtures("drawn_here")
 @pytest.mark.parametrize("options", [{"size": 60}, {"per_length": 6}])
 def test_a_spare_takes_the_place_of_what_cannot_be_drawn(kept: Path, tmp_path: Path, options: dict[str, int]) -> None:
     source = molecules(kept, tmp_path, **options)
@@ -205,6 +210,7 @@ def test_the_drawing_of_a_molecule_has_a_time_limit(kept: Path, tmp_path: Path) 
     assert len(pd.read_parquet(tmp_path / "0.parquet")) == 0
 
 
+@pytest.mark.usefixtures("drawn_here")
 def test_a_shard_that_is_gone_is_told(kept: Path, tmp_path: Path) -> None:
     from ocsrflow.errors import UserError
 

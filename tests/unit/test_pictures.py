@@ -25,6 +25,8 @@ from PIL import Image
 from rdkit import Chem
 from support.data import make_dataset
 
+pytestmark = pytest.mark.usefixtures("drawn_here")
+
 
 def test_black_and_white_has_one_channel() -> None:
     picture = draw(Chem.MolFromSmiles("CCO"), Depiction(size=80, palette="black_and_white"))
