@@ -37,8 +37,19 @@ USE_TOY = (
 )  # fmt: skip
 # Each of their tests runs wherever a process is free; those of other files share what is made for the file.
 ONE_BY_ONE = ("tests/workflow/test_workflow.py", "tests/faults/test_stage_kills.py")
-# What takes longest, so that nobody waits for it in the end.
-LONG = ()
+# What takes longest goes first, so that nobody waits for it in the end: files, or tests of those above.
+LONG = (
+    "test_slurm.py", "test_engine.py", "test_risk.py", "test_resume.py", "test_tracking_server.py", "test_browse.py",
+    "test_predict.py", "test_launch.py", "test_drawing_jobs.py", "test_hostile_files.py", "test_train.py",
+    "test_parent.py", "test_mlflow_away.py", "test_clock.py", "test_full_disk.py", "test_speed.py", "test_status.py",
+    "test_gpus.py", "test_record.py", "test_mirror.py", "test_compare.py", "test_properties.py",
+    "test_recording_again", "test_other_splits", "test_local_files", "test_snakemakes_own_report", "killed_at_random",
+)  # fmt: skip
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """For `make test-quick`."""
+    parser.addoption("--quick", action="store_true", help="leave out files that train, or start many processes")
 
 
 class SideBySide(LoadScopeScheduling):
@@ -53,8 +64,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SideBySide:
     return SideBySide(config, log)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put the tests in the order in which they are handed out."""
+    if config.getoption("quick"):
+        slow = {item for item in items if any(name in item.nodeid for name in LONG)}
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
 
     def place(item: pytest.Item) -> tuple[bool, bool, int]:
         ranks = [rank for rank, name in enumerate(LONG) if name in item.nodeid]

@@ -296,8 +296,3 @@ def _lives(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def test_without_a_launcher_nothing_dies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(gpus.PARENT, raising=False)
-    gpus.die_with_parent()

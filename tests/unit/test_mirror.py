@@ -71,10 +71,13 @@ def test_mlflow_away_does_not_stop_a_training(
     assert capsys.readouterr().err.count("MLflow does not take the run") == 1
 
 
-def test_a_mirror_without_a_place_sends_nothing() -> None:
+def test_a_mirror_without_a_place_sends_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    threads = threading.active_count()
     mirror = Mirror(None, key="k", name="n", parameters={})
     mirror.point({"loss": 1.0}, 1)
+    assert threading.active_count() == threads
     mirror.close("FINISHED")
+    assert capsys.readouterr() == ("", "")
 
 
 def test_curves_wait_until_there_is_a_store(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
