@@ -50,6 +50,7 @@ class Run:
 
     def command(self, *options: str) -> list[str]:
         options = (*options, "--cores", "2", "--resources", "gpu=1", "--configfile", "experiment.yaml")
+        options = (*options, "--max-threads", "1")  # threads that wait for one another take minutes on a busy machine
         return [sys.executable, "-m", "snakemake", *options, "--rerun-incomplete", f"{MODEL}/weights.safetensors"]
 
     def start(self) -> subprocess.Popen[bytes]:
