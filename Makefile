@@ -22,7 +22,7 @@ export PYTHON PORT RESULTS DATASET A B
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slurm test-faults check format status compare browse ui lock clean
+.PHONY: help setup demo test test-quick test-slurm test-faults check format status compare browse ui lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -46,6 +46,9 @@ demo: $(READY) ## Run the whole experiment at small scale, from embedded molecul
 
 test: $(READY) ## Run the tests
 	$(PYTEST) tests
+
+test-quick: $(READY) ## Run the tests that take no minute, while one edits
+	$(PYTEST) --quick tests/unit
 
 test-slurm: $(READY) ## Run the experiment at toy size on a real SLURM of one node, started for it
 	OCSRFLOW_FAULTS=full pytest tests/slurm

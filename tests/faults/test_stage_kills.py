@@ -28,8 +28,12 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from conftest import CONFIG, Server, snakemake
-from fault_table import FULL, Faults
+from support.checkout import CONFIG, snakemake
+from support.faults import FULL, Faults
+from support.needs import mount
+from support.processes import described
+from support.servers import Server
+from support.waiting import PATIENCE, wait_until
 
 KILLS = 20 if FULL else 1
 SLOW = 5  # kills of a stage that takes a quarter of a minute
@@ -143,7 +147,7 @@ class Ground:
     def run(self, job: Job) -> None:
         """Run a job to its end."""
         assert self.begin(job).wait() == 0, (self.folder / "said").read_text()
-        self.wait_for_the_end(5)
+        self.wait_for_the_end()
 
     def killed(self, job: Job, seconds: float, alone: bool) -> float | None:
         """Run a job and kill it after some seconds, or only the stage's own process; None where it ended before.
@@ -162,8 +166,8 @@ class Ground:
         else:
             os.killpg(shell.pid, signal.SIGKILL)
         lasted = time.monotonic() - began
-        status = shell.wait(timeout=60)
-        self.wait_for_the_end(20)
+        status = shell.wait(timeout=PATIENCE)
+        self.wait_for_the_end()
         # It may have ended in the very moment, or have been told to stop.
         return lasted if status != 0 else None
 
@@ -188,12 +192,13 @@ class Ground:
         except psutil.Error:
             return False
 
-    def wait_for_the_end(self, seconds: float) -> None:
+    def wait_for_the_end(self) -> None:
         """Wait until no process is left, which all end by themselves."""
-        until = time.monotonic() + seconds
-        while left := self.processes():
-            assert time.monotonic() < until, f"left running: {[process.cmdline() for process in left]}"
-            time.sleep(0.02)
+
+        def left() -> str:
+            return f"{described(self.processes())}\n{(self.folder / 'said').read_text()}"
+
+        wait_until(lambda: not self.processes(), "the end of all processes of the job", details=left)
 
     def content(self) -> dict[str, Any]:
         """All files of the results, without what takes another time each time."""
@@ -319,10 +324,9 @@ def test_a_download_killed_at_random_moments(server: Server, tmp_path: Path, fau
             asked = len(server.requests)
             process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
             if dice.random() < 0.8:  # not all of them as it begins, most of which is imports
-                until = time.monotonic() + 60
-                while len(server.requests) < asked + 2:  # the md5 sum and the file
-                    assert time.monotonic() < until
-                    time.sleep(0.002)
+                wait_until(
+                    lambda asked=asked: len(server.requests) >= asked + 2, "questions for the md5 sum and the file"
+                )
             time.sleep(dice.uniform(0, 1.0 / kills))
             process.kill()
             assert process.wait() == -signal.SIGKILL
@@ -338,8 +342,7 @@ def test_a_download_killed_at_random_moments(server: Server, tmp_path: Path, fau
 
 @pytest.mark.parametrize("rule", RULES if FULL else ["choose"])
 def test_a_stage_whose_results_are_read_only(rule: str, jobs: dict[str, Job], ground: Ground, faults: Faults) -> None:
-    if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
-        pytest.skip("only root can mount a folder so that nobody can write to it")
+    mount("unshare", "--mount", "true")
     job = jobs[rule]
     ground.remove(*job.outputs)
     before = ground.content()
@@ -349,7 +352,7 @@ def test_a_stage_whose_results_are_read_only(rule: str, jobs: dict[str, Job], gr
     with faults.tried("read-only results", rule):
         run = subprocess.run(
             ["unshare", "--mount", "bash", "-c", script],
-            cwd=ground.folder, env=ground.environment, capture_output=True, text=True, timeout=300,
+            cwd=ground.folder, env=ground.environment, capture_output=True, text=True, timeout=PATIENCE,
         )  # fmt: skip
         told = [line for line in run.stderr.splitlines() if ": error: " in line]
         assert run.returncode == 1, run.stdout + run.stderr

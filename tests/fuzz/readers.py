@@ -16,7 +16,6 @@ import h5py
 import numpy as np
 import pandas as pd
 import torch
-from conftest import REPOSITORY
 from ocsrflow.chem.tokenizer import VOCABULARY, encode
 from ocsrflow.config import experiment
 from ocsrflow.config.depiction import Depiction
@@ -38,6 +37,7 @@ from ocsrflow.runtime.errors import UserError
 from ocsrflow.training.checkpoints import Checkpoints
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
+from support.checkout import REPOSITORY
 
 SMALL = Depiction(size=32, palette="black_and_white")
 TINY = Network(encoder="shufflenet_v2_x0_5", pretrained="none", frozen_children=0, image_size=32, grid=1, dim=8)

@@ -15,7 +15,6 @@ from xml.etree import ElementTree
 import jinja2.nodes
 import pandas as pd
 import pytest
-from conftest import REPOSITORY
 from hypothesis import given
 from hypothesis import strategies as st
 from ocsrflow.pictures.picture_files import find
@@ -25,6 +24,7 @@ from ocsrflow.report.html import template
 from ocsrflow.runtime.csv_tables import FORMULA, write_csv, write_rejects
 from ocsrflow.runtime.errors import UserError, visible
 from rdkit import Chem
+from support.checkout import REPOSITORY
 
 EVIL = "</text></svg><script>alert(1)</script><img src=x onerror=alert(2)> \" ' & ]]>"
 ESCAPES = "\x1b[2J\x1b]0;pwned\x07\x9b31m\r\x08\u202egnp.exe"

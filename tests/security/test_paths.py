@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import CONFIG, REPOSITORY
 from hypothesis import given
 from hypothesis import strategies as st
 from ocsrflow.config import experiment as configuration
@@ -24,6 +23,7 @@ from ocsrflow.reader.find_models import find_models
 from ocsrflow.reader.read import map_path
 from ocsrflow.runtime.errors import UserError
 from PIL import Image, ImageDraw
+from support.checkout import CONFIG, REPOSITORY
 
 NO_NAMES = ("../up", "/etc", "a/b", "a\\b", ".", "..", "", "-x", "a.b", "a\0b", "a\n", "~", "$(x)", "é", "a" * 300)
 SECTIONS = ("sources", "datasets", "models", "test_sets", "benchmarks", "drawings", "ensembles")

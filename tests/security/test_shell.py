@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import CONFIG, REPOSITORY, snakemake
+from support.checkout import CONFIG, REPOSITORY, snakemake
 
 PWN = "'$(touch pwned) `touch pwned` \"; touch pwned; & touch pwned | touch pwned > pwned * ~ $HOME \\ "
 # What no configuration can make anything else than a number, or one of a few words.

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import CONFIG, REPOSITORY, Server
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -24,6 +23,9 @@ from ocsrflow.network import weights as stage
 from ocsrflow.network.encoders import RECIPES
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.runtime.http import fetch
+from support.checkout import CONFIG, REPOSITORY
+from support.servers import Server
+from support.waiting import PATIENCE
 from torchvision.models import WeightsEnum
 
 ELSEWHERE = "http://192.0.2.1"  # an address that nobody has (RFC 5737)
@@ -107,7 +109,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_at_once(
         "--out",
         str(out),
     ]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert run.returncode == 1
     assert run.stderr.splitlines() == [
         f"ocsrflow.download: error: cannot fetch {url}/file: the server's certificate was not accepted; check the "

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY, TINY
 from ocsrflow.config import experiment as configuration
 from ocsrflow.config.depiction import Depiction
 from ocsrflow.config.network import Network
@@ -31,6 +30,8 @@ from ocsrflow.training.checkpoints import Checkpoints
 from PIL import EpsImagePlugin, Image
 from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
+from support.checkout import REPOSITORY
+from support.data import TINY
 
 MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "skops"}
 CALLS = {

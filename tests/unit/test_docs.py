@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import REPOSITORY
 from ocsrflow.config import experiment
 from ocsrflow.config.settings_table import settings
 from ocsrflow.runtime.errors import UserError
 from snakemake.utils import update_config
+from support.checkout import REPOSITORY
 
 PACKAGE = REPOSITORY / "workflow/ocsrflow"
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]

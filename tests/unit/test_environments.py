@@ -7,8 +7,8 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
 from ocsrflow.runtime import code_version
+from support.checkout import REPOSITORY
 
 spec = importlib.util.spec_from_file_location("pins", REPOSITORY / "envs/pins.py")
 assert spec is not None

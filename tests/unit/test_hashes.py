@@ -4,8 +4,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import CHECK_HASHES, REPOSITORY
 from ocsrflow.runtime.files import RESULTS, write_text
+from support.checkout import CHECK_HASHES, REPOSITORY
 
 
 def check(results: Path) -> subprocess.CompletedProcess[str]:

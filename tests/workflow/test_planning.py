@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import CONFIG, copy_checkout, snakemake
+from support.checkout import CONFIG, copy_checkout, snakemake
 
 SHARDS = 2000
 MAX_ARG_STRLEN = 131_072  # bytes of one argument on Linux; `bash -c` takes a job's whole command as one

@@ -21,10 +21,10 @@ import h5py
 import pandas as pd
 import pytest
 import yaml
-from conftest import CHECK_HASHES, CONFIG, copy_checkout, snakemake
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from ocsrflow.runtime.files import HASHES
+from support.checkout import CHECK_HASHES, CONFIG, copy_checkout, snakemake
 
 SPEED = {"speed_training", "speed_prediction"}
 AFTER = {

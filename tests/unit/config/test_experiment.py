@@ -5,15 +5,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema  # comes with Snakemake
 import pytest
 import yaml
-from conftest import REPOSITORY
 from ocsrflow.config import experiment
 from ocsrflow.config.base import Settings
 from ocsrflow.config.styles import VARIED, Styles
 from ocsrflow.runtime.errors import UserError
 from pydantic import BaseModel
 from snakemake.utils import update_config
+from support.checkout import REPOSITORY
 
 
 def shipped() -> dict[str, Any]:
@@ -87,7 +88,6 @@ def test_the_schema_in_the_repository_is_the_generated_one() -> None:
 
 
 def test_the_schema_accepts_what_is_shipped() -> None:
-    jsonschema = pytest.importorskip("jsonschema")  # comes with Snakemake
     jsonschema.validate(shipped(), json.loads(experiment.schema()))
 
 

@@ -8,10 +8,11 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from conftest import Server, gzipped
 from ocsrflow.corpus.download import download
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.runtime.http import fetch
+from support.data import gzipped
+from support.servers import Server
 
 DATA = gzipped("".join(f"{i}\tC{'C' * (i % 50)}\n" for i in range(50_000)))
 

@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import gzipped
 from hypothesis import given
 from hypothesis import strategies as st
 from ocsrflow.corpus.filter import Seen, filter_corpus
 from ocsrflow.runtime.errors import UserError
 from PIL import Image
-from test_sample import draw
+from support.data import draw, gzipped
 
 
 def run_filter(source: Path, folder: Path, **options: object) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:

@@ -9,31 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ocsrflow.chem.molecules import canonical
 from ocsrflow.corpus.hash_sample import Lowest, hash64
-from ocsrflow.corpus.sample import sample
 from ocsrflow.runtime.errors import UserError
-
-
-def draw(kept: Path, folder: Path, **options: object) -> pd.DataFrame:
-    settings: dict[str, object] = {"max_length": 20, "validation": 0.1, "test": 0.1} | options
-    folder.mkdir(exist_ok=True)
-    sample(
-        kept,
-        out=folder / "sample.parquet",
-        lengths=folder / "lengths.csv",
-        rejects=folder / "rejects.csv",
-        **settings,  # type: ignore[arg-type]
-    )
-    rows = pd.read_parquet(folder / "sample.parquet")
-    assert rows["spare"].is_monotonic_increasing
-    return rows[~rows["spare"]].drop(columns="spare")
-
-
-def write_kept(path: Path, cids: object, smiles: list[str], files: list[str] | None = None) -> Path:
-    """What the stage filter would have written."""
-    table = pd.DataFrame({"cid": cids, "smiles": smiles, "file": files})
-    table["length"] = table["smiles"].str.len().astype("uint16")
-    table.to_parquet(path, index=False)
-    return path
+from support.data import draw, write_kept
 
 
 def splitmix64(state: int) -> int:

@@ -10,7 +10,7 @@ import pytest
 from ocsrflow.chem.scores import EXACT, evaluate
 from ocsrflow.evaluation.evaluate import metrics
 from ocsrflow.runtime.errors import UserError
-from test_similarity import GOLD, nci
+from support.data import GOLD, nci
 
 
 def write(path: Path, rows: dict[str, str], header: str = "id,smiles", bom: bool = False) -> Path:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from ocsrflow.pictures.packed_file import Packed
 from ocsrflow.runtime.errors import UserError
 from PIL import Image
 from rdkit import Chem
+from support.needs import need
 
 
 def asked(dataset: Path, folder: Path, **options: object) -> tuple[pd.DataFrame, dict]:
@@ -105,8 +105,8 @@ def test_it_is_given_the_originals_as_they_are(dataset: Path, tmp_path: Path, mo
         asked(dataset, tmp_path, size=3, originals=tmp_path / "originals.zip")
 
 
-@pytest.mark.skipif(shutil.which("osra") is None, reason="OSRA is not installed")
 def test_the_program_itself_reads_a_large_picture(tmp_path: Path) -> None:
+    need("osra")
     texts = ["CC(=O)Nc1ccc(O)cc1", "OC(=O)c1ccccc1Cl", "CCOC(=O)C1CCCCC1"]
     (tmp_path / "in").mkdir()
     for number, text in enumerate(texts):

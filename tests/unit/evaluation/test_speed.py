@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY, make_model
 from ocsrflow.config import experiment as config
 from ocsrflow.config.reading import Reading
 from ocsrflow.config.training import Training
@@ -15,6 +14,7 @@ from ocsrflow.evaluation import speed_prediction as prediction_stage
 from ocsrflow.evaluation.speed_prediction import SideBySide
 from ocsrflow.pictures.packed_file import Packed
 from ocsrflow.runtime.errors import UserError
+from support.data import TINY, make_model
 
 TRAINING = Training(batch=16, decode_length=10)
 

@@ -12,7 +12,7 @@ from ocsrflow.network.encoders import RECIPES
 from ocsrflow.network.model import Reader
 from ocsrflow.network.model_reader import Eye
 from ocsrflow.reading.predict import predict_set
-from test_train import NETWORK, TRAINING, lines, run_train
+from support.training import NETWORK, TRAINING, lines, run_train
 
 CPU = torch.device("cpu")
 RESNET = Network(encoder="resnet18", pretrained="none", frozen_children=0, image_size=64, stride=16, grid=4, dim=32)

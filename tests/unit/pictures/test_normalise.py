@@ -10,7 +10,7 @@ from ocsrflow.pictures.normalise import normalise
 from ocsrflow.pictures.redraw_distance import distance
 from PIL import Image, ImageFilter
 from rdkit import Chem, RDConfig
-from test_picture_files import sheet
+from support.drawings import sheet
 
 NCI = (Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi").read_text(encoding="ascii").splitlines()
 CHAIN = "CC(C)(C)OC(=O)N1CCN(c2ccc(CN)cc2)CC1"

@@ -4,12 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import make_dataset
+import pytest
+from support.data import make_dataset
 
 SHARDS = 12
 OPEN_FILES = 14  # about half of them are the stage's own
 
 
+@pytest.mark.usefixtures("drawn_here")
 def test_more_shards_than_open_files_make_the_same_data_set(kept: Path, tmp_path: Path) -> None:
     folder = make_dataset(kept, tmp_path, shards=SHARDS)
     assert len({path.name[:5] for path in (folder / "pictures").rglob("*.h5")}) == SHARDS

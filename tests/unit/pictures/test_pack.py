@@ -13,7 +13,6 @@ import hdf5plugin  # noqa: F401  (registers the zstd filter, as any reader of th
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_dataset
 from ocsrflow.chem.tokenizer import VOCABULARY, decode
 from ocsrflow.config.depiction import Depiction
 from ocsrflow.depiction.plain import draw, fit
@@ -24,6 +23,9 @@ from ocsrflow.pictures.render import render
 from ocsrflow.runtime.errors import UserError
 from PIL import Image
 from rdkit import Chem
+from support.data import make_dataset
+
+pytestmark = pytest.mark.usefixtures("drawn_here")
 
 
 def test_black_and_white_has_one_channel() -> None:

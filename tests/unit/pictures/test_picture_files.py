@@ -11,25 +11,12 @@ from ocsrflow.pictures.picture_files import Found, find, load, load_all
 from ocsrflow.pictures.redraw_distance import distance
 from ocsrflow.runtime.errors import UserError
 from PIL import Image, ImageOps
-from rdkit import Chem
-from rdkit.Chem.Draw import rdMolDraw2D
+from support.drawings import sheet
 
-EXAMPLE = "Nc1ccc(Cl)c(S(=O)(=O)CC)c1"
 GREY = Depiction(size=96, palette="black_and_white")
 COLOUR = Depiction(size=200)
 
 Change = Callable[[Image.Image], Image.Image]
-
-
-def sheet(size: int = 420, margin: int = 60, line: float = 2.0, smiles: str = EXAMPLE) -> Image.Image:
-    """A black drawing that is wider than high, with much white around it."""
-    drawer = rdMolDraw2D.MolDraw2DCairo(size, size * 2 // 3)
-    drawer.drawOptions().useBWAtomPalette()
-    drawer.drawOptions().bondLineWidth = line
-    drawer.DrawMolecule(Chem.MolFromSmiles(smiles))
-    drawer.FinishDrawing()
-    image = Image.open(io.BytesIO(drawer.GetDrawingText())).convert("RGB")
-    return ImageOps.expand(image, (margin, 2 * margin, 3 * margin, margin), "white")
 
 
 def stored(image: Image.Image, kind: str = "PNG", **options: object) -> io.BytesIO:

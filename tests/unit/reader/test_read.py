@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import hear_ctrl_c, make_model
 from ocsrflow.chem.similarity import is_valid
 from ocsrflow.chem.tokenizer import tokenize
 from ocsrflow.config.reading import Reading
@@ -36,6 +34,9 @@ from ocsrflow.runtime.errors import UserError
 from ocsrflow.runtime.files import read_json, write_json
 from PIL import Image
 from rdkit import Chem
+from support.data import make_model
+from support.processes import hear_ctrl_c
+from support.waiting import PATIENCE, wait_until
 
 CPU = torch.device("cpu")
 NAMES = ("first", "second")
@@ -356,10 +357,13 @@ def test_stopped_by_ctrl_c_it_leaves_what_it_has_read(results: Path, pictures: P
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         preexec_fn=hear_ctrl_c,
     )  # fmt: skip
-    while process.poll() is None and not (maps.exists() and len(list(maps.iterdir())) >= 4):
-        time.sleep(0.05)
+
+    def at_work() -> bool:
+        return process.poll() is not None or (maps.exists() and len(list(maps.iterdir())) >= 4)
+
+    wait_until(at_work, "four pictures of the attention")
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to its processes too
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "Traceback" not in told
     rows = read(tmp_path / "o.csv")

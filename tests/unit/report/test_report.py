@@ -9,7 +9,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from conftest import REPOSITORY
 from hypothesis import given
 from hypothesis import strategies as st
 from ocsrflow.config import provenance
@@ -23,6 +22,7 @@ from ocsrflow.report.published import CAPTIONS, caption_of
 from ocsrflow.report.report import _of_robustness, _robust
 from rdkit import Chem
 from rdkit.Chem import rdDepictor, rdFMCS
+from support.checkout import REPOSITORY
 
 TSV = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
 

@@ -4,10 +4,12 @@ import signal
 import subprocess
 import sys
 
-from conftest import hear_ctrl_c
+from support.processes import hear_ctrl_c
+from support.waiting import PATIENCE
 
 STAGE = """
 import sys, time
+from support.waiting import PATIENCE
 from ocsrflow.runtime.cli import run
 from ocsrflow.runtime.errors import UserError
 
@@ -19,7 +21,7 @@ def stage(what: str) -> None:
             print(number)
     if what == "long":
         print("begun", flush=True)
-        time.sleep(60)
+        time.sleep(600)
     if what == "missing":
         open("nowhere/file")
 
@@ -39,7 +41,7 @@ def test_mistakes_are_one_line() -> None:
         "missing": "no such file or folder: nowhere/file",
     }.items():
         process = begun(what)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE)
         assert (process.returncode, out) == (1, "")
         assert err.endswith(f"error: {told}\n")
         assert err.count("\n") == 1
@@ -51,7 +53,7 @@ def test_stopped_by_a_signal() -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
         process.send_signal(sent)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == status
         assert "Traceback" not in err
 
@@ -62,6 +64,6 @@ def test_who_reads_the_output_may_leave() -> None:
     assert process.stderr is not None
     assert process.stdout.readline() == "0\n"
     process.stdout.close()
-    assert process.wait(timeout=60) == 141
+    assert process.wait(timeout=PATIENCE) == 141
     assert process.stderr.read() == ""
     process.stderr.close()

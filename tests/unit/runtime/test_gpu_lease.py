@@ -14,6 +14,7 @@ import pytest
 from ocsrflow.runtime import gpu_lease
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.runtime.gpu_lease import Lease, present, take
+from support.waiting import PATIENCE, wait_until
 
 LISTED = """GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-5c89aa01-0000)
 GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-5c89bb02-0000)
@@ -61,14 +62,9 @@ class Log:
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         return [(float(at), name, event, ids) for at, name, event, *ids in map(str.split, lines)]
 
-    def wait(self, name: str, event: str, seconds: float = 20.0) -> list[str]:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            for _, who, what, ids in self.events():
-                if (who, what) == (name, event):
-                    return ids
-            time.sleep(0.02)
-        raise TimeoutError(f"{name} never {event}: {self.events()}")
+    def wait(self, name: str, event: str) -> list[str]:
+        wait_until(lambda: self.has(name, event), f"{name} {event}", details=lambda: str(self.events()))
+        return next(ids for _, who, what, ids in self.events() if (who, what) == (name, event))
 
     def has(self, name: str, event: str) -> bool:
         return any((who, what) == (name, event) for _, who, what, _ in self.events())
@@ -105,7 +101,7 @@ def test_four_jobs_get_four_different_gpus_and_that_of_a_killed_one_is_free_agai
     assert not log.has("e", "begins")
     jobs["c"].kill()
     assert log.wait("e", "begins") == log.wait("c", "begins")
-    assert waiting.communicate(timeout=20)[1] == ""  # told once
+    assert waiting.communicate(timeout=PATIENCE)[1] == ""  # told once
     assert waiting.returncode == 0
 
 
@@ -123,7 +119,7 @@ def test_no_gpu_is_ever_leased_twice(start: Start, log: Log) -> None:
         killed[name] = time.monotonic()  # before: the next job may be quicker than this test
         jobs[name].kill()
     for name, job in jobs.items():
-        assert job.wait(30) == (-signal.SIGKILL if name in killed else 0)
+        assert job.wait(PATIENCE) == (-signal.SIGKILL if name in killed else 0)
     events = log.events()
     for at, name, event, ids in list(events):
         if name in killed and event == "begins":
@@ -149,7 +145,7 @@ def test_a_job_that_wants_all_is_not_passed_over(start: Start, log: Log) -> None
     time.sleep(0.5)
     later = [start(f"later{n}", 1, 0.5) for n in range(6)]
     for job in later:
-        assert job.wait(20) == 0
+        assert job.wait(PATIENCE) == 0
     order = [name for _, name, event, _ in sorted(log.events()) if event == "begins"]
     assert order.index("all") == 4, order
 
@@ -178,7 +174,7 @@ def test_a_removed_lock_file_keeps_nobody_out_and_lets_nobody_in(tmp_path: Path)
         time.sleep(0.2)
         assert not waiting.done()
         gpu_lease._unlock(new)
-        gpu_lease._unlock(waiting.result(timeout=10))
+        gpu_lease._unlock(waiting.result(timeout=PATIENCE))
 
 
 def test_what_cannot_be_is_told(tmp_path: Path) -> None:
@@ -293,12 +289,9 @@ def test_a_worker_dies_with_its_launcher() -> None:
     assert _lives(child)
     parent.kill()
     parent.wait()
-    until = time.monotonic() + 10
-    while _lives(child) and time.monotonic() < until:
-        time.sleep(0.02)
-    assert not _lives(child)
+    wait_until(lambda: not _lives(child), "the end of the worker whose launcher was killed")
     # One whose launcher died before it could ask, so that somebody else is its parent now.
-    late = subprocess.run([sys.executable, "-c", PARENT, CHILD, "0"], capture_output=True, text=True, timeout=20)
+    late = subprocess.run([sys.executable, "-c", PARENT, CHILD, "0"], capture_output=True, text=True, timeout=PATIENCE)
     assert late.stdout == f"{-signal.SIGKILL}\n"
 
 
@@ -307,8 +300,3 @@ def _lives(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def test_without_a_launcher_nothing_dies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(gpu_lease.PARENT, raising=False)
-    gpu_lease.die_with_parent()

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import hear_ctrl_c
+from support.processes import hear_ctrl_c
 
 STAGE = """
 import time

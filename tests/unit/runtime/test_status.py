@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from ocsrflow.runtime import status
 from ocsrflow.runtime.errors import UserError
+from support.waiting import wait_until
 
 SNAKEFILE = """
 rule all:
@@ -51,18 +51,11 @@ def begin() -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "snakemake", "--cores", "1", "--rerun-incomplete"]
     logs = {*Path(".snakemake/log").glob("*")}
     run = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: bool({*Path(".snakemake/log").glob("*.snakemake.log")} - logs))
+    wait_until(lambda: {*Path(".snakemake/log").glob("*.snakemake.log")} - logs, "the log of a new run")
     Path("results").mkdir(exist_ok=True)
     started = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
     Path("results/workflow.json").write_text(json.dumps({"started": started}))
     return run
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 def test_a_run_from_its_beginning_to_its_end(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,7 +66,9 @@ def test_a_run_from_its_beginning_to_its_end(checkout: Path, capsys: pytest.Capt
     Path("hold").touch()
     run = begin()
     try:
-        wait_until(lambda: any(path.read_text() for path in Path("results/logs").glob("train/*.log")))
+        wait_until(
+            lambda: any(path.read_text() for path in Path("results/logs").glob("train/*.log")), "a log of the training"
+        )
         head, render, train, running, last = shown()
         assert head.split() == ["rule", "done", "seconds"]
         assert re.fullmatch(r"render +3/3 +\d+", render)

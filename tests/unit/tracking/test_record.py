@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import REPOSITORY, make_scores
 from mlflow.entities import Run as MlflowRun
 from mlflow.tracking import MlflowClient
 from ocsrflow.runtime.errors import UserError
@@ -21,6 +20,8 @@ from ocsrflow.tracking.mlflow_runs import Identity, Run
 from ocsrflow.tracking.mlflow_store import read_place
 from ocsrflow.tracking.record import _of_drawings, record, record_results
 from ocsrflow.tracking.tracking import close, tracking
+from support.checkout import REPOSITORY
+from support.data import make_scores
 
 
 def client_of(results: Path) -> tuple[MlflowClient, str]:
@@ -44,14 +45,27 @@ def begun(results: Path, config: str = "0123456789ab", version: str = "f" * 40) 
     write_json(results / "workflow.json", {"config_hash": config, "version": version})
 
 
-@pytest.fixture
-def results(tmp_path: Path) -> Path:
-    """Results with one reader's scores, and an MLflow store."""
-    home = tmp_path / "results"
-    tracking(out=home / "tracking.json", experiment="tiny")
-    begun(home)
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
+    """Results with one reader's scores, and an MLflow store without an experiment."""
+    home = tmp_path_factory.mktemp("scored")
     make_scores(home, "one", ["CCO", "CCC", "C1CC"])
+    shutil.copy(empty_store, home / "mlflow.db")
     return home
+
+
+def copy(scored: Path, home: Path, experiment: str = "tiny", uri: str = "") -> Path:
+    """The same in a folder of a test's own, with an experiment."""
+    shutil.copytree(scored, home)
+    tracking(out=home / "tracking.json", experiment=experiment, uri=uri)
+    begun(home)
+    return home
+
+
+@pytest.fixture
+def results(scored: Path, tmp_path: Path) -> Path:
+    """Results of a test's own."""
+    return copy(scored, tmp_path / "results")
 
 
 def send(results: Path, *what: str, everything: bool = False) -> list[str]:
@@ -66,7 +80,7 @@ def send(results: Path, *what: str, everything: bool = False) -> list[str]:
 def send_anew(results: Path) -> None:
     """In another process: this one's MLflow keeps the files of a store open."""
     code = "import sys, test_record; test_record.send(test_record.Path(sys.argv[1]))"
-    places = [REPOSITORY / "workflow", REPOSITORY / "tests", REPOSITORY / "tests/unit"]
+    places = [REPOSITORY / "workflow", REPOSITORY / "tests", REPOSITORY / "tests/unit/tracking"]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))}
     subprocess.run([sys.executable, "-c", code, results], check=True, env=env)
 
@@ -233,23 +247,19 @@ def test_the_parent_follows_its_children(results: Path) -> None:
 
 
 @pytest.mark.parametrize("experiment", ["it's", "../../escaped", "a/b:c", 'say "hi"', "50% ü"])
-def test_an_experiment_may_be_called_anything(tmp_path: Path, experiment: str) -> None:
-    home = tmp_path / "deep/results"
-    tracking(out=home / "tracking.json", experiment=experiment)
-    begun(home)
-    make_scores(home, "one", ["CCO", "CCN", "C1CC"])
+def test_an_experiment_may_be_called_anything(scored: Path, tmp_path: Path, experiment: str) -> None:
+    home = copy(scored, tmp_path / "deep/results", experiment)
     send(home)
     assert [path.name for path in tmp_path.iterdir()] == ["deep"]
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["results"]
 
 
 def test_files_lie_with_the_results_also_where_the_database_does_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    home = tmp_path / "results"
-    tracking(out=home / "tracking.json", experiment="tiny", uri=f"sqlite:///{tmp_path}/all.db")
-    make_scores(home, "one", ["CCO", "CCN", "C1CC"])
+    shutil.copy(scored / "mlflow.db", "all.db")
+    home = copy(scored, tmp_path / "results", uri=f"sqlite:///{tmp_path}/all.db")
     send(home)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all.db", "results"]
     assert len(list((home / "mlflow-artifacts").rglob("one.parquet"))) == 2

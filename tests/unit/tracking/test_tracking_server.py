@@ -5,9 +5,7 @@ import io
 import json
 import multiprocessing
 import os
-import pwd
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,37 +15,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MlflowServer, free_port, make_model, make_scores, wait_for
 from mlflow.entities import Run as MlflowRun
 from mlflow.tracking import MlflowClient
 from ocsrflow.pictures.packed_file import Packed
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.runtime.files import read_json, write_json
-from ocsrflow.tracking.live_curves import Mirror
-from ocsrflow.tracking.mlflow_runs import Identity, Run
+from ocsrflow.tracking.mlflow_runs import Run
 from ocsrflow.tracking.record import record_results
 from ocsrflow.tracking.tracking import close, tracking
 from PIL import Image
+from support.data import make_model, make_scores
+from support.needs import need
+from support.runs import STEPS, log_one
+from support.servers import MlflowServer, end_server, free_port
+from support.waiting import PATIENCE
 
-AT_ONCE, STEPS = 8, 60
-
-
-def postgres_programs() -> Path | None:
-    """Where PostgreSQL's programs are: Debian keeps them off the PATH."""
-    found = shutil.which("initdb")
-    homes = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return Path(found).parent if found else homes[-1].parent if homes else None
+AT_ONCE = 4
 
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[str]:
     """The address of a database of our own, which PostgreSQL does not let root run."""
-    programs = postgres_programs()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    programs = Path(need("initdb")).parent
     root = os.geteuid() == 0
-    if root and "postgres" not in {user.pw_name for user in pwd.getpwall()}:
-        pytest.skip("root cannot run PostgreSQL, and there is no user postgres")
     with tempfile.TemporaryDirectory(prefix="ocsrflow-pg-") as folder:  # not below a folder that is root's alone
         who = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if root else []
         if root:
@@ -89,21 +79,7 @@ def runs_of(results: Path) -> list[MlflowRun]:
     return list(client.search_runs([experiment.experiment_id]))
 
 
-def log_one(where: Path, number: int) -> None:
-    """What a training and a stage log, in a process of their own."""
-    mirror = Mirror(where, key=f"key{number}", name=f"model{number}", parameters={"number": number})
-    for step in range(STEPS):
-        mirror.point({"loss": 1.0 / (step + 1), "images_per_second": float(number)}, step)
-    mirror.close("FINISHED", patience=120)
-    opened = Run(where, Identity("prediction", f"score:{number}", f"score:{number}", f"scores of {number}"))
-    opened.final({"tanimoto": number / 10})
-    file = where.with_name(f"answers-{number}.csv")
-    file.write_text(f"smiles\nC{'C' * number}\n")
-    opened.file(file, "predictions")
-    opened.close()
-
-
-def test_eight_runs_at_once_are_all_there(results: Path) -> None:
+def test_runs_at_once_are_all_there(results: Path) -> None:
     context = multiprocessing.get_context("spawn")
     jobs = [context.Process(target=log_one, args=(results / "tracking.json", n)) for n in range(AT_ONCE)]
     for job in jobs:
@@ -193,7 +169,6 @@ def test_a_registered_model_is_served_over_http(results: Path, dataset: Path, ml
         start_new_session=True,
     )
     try:
-        wait_for(f"http://127.0.0.1:{port}/ping", server)
         picture = io.BytesIO()
         packed = Packed(dataset / "images.h5")
         Image.fromarray(packed.picture(0).squeeze(2)).save(picture, "PNG")
@@ -202,10 +177,9 @@ def test_a_registered_model_is_served_over_http(results: Path, dataset: Path, ml
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}/invocations", asked, {"Content-Type": "application/json"}
         )
-        answers = json.load(urllib.request.urlopen(request, timeout=60))["predictions"]
+        answers = json.load(urllib.request.urlopen(request, timeout=PATIENCE))["predictions"]
     finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+        end_server(server)
     assert isinstance(answers[0]["smiles"], str)
     assert 0 <= answers[0]["confidence"] <= 1
     assert answers[0]["error"] == ""

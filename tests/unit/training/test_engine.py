@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,24 +12,19 @@ from ocsrflow.config.network import Network
 from ocsrflow.training.engine import learning_rate_factor
 from ocsrflow.training.throughput import peak, training_flops
 from safetensors.torch import load_file
-from test_train import TRAINING, lines, run_train
+from support.needs import need
+from support.training import EXACT, TRAINING, lines, run_train
 
-# Without batch statistics, which each process takes of its own pictures, and without dropout.
-EXACT = Network(
-    encoder="vgg16", pretrained="none", frozen_children=0, image_size=64, stride=8, grid=2, dim=32, dropout=0
-)
+SHARED = TRAINING.model_copy(update={"encoder_lr": 1e-5, "decoder_lr": 1e-4, "attention_penalty": 1.0, "epochs": 2})
 
 
 def run_processes(dataset: Path, folder: Path, processes: int) -> subprocess.CompletedProcess[str]:
-    training = TRAINING.model_copy(
-        update={"encoder_lr": 1e-5, "decoder_lr": 1e-4, "attention_penalty": 1.0, "epochs": 3}
-    )
     options = {
         "out": folder / "weights.safetensors",
         "metrics": folder / "metrics.jsonl",
         "description": folder / "model.json",
         "network": EXACT.model_dump_json(),
-        "training": training.model_dump_json(),
+        "training": SHARED.model_dump_json(),
         "checkpoints": folder / "checkpoints",
         "threads": 2,
     }
@@ -45,14 +39,14 @@ def run_processes(dataset: Path, folder: Path, processes: int) -> subprocess.Com
 
 
 def test_two_processes_have_the_losses_of_one(dataset: Path, tmp_path: Path) -> None:
-    for processes in (1, 2):
-        run = run_processes(dataset, tmp_path / str(processes), processes)
-        assert run.returncode == 0, run.stderr
+    run_train(dataset, tmp_path / "1", network=EXACT, training=SHARED, threads=2)
+    run = run_processes(dataset, tmp_path / "2", 2)
+    assert run.returncode == 0, run.stderr
     one, two = (
         [line.get("loss", line.get("validation_loss")) for line in lines(tmp_path / str(processes))]
         for processes in (1, 2)
     )
-    assert len(one) == 6
+    assert len(one) == 4
     assert two == pytest.approx(one, abs=1e-5)
     facts = json.loads((tmp_path / "2" / "model.json").read_text())
     assert (facts["processes"], facts["training_pictures"]) == (2, 36)
@@ -105,8 +99,8 @@ def test_the_longest_name_of_a_gpu_counts(monkeypatch: pytest.MonkeyPatch) -> No
         assert peak(torch.device("cuda")) == expected
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 def test_a_compiled_encoder_trains_as_the_plain_one(dataset: Path, tmp_path: Path) -> None:
+    need("g++")  # of torch.compile on the CPU
     for name, compiled in (("plain", False), ("compiled", True)):
         training = TRAINING.model_copy(update={"compile": compiled, "encoder_lr": 1e-4, "decoder_lr": 1e-4})
         run_train(dataset, tmp_path / name, network=EXACT, training=training)

@@ -13,6 +13,7 @@ import pytest
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.runtime.gpu_lease import Lease
 from ocsrflow.training.launch import launch
+from support.waiting import PATIENCE, wait_until
 
 WORKER = """
 import os, signal, sys, time
@@ -83,15 +84,12 @@ class Run:
 
     def end(self) -> tuple[int, str]:
         """Exit status and standard error."""
-        error = self.process.communicate(timeout=60)[1]
+        error = self.process.communicate(timeout=PATIENCE)[1]
         return self.process.returncode, error
 
     def _wait_for(self, name: str) -> str:
-        until = time.monotonic() + 60
-        while not (self.folder / name).exists():
-            assert time.monotonic() < until, f"no {name}"
-            assert self.process.poll() is None or (self.folder / name).exists(), self.end()
-            time.sleep(0.02)
+        wait_until(lambda: (self.folder / name).exists() or self.process.poll() is not None, name)
+        assert (self.folder / name).exists(), self.end()
         return (self.folder / name).read_text()
 
 
@@ -147,10 +145,7 @@ def test_signals_end_in_a_checkpoint(place: Path) -> None:
     workers = [int(line.split()[0]) for line in killed.ready()]
     killed.process.kill()
     killed.process.wait()
-    until = time.monotonic() + 10
-    while any(map(_lives, workers)) and time.monotonic() < until:
-        time.sleep(0.02)
-    assert not any(map(_lives, workers))
+    wait_until(lambda: not any(map(_lives, workers)), f"the end of {workers}, whose launcher was killed")
 
 
 def _lives(process: int) -> bool:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_dataset
 from ocsrflow.chem import molecules
 from ocsrflow.config.network import REFERENCE_MODELS, Network
 from ocsrflow.config.split import Split
@@ -19,7 +18,8 @@ from ocsrflow.runtime.files import sha256
 from ocsrflow.training.engine import Engine
 from ocsrflow.training.parent import Parent, refused
 from safetensors.torch import load_file, save_file
-from test_train import NETWORK, TRAINING, lines, run_train
+from support.data import make_dataset
+from support.training import NETWORK, TRAINING, lines, run_train
 
 SPLIT = {"validation": 0.15, "test": 0.15, "seed": 0}  # of the data set of the tests
 

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from fault_table import FULL, Faults
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.training.checkpoints import KEPT, Checkpoints
 from safetensors.torch import load_file
-from test_train import NETWORK, TRAINING, lines, run_train, without_times
+from support.checkout import TESTS
+from support.faults import FULL, Faults
+from support.training import NETWORK, TRAINING, lines, run_train, without_times
+from support.waiting import PATIENCE, wait_until
 
 KILLS = 24 if FULL else 8
 STEPS = 120  # of the whole training
@@ -26,9 +29,8 @@ ATTEMPTS = """
 import os, sys
 from pathlib import Path
 import torch
-sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parents[1])]
-from test_train import run_train
-from test_resume import LONG
+sys.path.insert(0, sys.argv[1])
+from support.training import LONG, run_train
 from ocsrflow.training.engine import Engine
 torch.set_num_threads(1)
 real = Engine.step
@@ -47,9 +49,6 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
-# Every option that has a state of its own is on.
-LONG = TRAINING.model_copy(update={"epochs": 60, "validate_every": 8, "ema": 0.9, "schedule": "cosine"})
-
 
 def newest(folder: Path) -> int:
     return max((int(path.stem.removeprefix("step-")) for path in folder.glob("checkpoints/*/step-*.pt")), default=0)
@@ -59,7 +58,7 @@ class Attempts:
     """A process whose forks train, each until it is done or killed."""
 
     def __init__(self, dataset: Path) -> None:
-        command = [sys.executable, "-c", ATTEMPTS, str(Path(__file__).parent), str(dataset)]
+        command = [sys.executable, "-c", ATTEMPTS, str(TESTS), str(dataset)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def begin(self, folder: Path, minutes: float) -> int:
@@ -90,9 +89,7 @@ def test_a_training_killed_at_random_moments_ends_with_the_same_weights_bit_for_
     while newest(killed) < STEPS - 15 and len(reached) < KILLS:
         at = newest(killed) + dice.choice([0, 1, 1, 2, 3])
         child = attempts.begin(killed, 0.0)  # a checkpoint after every step
-        until = time.monotonic() + 60
-        while newest(killed) < at and time.monotonic() < until:
-            time.sleep(0.002)
+        wait_until(lambda at=at: newest(killed) >= at, f"the checkpoint of step {at}")
         time.sleep(dice.uniform(0, 0.1))  # anywhere in a step, a validation, the writing of a checkpoint
         os.kill(child, signal.SIGKILL)
         assert attempts.end() == -signal.SIGKILL
@@ -116,9 +113,7 @@ TOLD = """
 import signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import test_train
-from ocsrflow.training import train as stage
-from ocsrflow.runtime.cli import run
+from support.training import TRAINING, run_train, stage
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as the command line does
 where, seen = sys.argv[4], [0]
 real = {"step": stage.Engine.step, "validation": stage.validate}[where]
@@ -131,8 +126,8 @@ if where == "step":
     stage.Engine.step = told
 else:
     stage.validate = told
-training = test_train.TRAINING.model_copy(update={"epochs": 4})
-test_train.run_train(Path(sys.argv[2]), Path(sys.argv[3]), training=training)
+training = TRAINING.model_copy(update={"epochs": 4})
+run_train(Path(sys.argv[2]), Path(sys.argv[3]), training=training)
 """
 
 
@@ -141,7 +136,7 @@ def test_a_training_that_is_told_to_stop_saves_and_goes_on(
     dataset: Path, tmp_path: Path, where: str, number: str, step: int
 ) -> None:
     folder = tmp_path / "told"
-    command = [sys.executable, "-c", TOLD, Path(__file__).parent, dataset, folder, where, number]
+    command = [sys.executable, "-c", TOLD, TESTS, dataset, folder, where, number]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 128 + signal.Signals[number].value, run.stderr
     assert f"stopped by {number} at step {step}; saved, the same command goes on from here" in run.stdout
@@ -153,23 +148,36 @@ def test_a_training_that_is_told_to_stop_saves_and_goes_on(
     assert without_times(folder) == without_times(tmp_path / "whole")
 
 
+@pytest.fixture(scope="module")
+def once(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished training."""
+    folder = tmp_path_factory.mktemp("once")
+    run_train(dataset, folder)
+    return folder
+
+
+@pytest.fixture
+def trained(once: Path, tmp_path: Path) -> Path:
+    """The same, to be spoilt."""
+    return Path(shutil.copytree(once, tmp_path / "trained"))
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
-    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+    dataset: Path, trained: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
-    run_train(dataset, tmp_path)
-    expected = load_file(tmp_path / "weights.safetensors")
-    path = sorted(tmp_path.glob("checkpoints/*/step-*.pt"))[-1]
+    expected = load_file(trained / "weights.safetensors")
+    path = sorted(trained.glob("checkpoints/*/step-*.pt"))[-1]
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes({"cut": data[:1000], "flipped": data, "empty": b""}[damage])
-    run_train(dataset, tmp_path)
+    run_train(dataset, trained)
     said = capsys.readouterr().out
     assert f"warning: {path} is damaged" in said
     assert "going on from the one before" in said
     assert "tiny: going on from" in said
     assert path.with_suffix(".damaged").exists()
-    again = load_file(tmp_path / "weights.safetensors")
+    again = load_file(trained / "weights.safetensors")
     assert all(torch.equal(expected[name], again[name]) for name in expected)
 
 
@@ -185,22 +193,20 @@ def test_checkpoints_after_two_damaged_ones_are_kept(dataset: Path, tmp_path: Pa
     ]
 
 
-def test_a_file_that_cannot_be_read_is_not_taken_for_damaged(dataset: Path, tmp_path: Path) -> None:
-    run_train(dataset, tmp_path)
-    path = sorted(tmp_path.glob("checkpoints/*/step-*.pt"))[-1]
+def test_a_file_that_cannot_be_read_is_not_taken_for_damaged(dataset: Path, trained: Path) -> None:
+    path = sorted(trained.glob("checkpoints/*/step-*.pt"))[-1]
     path.unlink()
     path.mkdir()  # as a root user may read any file
     with pytest.raises(IsADirectoryError):
-        run_train(dataset, tmp_path)
+        run_train(dataset, trained)
 
 
-def test_two_processes_at_one_training_are_told(dataset: Path, tmp_path: Path) -> None:
-    run_train(dataset, tmp_path)
-    (folder,) = (tmp_path / "checkpoints").iterdir()
+def test_two_processes_at_one_training_are_told(dataset: Path, trained: Path) -> None:
+    (folder,) = (trained / "checkpoints").iterdir()
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another process is at this training already"):
-            run_train(dataset, tmp_path)
+            run_train(dataset, trained)
 
 
 def test_two_processes_that_are_told_to_stop_save_and_one_goes_on(dataset: Path, tmp_path: Path) -> None:
@@ -228,13 +234,9 @@ def test_two_processes_that_are_told_to_stop_save_and_one_goes_on(dataset: Path,
             stderr=subprocess.PIPE,
             text=True,
         )
-        until = time.monotonic() + 90
-        while logged() <= seen:  # a line more than before
-            assert run.poll() is None
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        wait_until(lambda run=run, seen=seen: logged() > seen or run.poll() is not None, "a line more than before")
         run.send_signal(signal.SIGTERM)
-        out, err = run.communicate(timeout=60)
+        out, err = run.communicate(timeout=PATIENCE)
         assert run.returncode == 128 + signal.SIGTERM, err
         assert out.count("stopped by SIGTERM") == 1
         assert "Traceback" not in err
@@ -243,27 +245,27 @@ def test_two_processes_that_are_told_to_stop_save_and_one_goes_on(dataset: Path,
 
 
 def test_a_changed_learning_rate_starts_afresh_and_other_threads_or_checkpoints_do_not(
-    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    dataset: Path, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_train(dataset, tmp_path)
-    run_train(dataset, tmp_path, training=TRAINING.model_copy(update={"encoder_lr": 1e-4}))
+    run_train(dataset, trained, training=TRAINING.model_copy(update={"encoder_lr": 1e-4}))
     assert "going on from" not in capsys.readouterr().out
-    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
-    run_train(dataset, tmp_path, name="tiny", threads=2, checkpoint_minutes=3.0)
+    assert len(list((trained / "checkpoints").iterdir())) == 2
+    run_train(dataset, trained, name="tiny", threads=2, checkpoint_minutes=3.0)
     assert "going on from" in capsys.readouterr().out
-    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+    assert len(list((trained / "checkpoints").iterdir())) == 2
 
 
-def test_the_checkpoint_of_another_training_is_refused_by_what_differs(dataset: Path, tmp_path: Path) -> None:
-    run_train(dataset, tmp_path / "one")
+def test_the_checkpoint_of_another_training_is_refused_by_what_differs(
+    dataset: Path, trained: Path, tmp_path: Path
+) -> None:
     other = NETWORK.model_copy(update={"dim": 16})
     run_train(dataset, tmp_path / "other", network=other)
-    (here,) = (tmp_path / "one" / "checkpoints").iterdir()
+    (here,) = (trained / "checkpoints").iterdir()
     (there,) = (tmp_path / "other" / "checkpoints").iterdir()
     strange = sorted(there.glob("step-*.pt"))[-1]
     (here / "step-000000099.pt").write_bytes(strange.read_bytes())
     with pytest.raises(UserError, match=r"step-000000099.pt: the checkpoint of another training \(network differs\)"):
-        run_train(dataset, tmp_path / "one")
+        run_train(dataset, trained)
 
 
 def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -277,13 +279,12 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path, capsys: pytest.Capt
     assert "is damaged" in capsys.readouterr().out
 
 
-def test_a_finished_training_writes_its_files_again_without_a_step(dataset: Path, tmp_path: Path) -> None:
-    run_train(dataset, tmp_path)
-    expected = {name: (tmp_path / name).read_bytes() for name in ("weights.safetensors", "metrics.jsonl")}
-    facts = json.loads((tmp_path / "model.json").read_text())
+def test_a_finished_training_writes_its_files_again_without_a_step(dataset: Path, trained: Path) -> None:
+    expected = {name: (trained / name).read_bytes() for name in ("weights.safetensors", "metrics.jsonl")}
+    facts = json.loads((trained / "model.json").read_text())
     for name in expected:
-        (tmp_path / name).unlink()
-    run_train(dataset, tmp_path)
-    assert {name: (tmp_path / name).read_bytes() for name in expected} == expected
-    assert json.loads((tmp_path / "model.json").read_text()) == facts
-    assert len(lines(tmp_path)) == 4
+        (trained / name).unlink()
+    run_train(dataset, trained)
+    assert {name: (trained / name).read_bytes() for name in expected} == expected
+    assert json.loads((trained / "model.json").read_text()) == facts
+    assert len(lines(trained)) == 4

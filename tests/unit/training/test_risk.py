@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY
 from ocsrflow.chem.tokenizer import encode
 from ocsrflow.config.network import Network
 from ocsrflow.config.risk import Risk
@@ -30,11 +29,10 @@ from ocsrflow.training.rewards import Rewards, reward
 from ocsrflow.training.risk import RiskEngine, distinct, expected_error, log_probabilities
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from test_engine import EXACT
-from test_train import NETWORK, TRAINING, lines, run_train, without_times
+from support.checkout import TESTS
+from support.data import TINY
+from support.training import EXACT, NETWORK, RISK, TRAINING, WITH_RISK, lines, run_train, without_times
 
-RISK = Risk(steps=6, batch=8, candidates=3, validate_every=4)
-WITH_RISK = TRAINING.model_copy(update={"risk": RISK, "epochs": 1})
 ALONE = Place(0, 1, torch.device("cpu"))
 
 
@@ -272,11 +270,11 @@ def test_a_parents_weights_can_go_through_the_phase_alone(dataset: Path, tmp_pat
 STOPPED = """
 import signal, sys
 from pathlib import Path
-sys.path[:0] = map(str, Path(sys.argv[1]).parents[:3])
-import test_risk, test_train
+sys.path.insert(0, sys.argv[1])
+from support.training import WITH_RISK, run_train, stage
 from ocsrflow.training.risk import RiskEngine
 where, number = sys.argv[4:]
-real, seen = {"step": RiskEngine.step, "validation": test_risk.stage.validate}[where], [0]
+real, seen = {"step": RiskEngine.step, "validation": stage.validate}[where], [0]
 def told(*words):
     seen[0] += 1
     if seen[0] == 3:
@@ -285,8 +283,8 @@ def told(*words):
 if where == "step":
     RiskEngine.step = told
 else:
-    test_risk.stage.validate = told
-test_train.run_train(Path(sys.argv[2]), Path(sys.argv[3]), training=test_risk.WITH_RISK, checkpoint_minutes=0.0)
+    stage.validate = told
+run_train(Path(sys.argv[2]), Path(sys.argv[3]), training=WITH_RISK, checkpoint_minutes=0.0)
 """
 
 
@@ -306,7 +304,7 @@ def test_a_stop_or_a_kill_in_the_phase_goes_on_there_to_the_same_weights(
     dataset: Path, whole: Path, tmp_path: Path, where: str, number: str, saved: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "stopped"
-    command = [sys.executable, "-c", STOPPED, __file__, dataset, folder, where, number]
+    command = [sys.executable, "-c", STOPPED, TESTS, dataset, folder, where, number]
     run = subprocess.run(command, capture_output=True, text=True)
     told = signal.Signals[number]
     assert run.returncode == (-told if number == "SIGKILL" else 128 + told), run.stderr
@@ -333,19 +331,16 @@ def test_a_finished_phase_writes_its_files_again_without_a_step(
 def test_two_processes_have_the_phase_of_one(dataset: Path, tmp_path: Path) -> None:
     # Without batch statistics and dropout, as where the training by cross-entropy is compared.
     training = WITH_RISK.model_copy(update={"encoder_lr": 1e-5, "decoder_lr": 1e-4})
-    command = [sys.executable, "-m", "ocsrflow.training.launch", "--gpus", "0", "--processes"]
-    for processes in (1, 2):
-        folder = tmp_path / str(processes)
-        names = {"out": "weights.safetensors", "metrics": "metrics.jsonl", "description": "model.json"}
-        words = [word for name, value in names.items() for word in (f"--{name}", str(folder / value))]
-        words += ["--network", EXACT.model_dump_json(), "--training", training.model_dump_json(), "--threads", "2"]
-        words += ["--checkpoints", str(folder / "checkpoints")]
-        run = subprocess.run(
-            [*command, str(processes), "ocsrflow.training.train", str(dataset / "images.h5"), *words],
-            capture_output=True,
-            text=True,
-        )
-        assert run.returncode == 0, run.stderr
+    run_train(dataset, tmp_path / "1", network=EXACT, training=training, threads=2)
+    names = {"out": "weights.safetensors", "metrics": "metrics.jsonl", "description": "model.json"}
+    words = [word for name, value in names.items() for word in (f"--{name}", str(tmp_path / "2" / value))]
+    words += ["--network", EXACT.model_dump_json(), "--training", training.model_dump_json(), "--threads", "2"]
+    words += ["--checkpoints", str(tmp_path / "2" / "checkpoints")]
+    launch = [sys.executable, "-m", "ocsrflow.training.launch", "--gpus", "0", "--processes", "2"]
+    run = subprocess.run(
+        [*launch, "ocsrflow.training.train", str(dataset / "images.h5"), *words], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
     keys = ("loss", "validation_loss", "risk", "cross_entropy", "reward")
     one, two = ([[line.get(k) for k in keys] for line in lines(tmp_path / str(n))] for n in (1, 2))
     flat = [[value for line in each for value in line if value is not None] for each in (one, two)]

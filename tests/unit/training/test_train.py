@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import h5py
 import pandas as pd
@@ -12,9 +11,7 @@ import pytest
 import torch
 from ocsrflow.chem.tokenizer import END, START
 from ocsrflow.config.augmentation import Augmentation
-from ocsrflow.config.network import Network
 from ocsrflow.config.reading import Reading
-from ocsrflow.config.training import Training
 from ocsrflow.network.batches import Batch, Epochs, Loader, Share
 from ocsrflow.network.model import Reader
 from ocsrflow.pictures.packed_file import Packed
@@ -24,41 +21,7 @@ from ocsrflow.training import train as stage
 from ocsrflow.training.engine import Engine, average
 from ocsrflow.training.process_group import Place
 from safetensors.torch import load_file
-
-NETWORK = Network(
-    encoder="shufflenet_v2_x0_5", pretrained="none", frozen_children=0, image_size=64, stride=16, grid=4, dim=32
-)
-TRAINING = Training(
-    batch=16, epochs=2, encoder_lr=2e-3, decoder_lr=5e-3, validation_size=8, decode_length=20, attention_penalty=0
-)
-
-
-def run_train(dataset: Path, folder: Path, **changed: Any) -> None:
-    settings = {
-        "network": NETWORK,
-        "training": TRAINING,
-        "name": "tiny",
-        "dataset": "short",
-        "checkpoints": folder / "checkpoints",
-    } | changed
-    stage.train(
-        dataset / "images.h5",
-        out=folder / "weights.safetensors",
-        metrics=folder / "metrics.jsonl",
-        description=folder / "model.json",
-        **settings,
-    )
-
-
-def lines(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-TIMES = ("time", "images_per_second", "data_wait", "teraflops")
-
-
-def without_times(folder: Path) -> list[dict[str, float]]:
-    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines(folder)]
+from support.training import NETWORK, TRAINING, lines, run_train
 
 
 def test_a_training_writes_weights_description_and_metrics(dataset: Path, tmp_path: Path) -> None:
