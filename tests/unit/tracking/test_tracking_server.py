@@ -27,7 +27,7 @@ from PIL import Image
 from support.data import make_model, make_scores
 from support.needs import need
 from support.runs import STEPS, log_one
-from support.servers import MlflowServer, end_server, free_port
+from support.servers import MlflowServer, end_server, free_port, start_server
 from support.waiting import PATIENCE
 
 AT_ONCE = 4
@@ -160,14 +160,9 @@ def test_a_registered_model_is_served_over_http(results: Path, dataset: Path, ml
     assert version.version == "1"
     port = free_port()
     command = ["mlflow", "models", "serve", "-m", f"models:/{version.name}/1", "--port", str(port)]
-    server = subprocess.Popen(
-        [sys.executable, "-m", *command, "--env-manager", "local", "--workers", "1"],
-        env={**os.environ, "MLFLOW_TRACKING_URI": mlflow_server.uri},
-        cwd=results,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    command = [sys.executable, "-m", *command, "--env-manager", "local", "--workers", "1"]
+    where = {"env": {"MLFLOW_TRACKING_URI": mlflow_server.uri}, "cwd": results}
+    server = start_server(command, f"http://127.0.0.1:{port}/ping", results / "serve.log", **where)
     try:
         picture = io.BytesIO()
         packed = Packed(dataset / "images.h5")
