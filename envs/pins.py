@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 HERE = Path(__file__).parent
-BASE = ["cyclopts", "pydantic", "tqdm", "numpy", "pandas", "pyarrow"]
+BASE = ["cyclopts", "psutil", "pydantic", "tqdm", "numpy", "pandas", "pyarrow"]
 PICTURES = ["rdkit", "h5py", "hdf5plugin", "zstandard", "pillow", "pyspng", "scipy", "epam-indigo", "matplotlib"]
 NETWORK = ["torch", "torchvision", "timm", "safetensors"]
 # What the rules of each environment import; ocsrflow itself is found in the checkout.

@@ -4,7 +4,6 @@
 import os
 import shlex
 import sys
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
@@ -18,7 +17,8 @@ sys.path.insert(0, str(PACKAGE_HOME))
 from ocsrflow.config import experiment as settings
 from ocsrflow.config import provenance
 from ocsrflow.report.published import CAPTIONS, caption_of
-from ocsrflow.runtime import code_version, files, parent_watch
+from ocsrflow.runtime import files, parent_watch
+from ocsrflow.runtime.code_version import code_version
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.config.planning import Plan, given, one_of, option, picture_options
 from ocsrflow.config.reading import Reading
@@ -73,17 +73,6 @@ surroundings = {
 }
 exports = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in surroundings.items())
 shell.prefix(f"set -euo pipefail; {own_python}export {exports}; ")
-
-
-@cache
-def modules(*stages):
-    """Source files that a stage runs, directly or through others.
-
-    They are among every rule's inputs, so that an edit runs again exactly the stages that use it: Snakemake compares
-    inputs of this size by checksum, so that a `touch` or a fresh checkout runs nothing.
-    """
-    package = os.path.relpath(PACKAGE_HOME / "ocsrflow")
-    return [f"{package}/{path.as_posix()}" for path in code_version.files(*stages)]
 
 
 def templates(page):

@@ -2,10 +2,9 @@
 
 
 rule download:
-    input:
-        code=modules("corpus.download"),
     output:
-        "<results>/corpus/{source}/CID-SMILES.gz",
+        # Snakemake keeps the old file until the new one is whole, and puts it back where that fails.
+        update("<results>/corpus/{source}/CID-SMILES.gz"),
     log:
         "<logs>/download/{source}.log",
     benchmark:
@@ -24,7 +23,6 @@ rule filter:
     input:
         corpus=raw_corpus,
         pictures=plan.supplied_pictures,
-        code=modules("corpus.filter"),
     output:
         kept="<results>/corpus/{source}/kept.parquet",
         lengths="<results>/corpus/{source}/lengths.csv",
@@ -40,6 +38,7 @@ rule filter:
         mem_mb=2000,
         runtime=120,
     params:
+        code=code_version("corpus.filter"),
         source_size=plan.source_size,
         record=path("<results>/corpus/{source}/source.json"),
         max_length=lambda wildcards: plan.sources[wildcards.source].max_length,
@@ -55,7 +54,6 @@ rule filter:
 rule sample:
     input:
         kept=plan.of_source("kept.parquet"),
-        code=modules("corpus.sample"),
     output:
         sample="<results>/datasets/{dataset}/sample.parquet",
         lengths="<results>/datasets/{dataset}/lengths.csv",
@@ -71,6 +69,7 @@ rule sample:
         mem_mb=8000,
         runtime=240,
     params:
+        code=code_version("corpus.sample"),
         draw=plan.draw_options,
         validation=CONFIG.split.validation,
         test=CONFIG.split.test,

@@ -5,7 +5,6 @@ rule choose:
     input:
         predictions=plan.of_members(f"<results>/predictions/{settings.SELECTION}/{{model}}.parquet"),
         facts=plan.of_members(f"<results>/predictions/{settings.SELECTION}/{{model}}.json"),
-        code=modules("ensemble.choose"),
     output:
         "<results>/ensembles/{ensemble}.json",
     log:
@@ -19,6 +18,7 @@ rule choose:
         mem_mb=4000,
         runtime=60,
     params:
+        code=code_version("ensemble.choose"),
         # Snakemake compares inputs as a set, but the order of the members decides ties.
         members=plan.members,
         selection=lambda wildcards: plan.ensembles[wildcards.ensemble].selection,
@@ -38,7 +38,6 @@ rule rescore:
         facts=plan.of_members("<results>/predictions/{test_set}/{model}.json"),
         weights=plan.of_members("<results>/models/{model}/weights.safetensors"),
         descriptions=plan.of_members("<results>/models/{model}/model.json"),
-        code=modules("reading.rescore"),
     output:
         likelihoods="<results>/likelihoods/{test_set}/{ensemble}.parquet",
         facts="<results>/likelihoods/{test_set}/{ensemble}.json",
@@ -54,6 +53,7 @@ rule rescore:
         mem_mb=16000,
         runtime=240,
     params:
+        code=code_version("reading.rescore"),
         members=plan.members,
         batch=CONFIG.prediction.batch,
         timed_images=CONFIG.prediction.timed_images,
@@ -77,7 +77,6 @@ rule vote:
         likelihoods="<results>/likelihoods/{test_set}/{ensemble}.parquet",
         likelihood_facts="<results>/likelihoods/{test_set}/{ensemble}.json",
         choice="<results>/ensembles/{ensemble}.json",
-        code=modules("ensemble.vote"),
     output:
         expand("<results>/predictions/{{test_set}}/{{ensemble}}{suffix}.parquet", suffix=[*plan.suffixes, ".oracle"]),
         expand("<results>/predictions/{{test_set}}/{{ensemble}}{suffix}.json", suffix=[*plan.suffixes, ".oracle"]),
@@ -92,6 +91,7 @@ rule vote:
         mem_mb=8000,
         runtime=60,
     params:
+        code=code_version("ensemble.vote"),
         members=plan.members,
         methods=CONFIG.methods,
         redrawn=given("redrawn", "redrawn_facts"),
@@ -109,7 +109,6 @@ rule constant:
     input:
         data=plan.test_pictures,
         candidates=plan.training_molecules,
-        code=modules("evaluation.constant"),
     output:
         predictions="<results>/predictions/{test_set}/constant.parquet",
         facts="<results>/predictions/{test_set}/constant.json",
@@ -124,6 +123,7 @@ rule constant:
         mem_mb=4000,
         runtime=60,
     params:
+        code=code_version("evaluation.constant"),
         pictures=plan.picture_options,
     message:
         "Find the best constant answer for {wildcards.test_set}"
@@ -136,7 +136,6 @@ rule osra:
     input:
         data=plan.test_pictures,
         originals=plan.original_pictures,
-        code=modules("evaluation.osra"),
     output:
         predictions="<results>/predictions/{test_set}/osra.parquet",
         facts="<results>/predictions/{test_set}/osra.json",
@@ -151,6 +150,7 @@ rule osra:
         mem_mb=4000,
         runtime=600,
     params:
+        code=code_version("evaluation.osra"),
         pictures=plan.picture_options,
         originals=given("originals"),
         # Once it is installed, it is asked.
@@ -168,7 +168,6 @@ rule score:
         facts="<results>/predictions/{test_set}/{reader}.json",
         redrawn=plan.redrawn("{test_set}"),
         calibration=plan.calibration,
-        code=modules("evaluation.score"),
     output:
         scores="<results>/scores/{test_set}/{reader}.json",
         images="<results>/scores/{test_set}/{reader}.parquet",
@@ -183,6 +182,7 @@ rule score:
         mem_mb=4000,
         runtime=60,
     params:
+        code=code_version("evaluation.score"),
         trust=given("redrawn", "calibration"),
     message:
         "Score {wildcards.reader} on {wildcards.test_set}"

@@ -8,7 +8,6 @@ rule render:
     input:
         sample="<results>/datasets/{dataset}/sample.parquet",
         pictures=plan.supplied_pictures,
-        code=modules("pictures.render"),
     output:
         index="<results>/datasets/{dataset}/shards/{shard}.parquet",
         rejects="<results>/datasets/{dataset}/rejects/render-{shard}.csv",
@@ -23,6 +22,7 @@ rule render:
         mem_mb=6000,
         runtime=60,
     params:
+        code=code_version("pictures.render"),
         shards=plan.shards,
         store=lambda wildcards: path(plan.of_source("pictures")(wildcards)),
         depiction=CONFIG.depiction.model_dump_json(),
@@ -42,7 +42,6 @@ rule pack:
     input:
         sample="<results>/datasets/{dataset}/sample.parquet",
         shards=plan.shard_indices,
-        code=modules("pictures.pack"),
     output:
         images="<results>/datasets/{dataset}/images.h5",
         tokens="<results>/datasets/{dataset}/tokens.json",
@@ -58,6 +57,7 @@ rule pack:
         mem_mb=4000,
         runtime=120,
     params:
+        code=code_version("pictures.pack"),
         # One path and a count: the paths of thousands of shards would not fit on a command line.
         folder=path("<results>/datasets/{dataset}/shards"),
         store=lambda wildcards: path(plan.of_source("pictures")(wildcards)),
@@ -80,7 +80,6 @@ rule browse:
         not_kept=plan.of_source("rejects.csv"),
         not_drawn="<results>/datasets/{dataset}/rejects/sample.csv",
         not_packed="<results>/datasets/{dataset}/rejects/pack.csv",
-        code=modules("report.browse"),
         templates=templates("browse.html"),
     output:
         report(
@@ -98,6 +97,8 @@ rule browse:
     resources:
         mem_mb=4000,
         runtime=60,
+    params:
+        code=code_version("report.browse"),
     message:
         "Show what is in data set {wildcards.dataset}"
     shell:
@@ -109,7 +110,6 @@ rule benchmark_set:
     input:
         images=lambda wildcards: ancient(plan.benchmarks[wildcards.benchmark].images),
         references=lambda wildcards: plan.benchmarks[wildcards.benchmark].references,
-        code=modules("pictures.benchmark_set"),
     output:
         data="<results>/datasets/{benchmark}/images.h5",
         originals="<results>/datasets/{benchmark}/originals.zip",
@@ -124,6 +124,7 @@ rule benchmark_set:
         mem_mb=4000,
         runtime=240,
     params:
+        code=code_version("pictures.benchmark_set"),
         pictures=plan.files_of_benchmark,
         depiction=CONFIG.depiction.model_dump_json(),
         columns=lambda wildcards: [
@@ -141,7 +142,6 @@ rule benchmark_set:
 rule draw_set:
     input:
         data=f"<results>/datasets/{plan.main.dataset}/images.h5",
-        code=modules("pictures.draw_set"),
     output:
         data="<results>/datasets/{drawing}/images.h5",
         originals="<results>/datasets/{drawing}/originals.zip",
@@ -157,6 +157,7 @@ rule draw_set:
         mem_mb=4000,
         runtime=60,
     params:
+        code=code_version("pictures.draw_set"),
         test_set=plan.main.name,
         molecules=plan.molecules_of_drawings(),
         style=lambda wildcards: plan.drawings[wildcards.drawing].style.model_dump_json(),

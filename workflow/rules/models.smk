@@ -2,10 +2,9 @@
 
 
 rule weights:
-    input:
-        code=modules("network.weights"),
     output:
-        "<results>/weights/{encoder}.pth",
+        # Snakemake keeps the old file until the new one is whole, and puts it back where that fails.
+        update("<results>/weights/{encoder}.pth"),
     log:
         "<logs>/weights/{encoder}.log",
     benchmark:
@@ -26,7 +25,6 @@ rule train:
         data=plan.training_data,
         weights=plan.imagenet_weights,
         parent=plan.parent_files,
-        code=modules("training.launch", "training.train"),
     output:
         weights="<results>/models/{model}/weights.safetensors",
         metrics="<results>/models/{model}/metrics.jsonl",
@@ -43,6 +41,7 @@ rule train:
         mem_mb=32000,
         runtime=2880,
     params:
+        code=code_version("training.train"),
         network=lambda wildcards: plan.models[wildcards.model].network.model_dump_json(),
         training=lambda wildcards: plan.models[wildcards.model].training.model_dump_json(),
         dataset=lambda wildcards: plan.models[wildcards.model].dataset,
@@ -76,7 +75,6 @@ rule predict:
         data=plan.test_pictures,
         weights="<results>/models/{model}/weights.safetensors",
         description="<results>/models/{model}/model.json",
-        code=modules("reading.predict"),
     output:
         predictions="<results>/predictions/{test_set}/{model}.parquet",
         facts="<results>/predictions/{test_set}/{model}.json",
@@ -92,6 +90,7 @@ rule predict:
         mem_mb=16000,
         runtime=240,
     params:
+        code=code_version("reading.predict"),
         pictures=plan.picture_options,
         reading=CONFIG.prediction.model_dump_json(include=set(Reading.model_fields)),
         batch=CONFIG.prediction.batch,
@@ -109,7 +108,6 @@ rule redraw:
     input:
         data=plan.test_pictures,
         predictions="<results>/predictions/{test_set}/{model}.parquet",
-        code=modules("reading.redraw"),
     output:
         distances="<results>/redrawn/{test_set}/{model}.parquet",
         facts="<results>/redrawn/{test_set}/{model}.json",
@@ -123,6 +121,8 @@ rule redraw:
     resources:
         mem_mb=4000,
         runtime=240,
+    params:
+        code=code_version("reading.redraw"),
     message:
         "Draw what {wildcards.model} read in {wildcards.test_set} and compare"
     shell:
@@ -134,7 +134,6 @@ rule calibrate:
     input:
         predictions=f"<results>/predictions/{settings.SELECTION}/{{reader}}.parquet",
         redrawn=plan.redrawn(settings.SELECTION),
-        code=modules("ensemble.calibrate"),
     output:
         "<results>/calibration/{reader}.json",
     log:
@@ -148,6 +147,7 @@ rule calibrate:
         mem_mb=4000,
         runtime=60,
     params:
+        code=code_version("ensemble.calibrate"),
         redrawn=given("redrawn"),
     message:
         "Learn on validation pictures how far {wildcards.reader} is to be trusted"

@@ -8,7 +8,6 @@ rule attend:
         description="<results>/models/{model}/model.json",
         predictions=f"<results>/predictions/{plan.main.name}/{{model}}.parquet",
         scores=f"<results>/scores/{plan.main.name}/{{model}}.parquet",
-        code=modules("report.attend"),
     output:
         "<results>/attention/{model}.parquet",
     log:
@@ -22,6 +21,7 @@ rule attend:
         mem_mb=8000,
         runtime=60,
     params:
+        code=code_version("report.attend"),
         size=CONFIG.report.attention,
     message:
         "Draw where {wildcards.model} looked"
@@ -55,7 +55,6 @@ rule report:
         speed_training=expand("<results>/speed/training/{model}.json", model=plan.timed_models),
         speed_prediction=expand("<results>/speed/prediction/{ensemble}.json", ensemble=plan.timed_ensembles),
         attention=expand("<results>/attention/{model}.parquet", model=plan.models if CONFIG.report.attention else []),
-        code=modules("report.report"),
         templates=templates("report.html"),
     output:
         page=report(
@@ -83,6 +82,7 @@ rule report:
         mem_mb=8000,
         runtime=60,
     params:
+        code=code_version("report.report"),
         results=lambda wildcards: path("<results>"),
         # The report shows the whole configuration, which is too long for a command line: the start of the run writes
         # it down.

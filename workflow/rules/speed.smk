@@ -8,7 +8,6 @@
 rule speed_training:
     input:
         data=plan.training_data,
-        code=modules("training.launch", "evaluation.speed_training", "evaluation.clocked_training"),
     output:
         "<results>/speed/training/{model}.json",
     log:
@@ -23,6 +22,7 @@ rule speed_training:
         mem_mb=32000,
         runtime=120,
     params:
+        code=code_version("training.launch", "evaluation.speed_training", "evaluation.clocked_training"),
         network=lambda wildcards: plan.models[wildcards.model].network.model_dump_json(),
         training=plan.step_settings,
         dataset=lambda wildcards: plan.models[wildcards.model].dataset,
@@ -45,7 +45,6 @@ rule speed_prediction:
         weights=plan.of_members("<results>/models/{model}/weights.safetensors"),
         descriptions=plan.of_members("<results>/models/{model}/model.json"),
         choice="<results>/ensembles/{ensemble}.json",
-        code=modules("evaluation.speed_prediction"),
     output:
         "<results>/speed/prediction/{ensemble}.json",
     log:
@@ -60,6 +59,7 @@ rule speed_prediction:
         mem_mb=32000,
         runtime=120,
     params:
+        code=code_version("evaluation.speed_prediction"),
         # Snakemake compares inputs as a set, but the order of the members decides ties.
         members=plan.members,
         test_set=plan.main.name,

@@ -3,8 +3,6 @@
 
 
 rule tracking:
-    input:
-        code=modules("tracking.tracking"),
     output:
         "<results>/tracking.json",
     log:
@@ -13,6 +11,7 @@ rule tracking:
     conda:
         "../../envs/report.yaml"
     params:
+        code=code_version("tracking.tracking"),
         experiment=f"--experiment={CONFIG.tracking.experiment}",
         server=[f"--uri={CONFIG.tracking.uri}"] if CONFIG.tracking.uri else [],
     message:
@@ -53,8 +52,6 @@ rule record:
         data=expand("<results>/datasets/{dataset}/images.h5", dataset=[*plan.packed, *plan.drawings]),
         report=rules.report.output,
         tracking="<results>/tracking.json",
-        # Models are kept with the code that reads pictures with them.
-        code=modules("tracking.record", "reader.mlflow_pyfunc"),
     output:
         "<results>/runs.json",
     log:
@@ -67,6 +64,8 @@ rule record:
         mem_mb=4000,
         runtime=60,
     params:
+        # Models are kept with the code that reads pictures with them.
+        code=code_version("tracking.record", "reader.mlflow_pyfunc"),
         results=lambda wildcards: path("<results>"),
     message:
         "Record all results in MLflow"

@@ -59,6 +59,22 @@ def test_a_file_that_arrived_before_the_check_is_not_fetched_again(tmp_path: Pat
     assert names(tmp_path) == ["c.gz"]
 
 
+def test_a_finished_file_is_kept_until_another_one_is_whole(tmp_path: Path, server: Server) -> None:
+    md5 = hashlib.md5(DATA).hexdigest().encode()
+    source = {"url": f"{server.url}/c.gz", "md5_url": f"{server.url}/c.gz.md5"}
+    server.files = {"/c.gz.md5": md5}
+    (tmp_path / "c.gz").write_bytes(DATA)
+    download(kind="pubchem", out=tmp_path / "c.gz", **source)  # type: ignore[arg-type]
+    assert [path for path, _ in server.requests] == ["/c.gz.md5"]  # it is the one that is published
+    (tmp_path / "c.gz").write_bytes(b"last year's")
+    with pytest.raises(UserError, match="the server answered 404"):
+        download(kind="pubchem", out=tmp_path / "c.gz", **source)  # type: ignore[arg-type]
+    assert (tmp_path / "c.gz").read_bytes() == b"last year's"
+    server.files["/c.gz"] = DATA
+    download(kind="pubchem", out=tmp_path / "c.gz", **source)  # type: ignore[arg-type]
+    assert (tmp_path / "c.gz").read_bytes() == DATA
+
+
 def test_a_missing_file_is_told_at_once(tmp_path: Path, server: Server) -> None:
     with pytest.raises(UserError, match="the server answered 404"):
         fetch(f"{server.url}/c.gz", tmp_path / "c.gz")

@@ -20,7 +20,8 @@ def download(*, kind: Literal["pubchem", "nci"], out: Path, url: str = "", md5_u
     kind
         pubchem: fetch ``url``, resuming what an earlier call left; nci: the molecules embedded in RDKit.
     out
-        Where the gzip-compressed CID<TAB>SMILES file goes; it appears whole or not at all.
+        Where the gzip-compressed CID<TAB>SMILES file goes; it appears whole or not at all. A file there that has the
+        published md5 sum is left as it is, any other one is replaced when the new one is whole.
     url
         Address of the file.
     md5_url
@@ -39,12 +40,14 @@ def download(*, kind: Literal["pubchem", "nci"], out: Path, url: str = "", md5_u
         published = re.search(r"\b[0-9a-fA-F]{32}\b", fetch_text(md5_url, out))
         if published is None:
             raise UserError(f"no md5 sum at {md5_url}: correct md5_url, or set it to null to go without")
+        if out.is_file() and _md5(out) == published[0].lower():
+            print(f"{out} has the md5 that is published at {md5_url}: nothing to fetch")
+            return
     arrived = out.with_name(out.name + ".arrived")
     if not (published and arrived.exists()):  # else an earlier call was killed before the check
         fetch(url, arrived)
     if published:
-        with open(arrived, "rb") as file:
-            found = hashlib.file_digest(file, "md5").hexdigest()
+        found = _md5(arrived)
         if found != published[0].lower():
             arrived.unlink()
             raise UserError(
@@ -52,6 +55,11 @@ def download(*, kind: Literal["pubchem", "nci"], out: Path, url: str = "", md5_u
                 "the copy was removed: run again to fetch it anew"
             )
     finish(arrived, out)
+
+
+def _md5(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def write_embedded(out: Path) -> None:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ..config.depiction import Depiction
 from ..corpus.hash_sample import hash64
-from ..runtime import code_version
+from ..runtime.code_version import code_version, syntax
 from ..runtime.files import finish
 from .packed_file import Compressor, create
 
@@ -48,10 +48,10 @@ def picture_hash(cid: int, smiles: str, drawing: int = 0) -> int:
 
 def style(depiction: Depiction) -> str:
     """The name of a style's folder: its size and palette in words, and a hash of all that decides the pixels."""
-    own = code_version.files("depiction.plain" if depiction.styles is None else "pictures.varied")
-    code = [(code_version.HOME / path).read_text(encoding="utf-8") for path in own]
-    code += [inspect.getsource(source) for source in (Compressor, create)]
-    text = "\0".join([depiction.model_dump_json(), rdkit.__version__, *code])
+    code = code_version("depiction.plain" if depiction.styles is None else "pictures.varied")
+    # Of the layout of its files only what writes a picture: the rest of that module decides no bytes of it.
+    layout = [syntax(inspect.getsource(source)) for source in (Compressor, create)]
+    text = "\0".join([depiction.model_dump_json(), rdkit.__version__, code, *layout])
     return f"{depiction.size}-{depiction.palette}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config.reading import Reading
-from ..runtime.code_version import HOME, files
+from ..runtime.code_version import HOME, code_version
 from ..runtime.files import read_json, sha256
 from .mlflow_runs import KEY, Run
 from .mlflow_store import patiently, read_place
@@ -23,11 +23,10 @@ from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, Schema
 
-CODE = files("reader.mlflow_pyfunc")
 # What the package needs to read pictures; versions are those at hand.
 NEEDED = (
     "torch", "torchvision", "timm", "safetensors", "rdkit", "numpy", "pandas", "pyarrow", "pillow", "h5py",
-    "hdf5plugin", "pyspng", "scipy", "zstandard", "pebble", "scikit-learn", "pydantic", "cyclopts", "tqdm",
+    "hdf5plugin", "pyspng", "scipy", "zstandard", "pebble", "psutil", "scikit-learn", "pydantic", "cyclopts", "tqdm",
 )  # fmt: skip
 ANSWER = (("string", "smiles"), ("double", "confidence"), ("double", "log_probability"), ("string", "error"))
 SIGNATURE = ModelSignature(
@@ -73,8 +72,8 @@ def registered(results: Path, name: str, run_id: str) -> str:
 def key_of(results: Path, name: str) -> str:
     """Twelve hexadecimal digits of what a model is made of: its files, and the code that reads with it."""
     own = [part for part in _parts(name) if (results / part).is_file()]
-    told = [(str(path), sha256(home / path)) for home, paths in ((results, own), (HOME, CODE)) for path in paths]
-    return hashlib.sha256(repr(told).encode()).hexdigest()[:12]
+    parts = [code_version("reader.mlflow_pyfunc"), *((part, sha256(results / part)) for part in own)]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
 def _named(experiment: str, name: str) -> str:

@@ -1,4 +1,4 @@
 """Training under torchrun: launch, loop, optimiser step, processes, augmentation, checkpoints, validation.
 
-An edit of what decides the weights (``DEFINING`` in ``train``) starts every training afresh.
+An edit of code that ``train`` runs starts every training afresh; comments, docstrings and messages do not count.
 """

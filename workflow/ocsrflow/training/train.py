@@ -25,6 +25,7 @@ from ..network.model import Reader, imagenet, take_up
 from ..network.precision import warn_if_slow
 from ..pictures.packed_file import Packed
 from ..runtime.cli import run
+from ..runtime.code_version import code_version
 from ..runtime.errors import UserError
 from ..runtime.files import sha256, whole, write_json, write_text
 from ..runtime.progress import progress
@@ -42,18 +43,6 @@ from .validation import validate
 
 LOG_STEPS = 20  # steps between two lines of metrics
 CROSS_ENTROPY, MINIMUM_RISK = "cross_entropy", "minimum_risk"  # the phases of a training, in their order
-
-# What decides the weights besides the settings: an edit of one of these starts a training afresh, where an edit of
-# what is recorded goes on from the checkpoint.
-DEFINING = (
-    "chem/molecules", "chem/scores", "chem/tokenizer", "network/batches", "network/decoder", "network/encoders",
-    "network/model", "network/precision", "network/recurrence", "pictures/packed_file", "training/augment",
-    "training/engine", "training/parent", "training/process_group", "training/train", "training/validation",
-)  # fmt: skip
-DEFINING_RISK = (
-    "chem/grammar", "chem/similarity", "network/beam_search", "runtime/isolated", "training/rewards",
-    "training/risk",
-)  # fmt: skip
 
 
 @dataclass
@@ -523,12 +512,10 @@ def _checked(packed: Packed, name: str, training: Training, place: Place) -> Pac
 
 def _key(packed: Packed, network: Network, training: Training, weights: Path | None) -> str:
     """Twelve hexadecimal digits of everything that decides the weights; ``weights`` are those that it starts from."""
-    here = Path(__file__).parents[1]
     # A parent counts by its weights, wherever they lie.
     kind = network.pretrained if network.parent is None else "parent"
     parts: list[Any] = [packed.digest, network.model_dump() | {"pretrained": kind}, training.model_dump()]
-    modules = DEFINING if training.risk is None else DEFINING + DEFINING_RISK
-    parts += [sha256(here / f"{module}.py") for module in modules]
+    parts.append(code_version("training.train"))
     parts.append(sha256(weights) if weights and network.pretrained != "none" else None)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
