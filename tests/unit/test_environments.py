@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import re
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -81,7 +82,8 @@ def test_the_lock_holds_every_requirement_with_hashes_and_no_address() -> None:
     blocks = re.split(r"\n(?=[a-z0-9])", lock)
     assert len(blocks) > 100
     assert all("--hash=sha256:" in block for block in blocks)
-    project = (REPOSITORY / "pyproject.toml").read_text().partition("\n[tool.")[0]
-    named = re.findall(r'^    "([a-z0-9.-]+)[><=~]?', project, flags=re.MULTILINE)
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    required = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    named = [re.split(r"[><=~]", requirement)[0] for requirement in required]
     assert "snakemake" in named
     assert {name.replace(".", "-") for name in named} <= set(pins.locked())  # one name to an index, as PEP 503 says

@@ -588,6 +588,9 @@ def test_the_demonstration_is_planned_by_its_profile(tmp_path: Path) -> None:
     assert len(re.findall(r"^Job \d+: Train \S+ on \S+ \(gpu=0", text, flags=re.MULTILINE)) == 3
     assert "Bring the molecules of nci here" in text
     assert "ImageNet" not in text
+    assert set(re.findall(r"\b(results(?:/demo)?)/(?!demo)", text)) == {
+        "results/demo"
+    }  # the full experiment's are others
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ ensemble and speed study, has a run of its own below it. A run is found again by
 a job that starts again continues its own run and logs no point twice, and a stage that is made again in the same way
 makes no new one. What is made in another way makes a new run, which names the one before it of the same thing.
 
-Once the store is there, which the stage ``tracking`` makes sure of, MLflow never stops a stage. A training sends its
-curves through ``mirror``, beside its own work; everything else is sent by ``record`` from finished files.
+Once the store is there, for which the stage ``tracking`` cares, MLflow never stops a training, whose curves are sent
+by ``mirror``, beside its own work. Everything else is sent at the end, by ``record`` from finished files.
 """
 
 import errno

@@ -86,10 +86,10 @@ def record(results: Path = Path("results"), *, out: Path | None = None, everythi
     UserError
         Where MLflow does not take all of it: the same command sends the rest.
     """
-    os.environ.setdefault(RESULTS, str(results))
     experiment = results / "experiment.yaml"
     if not experiment.is_file():
         raise UserError(f"{results}: no run of the workflow wrote {experiment.name} there; give its folder of results")
+    os.environ.setdefault(RESULTS, str(results))  # so that the hash of what is written is written down
     record_results(results, Plan(read(experiment)).recorded(), out or results / RUNS, everything=everything)
 
 
