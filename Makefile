@@ -71,25 +71,24 @@ format: $(READY) ## Format the code
 	snakefmt Snakefile workflow/rules
 
 status: $(READY) ## Show how far a run is (RESULTS=results/demo)
-	@python -m ocsrflow.runtime.status "$$RESULTS"
+	@python -m ocsrflow status "$$RESULTS"
 
 compare: $(READY) ## Compare two folders of results (A=results/before B=results/demo)
 	@test -n "$$A" && test -n "$$B" || { echo "give A=... and B=...: folders of results" >&2; exit 1; }
-	@python -m ocsrflow.evaluation.compare "$$A" "$$B"
+	@python -m ocsrflow compare "$$A" "$$B"
 
 browse: $(READY) ## Show what is in a data set (DATASET=nci-short RESULTS=results/demo)
 	@case "$$DATASET" in *[!A-Za-z0-9_-]*) echo "DATASET is the name of a data set, not a path" >&2; exit 1;; esac
 	@test -f "$$RESULTS/datasets/$$DATASET/images.h5" || \
 		{ echo "give DATASET=..., one of: $$(cd "$$RESULTS/datasets" 2>/dev/null && ls -d */images.h5 | cut -d/ -f1 | xargs)" >&2; exit 1; }
-	@python -m ocsrflow.report.browse "$$RESULTS/datasets/$$DATASET/images.h5" --others "$$RESULTS"/datasets/*/images.h5 \
+	@python -m ocsrflow browse "$$RESULTS/datasets/$$DATASET/images.h5" --others "$$RESULTS"/datasets/*/images.h5 \
 		--lengths "$$RESULTS/datasets/$$DATASET/lengths.csv" \
 		--rejects "$$RESULTS/datasets/$$DATASET/rejects/sample.csv" "$$RESULTS/datasets/$$DATASET/rejects/pack.csv" \
 		--out "$$RESULTS/browse/$$DATASET.html"
 	@echo "The page: $$RESULTS/browse/$$DATASET.html"
 
 ui: $(READY) ## Browse the MLflow runs of a folder of results (RESULTS=results/demo PORT=5000)
-	@test -f "$$RESULTS/mlflow.db" || { echo "no runs yet: $$RESULTS/mlflow.db is made by 'make demo' or a full run" >&2; exit 1; }
-	mlflow ui --backend-store-uri "sqlite:///$$RESULTS/mlflow.db" --host 127.0.0.1 --port "$$PORT"
+	@python -m ocsrflow ui "$$RESULTS" --port "$$PORT"
 
 lock: $(READY) ## Compile requirements.lock from pyproject.toml, and what follows from it
 	uv pip compile --quiet --python-platform linux --python-version 3.11 --generate-hashes --no-header \

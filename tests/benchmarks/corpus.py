@@ -140,11 +140,11 @@ def pandas_chunks_parquet(path: Path) -> None:
 
 def ours(path: Path, folder: Path) -> list[list[str]]:
     """The commands of this checkout."""
-    module = [sys.executable, "-m"]
+    command = [sys.executable, "-m", "ocsrflow"]
     return [
-        [*module, "ocsrflow.corpus.filter", str(path), "--max-length", str(MAX_LENGTH)]
+        [*command, "filter", str(path), "--max-length", str(MAX_LENGTH)]
         + [word for name in ("kept", "lengths", "rejects") for word in (f"--{name}", str(folder / name))],
-        [*module, "ocsrflow.corpus.sample", str(folder / "kept"), "--max-length", str(MAX_LENGTH)]
+        [*command, "sample", str(folder / "kept"), "--max-length", str(MAX_LENGTH)]
         + ["--per-length", str(PER_LENGTH), "--processes", "1"]
         + [word for name in ("out", "lengths", "rejects") for word in (f"--{name}", str(folder / f"s-{name}"))],
     ]

@@ -186,12 +186,12 @@ def test_a_redirect_loop_is_told_in_one_line(corpus: Server, tmp_path: Path, fau
     with faults.tried("redirect loop", "download"):
         corpus.answers["/c.gz"] = [answer(status=302, Location="/c.gz") for _ in range(100)]
         out = tmp_path / "c.gz"
-        command = [sys.executable, "-m", "ocsrflow.corpus.download", "--kind", "pubchem", "--out", out]
+        command = [sys.executable, "-m", "ocsrflow", "download", "--kind", "pubchem", "--out", out]
         command += ["--url", f"{corpus.url}/c.gz", "--md5-url", f"{corpus.url}/c.gz.md5"]
         run = subprocess.run(command, capture_output=True, text=True)
         (line,) = [line for line in run.stderr.splitlines() if "gone" not in line]  # without the progress
         assert line.startswith(
-            f"ocsrflow.download: error: cannot fetch {corpus.url}/c.gz: the server redirects without"
+            f"ocsrflow download: error: cannot fetch {corpus.url}/c.gz: the server redirects without"
         )
         assert run.returncode == 1
         corpus.answers.clear()

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from ocsrflow.config.depiction import Depiction
-from support.checkout import module_of
 from support.data import make_dataset
 from support.faults import Faults
 from support.needs import mount
@@ -35,7 +34,7 @@ def free_space(disk: Path) -> None:
 
 
 def run(module: object, *words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", module_of(str(module)), *map(str, words)]
+    command = [sys.executable, "-m", "ocsrflow", str(module), *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True)
 
 
@@ -45,7 +44,7 @@ def finds_no_room(module: object, *words: object) -> None:
     told = [line for line in ended.stderr.splitlines() if "gone" not in line]  # without the progress
     assert ended.returncode == 1, ended.stderr
     assert len(told) == 1, ended.stderr
-    assert told[0].startswith(f"ocsrflow.{module}: error: no space left on the disk")
+    assert told[0].startswith(f"ocsrflow {module}: error: no space left on the disk")
 
 
 def outputs(folder: Path, *names: str) -> list[object]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support.checkout import REPOSITORY, copy_checkout, module_of
+from support.checkout import REPOSITORY, copy_checkout
 from support.faults import FULL, Faults
 from support.needs import mount
 from support.servers import Server
@@ -29,12 +29,12 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
 
 def refuses(folder: Path, module: str, *words: object) -> None:
     """Run a stage, look at what it says, and that nothing has changed."""
-    command = [sys.executable, "-m", module_of(module), *map(str, words)]
+    command = [sys.executable, "-m", "ocsrflow", module, *map(str, words)]
     ended = subprocess.run(command, capture_output=True, text=True)
     told = [line for line in ended.stderr.splitlines() if "gone" not in line]  # without the progress
     assert ended.returncode == 1, ended.stderr
     assert len(told) == 1, ended.stderr
-    assert told[0].startswith(f"ocsrflow.{module}: error: no permission ({folder}")
+    assert told[0].startswith(f"ocsrflow {module}: error: no permission ({folder}")
     assert told[0].endswith("Read-only file system")
     assert os.listdir(folder) == ["there"]
 

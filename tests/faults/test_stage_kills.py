@@ -315,7 +315,7 @@ def test_a_download_killed_at_random_moments(server: Server, tmp_path: Path, fau
 
     server.answers["/c.gz"] = [drip] * 1000
     out = tmp_path / "c.gz"
-    command = [sys.executable, "-m", "ocsrflow.corpus.download", "--kind", "pubchem", "--out", out]
+    command = [sys.executable, "-m", "ocsrflow", "download", "--kind", "pubchem", "--out", out]
     command += ["--url", f"{server.url}/c.gz", "--md5-url", f"{server.url}/c.gz.md5"]
     dice = random.Random(0)
     kills = max(KILLS, 3)

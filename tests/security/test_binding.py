@@ -38,7 +38,8 @@ def listening(pid: int) -> set[str]:
 def test_the_processes_of_a_training_listen_to_this_machine_alone(tmp_path: Path) -> None:
     """torchrun's rendezvous unpickles what it is sent, so that nobody else may send it anything."""
     (tmp_path / "worker.py").write_text(WORKER)
-    words = ["-m", "ocsrflow.training.launch", "--gpus", "0", "--processes", "2", "worker", str(tmp_path)]
+    start = "import sys; from ocsrflow.training import launch; launch.PROGRAM = ('-m',); "
+    words = ["-c", start + "launch.launch('worker', sys.argv[1], gpus=0, processes=2)", str(tmp_path)]
     (tmp_path / "tmp").mkdir()
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "TMPDIR": str(tmp_path / "tmp")}
     launcher = subprocess.Popen([sys.executable, *words], env=environment)

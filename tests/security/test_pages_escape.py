@@ -81,7 +81,7 @@ def test_a_hostile_file_name_is_told_as_text(tmp_path: Path) -> None:
     words = ["--form", "pictures", "--pictures", str(tmp_path / "pictures"), "--max-length", "9"]
     words += [word for name in ("kept", "lengths", "rejects") for word in (f"--{name}", str(tmp_path / name))]
     run = subprocess.run(
-        [sys.executable, "-m", "ocsrflow.corpus.filter", str(table), *words],
+        [sys.executable, "-m", "ocsrflow", "filter", str(table), *words],
         capture_output=True,
         text=True,
         check=False,

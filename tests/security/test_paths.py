@@ -78,7 +78,7 @@ def test_a_path_that_would_be_an_option_or_no_path_is_refused(toy_config: Any) -
 def test_the_refusal_is_a_line_on_the_command_line(toy_config: Any, tmp_path: Path) -> None:
     toy_config["datasets"][0]["name"] = "../up"
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(toy_config))
-    command = [sys.executable, "-m", "ocsrflow.config.experiment", str(tmp_path / "config.yaml")]
+    command = [sys.executable, "-m", "ocsrflow", "config", str(tmp_path / "config.yaml")]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert "datasets.0.name: String should match pattern" in run.stderr

@@ -101,7 +101,8 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_at_once(
     command = [
         sys.executable,
         "-m",
-        "ocsrflow.corpus.download",
+        "ocsrflow",
+        "download",
         "--kind",
         "pubchem",
         "--url",
@@ -112,7 +113,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_at_once(
     run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert run.returncode == 1
     assert run.stderr.splitlines() == [
-        f"ocsrflow.download: error: cannot fetch {url}/file: the server's certificate was not accepted; check the "
+        f"ocsrflow download: error: cannot fetch {url}/file: the server's certificate was not accepted; check the "
         "address and the network and run again (what has arrived is kept)"
     ]
     assert asked == []

@@ -32,9 +32,3 @@ def copy_checkout(folder: Path) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / name, folder / name)
     return folder
-
-
-def module_of(stage: str) -> str:
-    """The module of a stage, which bears its name."""
-    (path,) = (REPOSITORY / "workflow/ocsrflow").glob(f"*/{stage}.py")
-    return f"ocsrflow.{path.parent.name}.{stage}"

@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from ocsrflow.__main__ import COMMANDS
 from ocsrflow.runtime.code_version import reached
 from support.checkout import REPOSITORY
 
@@ -31,12 +32,12 @@ def test_every_rule_finds_what_it_imports_in_its_environment() -> None:
     """With --sdm conda a job has its environment alone."""
     of_module = metadata.packages_distributions()
     rules = "".join(path.read_text() for path in sorted((REPOSITORY / "workflow/rules").glob("*.smk")))
-    found = re.findall(r"\nrule (\w+):.*?envs/(\w+)\.yaml.*?python -m ocsrflow\.(\w+\.\w+)", rules, flags=re.DOTALL)
+    found = re.findall(r"\nrule (\w+):.*?envs/(\w+)\.yaml.*?python -m ocsrflow (\w+)", rules, flags=re.DOTALL)
     assert len(found) > 20
     missing = {}
-    for rule, name, stage in found:
+    for rule, name, command in found:
         there = brought_along(pins.ENVIRONMENTS[name])
-        for own in reached(stage, everything=True):
+        for own in reached(COMMANDS[command][0], everything=True):
             path = REPOSITORY / "workflow/ocsrflow" / own.replace(".", "/")
             for module in imported(path / "__init__.py" if path.is_dir() else path.with_suffix(".py")):
                 packages = {normal(package) for package in of_module.get(module, [])}

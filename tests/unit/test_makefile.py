@@ -28,4 +28,4 @@ def test_status_is_of_the_last_run(tmp_path: Path, begun: list[str], shown: str)
     for given, expected in ((None, shown), ("elsewhere", "elsewhere")):
         command = ["make", "-o", ".venv/.ready", "status", *([f"RESULTS={given}"] if given else [])]
         run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
-        assert run.stdout == f"-m ocsrflow.runtime.status {expected}\n"
+        assert run.stdout == f"-m ocsrflow status {expected}\n"

@@ -351,7 +351,7 @@ def test_recording_again_makes_no_run_and_another_model_one_that_names_the_one_b
     results = changed / "results"
     copy = shutil.copytree(results, changed / "copy")
     inside = {"cwd": changed, "check": True, "env": {**os.environ, "PYTHONPATH": str(changed / "workflow")}}
-    record = [sys.executable, "-m", "ocsrflow.tracking.record", "results"]
+    record = [sys.executable, "-m", "ocsrflow", "record", "results"]
     again = subprocess.run(record, **inside, capture_output=True, text=True).stdout
     assert f"MLflow has {len(before)} results, 0 of them are new or have changed" in again
     subprocess.run([*record, "--everything"], **inside)

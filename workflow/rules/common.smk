@@ -103,4 +103,4 @@ def begin():
 def close_mlflow(status):
     """Write down how the run ended."""
     if find_spec("mlflow"):  # which with --sdm conda only the jobs' environments have
-        shell(f"python -m ocsrflow.tracking.tracking close {{CONFIG.results:q}} --status {status} || true")
+        shell(f"python -m ocsrflow close {{CONFIG.results:q}} --status {status} || true")

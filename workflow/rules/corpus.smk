@@ -16,7 +16,7 @@ rule download:
     message:
         "Bring the molecules of {wildcards.source} here"
     shell:
-        "python -m ocsrflow.corpus.download {params.source:q} --out {output:q} > {log:q} 2>&1"
+        "python -m ocsrflow download {params.source:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule filter:
@@ -46,7 +46,7 @@ rule filter:
     message:
         "Keep the molecules of {wildcards.source} with at most {params.max_length} characters"
     shell:
-        "python -m ocsrflow.corpus.filter {input.corpus:q} --max-length {params.max_length} {params.pictures:q} "
+        "python -m ocsrflow filter {input.corpus:q} --max-length {params.max_length} {params.pictures:q} "
         "--threads {threads} --record {params.record:q} --kept {output.kept:q} "
         "--lengths {output.lengths:q} --rejects {output.rejects:q} > {log:q} 2>&1"
 
@@ -77,6 +77,6 @@ rule sample:
     message:
         "Draw the molecules of data set {wildcards.dataset}"
     shell:
-        "python -m ocsrflow.corpus.sample {input.kept:q} {params.draw:q} --validation {params.validation} "
+        "python -m ocsrflow sample {input.kept:q} {params.draw:q} --validation {params.validation} "
         "--test {params.test} --split-seed {params.split_seed} --processes {threads} --out {output.sample:q} "
         "--lengths {output.lengths:q} --rejects {output.rejects:q} > {log:q} 2>&1"

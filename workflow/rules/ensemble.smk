@@ -26,7 +26,7 @@ rule choose:
     message:
         "Choose the members of ensemble {wildcards.ensemble} by their validation scores"
     shell:
-        "python -m ocsrflow.ensemble.choose --predictions {input.predictions:q} --member-facts {input.facts:q} "
+        "python -m ocsrflow choose --predictions {input.predictions:q} --member-facts {input.facts:q} "
         "--name {wildcards.ensemble:q} --selection {params.selection:q} {params.largest:q} --processes {threads} "
         "--out {output:q} > {log:q} 2>&1"
 
@@ -61,7 +61,7 @@ rule rescore:
     message:
         "The models of ensemble {wildcards.ensemble} score each other's candidates on {wildcards.test_set}"
     shell:
-        "python -m ocsrflow.reading.rescore {input.data:q} --gpus {resources.gpu} --predictions {input.predictions:q} "
+        "python -m ocsrflow rescore {input.data:q} --gpus {resources.gpu} --predictions {input.predictions:q} "
         "--member-facts {input.facts:q} --weights {input.weights:q} --descriptions {input.descriptions:q} "
         "--batch {params.batch} --timed-images {params.timed_images} --precision {params.precision:q} "
         "--threads {threads} --out {output.likelihoods:q} --facts {output.facts:q} > {log:q} 2>&1"
@@ -99,7 +99,7 @@ rule vote:
     message:
         "The models of ensemble {wildcards.ensemble} vote on {wildcards.test_set}"
     shell:
-        "python -m ocsrflow.ensemble.vote --predictions {input.predictions:q} --member-facts {input.facts:q} "
+        "python -m ocsrflow vote --predictions {input.predictions:q} --member-facts {input.facts:q} "
         "{params.redrawn:q} --likelihoods {input.likelihoods:q} --likelihood-facts {input.likelihood_facts:q} "
         "--choice {input.choice:q} --name {wildcards.ensemble:q} --methods {params.methods:q} "
         "--processes {threads} --folder {params.folder:q} > {log:q} 2>&1"
@@ -128,7 +128,7 @@ rule constant:
     message:
         "Find the best constant answer for {wildcards.test_set}"
     shell:
-        "python -m ocsrflow.evaluation.constant {input.data:q} {params.pictures:q} --candidates {input.candidates:q} "
+        "python -m ocsrflow constant {input.data:q} {params.pictures:q} --candidates {input.candidates:q} "
         "--processes {threads} --out {output.predictions:q} --facts {output.facts:q} > {log:q} 2>&1"
 
 
@@ -158,7 +158,7 @@ rule osra:
     message:
         "OSRA reads the pictures of {wildcards.test_set}"
     shell:
-        "python -m ocsrflow.evaluation.osra {input.data:q} {params.originals:q} {params.pictures:q} --processes {threads} "
+        "python -m ocsrflow osra {input.data:q} {params.originals:q} {params.pictures:q} --processes {threads} "
         "--out {output.predictions:q} --facts {output.facts:q} > {log:q} 2>&1"
 
 
@@ -187,5 +187,5 @@ rule score:
     message:
         "Score {wildcards.reader} on {wildcards.test_set}"
     shell:
-        "python -m ocsrflow.evaluation.score {input.predictions:q} --facts {input.facts:q} --test-set {wildcards.test_set:q} "
+        "python -m ocsrflow score {input.predictions:q} --facts {input.facts:q} --test-set {wildcards.test_set:q} "
         "{params.trust:q} --processes {threads} --out {output.scores:q} --images {output.images:q} > {log:q} 2>&1"

@@ -32,7 +32,7 @@ rule render:
     message:
         "Draw shard {wildcards.shard} of {params.shards} of data set {wildcards.dataset}"
     shell:
-        "python -m ocsrflow.pictures.render {input.sample:q} --shard {wildcards.shard} --shards {params.shards} "
+        "python -m ocsrflow render {input.sample:q} --shard {wildcards.shard} --shards {params.shards} "
         "--store {params.store:q} --depiction {params.depiction:q} --drawings {params.drawings:q} "
         "--time-limit {params.time_limit} {params.pictures:q} --processes {threads} --out {output.index:q} "
         "--rejects {output.rejects:q} > {log:q} 2>&1"
@@ -67,7 +67,7 @@ rule pack:
     message:
         "Pack the pictures and tokens of data set {wildcards.dataset}"
     shell:
-        "python -m ocsrflow.pictures.pack {input.sample:q} {params.folder:q} --store {params.store:q} --shards {params.shards} "
+        "python -m ocsrflow pack {input.sample:q} {params.folder:q} --store {params.store:q} --shards {params.shards} "
         "--drawings {params.drawings:q} --render-rejects {params.rejects:q} --out {output.images:q} "
         "--tokens {output.tokens:q} --vocabulary {output.vocabulary:q} --rejects {output.rejects:q} > {log:q} 2>&1"
 
@@ -102,7 +102,7 @@ rule browse:
     message:
         "Show what is in data set {wildcards.dataset}"
     shell:
-        "python -m ocsrflow.report.browse {input.data:q} --others {input.others:q} --lengths {input.lengths:q} "
+        "python -m ocsrflow browse {input.data:q} --others {input.others:q} --lengths {input.lengths:q} "
         "--rejects {input.not_kept:q} {input.not_drawn:q} {input.not_packed:q} --out {output:q} > {log:q} 2>&1"
 
 
@@ -134,7 +134,7 @@ rule benchmark_set:
     message:
         "Bring the pictures of benchmark {wildcards.benchmark} into shape"
     shell:
-        "python -m ocsrflow.pictures.benchmark_set {input.images:q} {input.references:q} --depiction {params.depiction:q} "
+        "python -m ocsrflow benchmark_set {input.images:q} {input.references:q} --depiction {params.depiction:q} "
         "{params.columns:q} --name {wildcards.benchmark:q} --out {output.data:q} --originals {output.originals:q} "
         "--rejects {output.rejects:q} > {log:q} 2>&1"
 
@@ -165,6 +165,6 @@ rule draw_set:
     message:
         "Draw the molecules of {params.test_set} in the style {wildcards.drawing}"
     shell:
-        "python -m ocsrflow.pictures.draw_set {input.data:q} {params.molecules:q} --name {wildcards.drawing:q} "
+        "python -m ocsrflow draw_set {input.data:q} {params.molecules:q} --name {wildcards.drawing:q} "
         "--style {params.style:q} --time-limit {params.time_limit} --processes {threads} --out {output.data:q} "
         "--originals {output.originals:q} --rejects {output.rejects:q} > {log:q} 2>&1"

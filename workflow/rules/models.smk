@@ -16,8 +16,7 @@ rule weights:
     message:
         "Bring the ImageNet weights of {wildcards.encoder} here"
     shell:
-        "python -m ocsrflow.network.weights {wildcards.encoder:q} --out {output:q} --folder {params.folder:q} "
-        "> {log:q} 2>&1"
+        "python -m ocsrflow weights {wildcards.encoder:q} --out {output:q} --folder {params.folder:q} > {log:q} 2>&1"
 
 
 rule train:
@@ -61,8 +60,8 @@ rule train:
         # The one stage whose words are in the terminal too (tee): it takes hours, and one looks at how it goes on.
         # A signal to the whole group leaves this shell to wait for the training, which saves, and tee to hear it out.
         "trap : INT TERM HUP USR1; "
-        "python -m ocsrflow.training.launch --gpus {params.gpus} --granted {resources.gpu} "
-        "ocsrflow.training.train {input.data:q} --name {wildcards.model:q} "
+        "python -m ocsrflow launch --gpus {params.gpus} --granted {resources.gpu} -- "
+        "train {input.data:q} --name {wildcards.model:q} "
         "--dataset {params.dataset:q} --network {params.network:q} --training {params.training:q} "
         "{params.weights:q} --checkpoints {params.checkpoints:q} --checkpoint-minutes {params.minutes} "
         "--tracking {params.tracking:q} "
@@ -98,7 +97,7 @@ rule predict:
     message:
         "{wildcards.model} reads the pictures of {wildcards.test_set}"
     shell:
-        "python -m ocsrflow.reading.predict {input.data:q} --gpus {resources.gpu} --weights {input.weights:q} "
+        "python -m ocsrflow predict {input.data:q} --gpus {resources.gpu} --weights {input.weights:q} "
         "--description {input.description:q} {params.pictures:q} --reading {params.reading:q} "
         "--batch {params.batch} --timed-images {params.timed_images} --threads {threads} "
         "--out {output.predictions:q} --facts {output.facts:q} > {log:q} 2>&1"
@@ -126,7 +125,7 @@ rule redraw:
     message:
         "Draw what {wildcards.model} read in {wildcards.test_set} and compare"
     shell:
-        "python -m ocsrflow.reading.redraw {input.data:q} --predictions {input.predictions:q} --processes {threads} "
+        "python -m ocsrflow redraw {input.data:q} --predictions {input.predictions:q} --processes {threads} "
         "--out {output.distances:q} --facts {output.facts:q} > {log:q} 2>&1"
 
 
@@ -152,5 +151,5 @@ rule calibrate:
     message:
         "Learn on validation pictures how far {wildcards.reader} is to be trusted"
     shell:
-        "python -m ocsrflow.ensemble.calibrate {input.predictions:q} {params.redrawn:q} --processes {threads} "
+        "python -m ocsrflow calibrate {input.predictions:q} {params.redrawn:q} --processes {threads} "
         "--out {output:q} > {log:q} 2>&1"

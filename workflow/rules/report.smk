@@ -26,7 +26,7 @@ rule attend:
     message:
         "Draw where {wildcards.model} looked"
     shell:
-        "python -m ocsrflow.report.attend {input.data:q} --weights {input.weights:q} --description {input.description:q} "
+        "python -m ocsrflow attend {input.data:q} --weights {input.weights:q} --description {input.description:q} "
         "--predictions {input.predictions:q} --scores {input.scores:q} --size {params.size} --threads {threads} "
         "--out {output:q} > {log:q} 2>&1"
 
@@ -98,7 +98,7 @@ rule report:
     message:
         "Write the report"
     shell:
-        "python -m ocsrflow.report.report {params.texts:q} --gallery {params.gallery} "
+        "python -m ocsrflow report {params.texts:q} --gallery {params.gallery} "
         "--test-sets {params.test_sets:q} --scores {input.scores:q} --images {input.images:q} "
         "--predictions {input.predictions:q} --models {input.models:q} --metrics {input.metrics:q} "
         "--corpora {input.corpora:q} --samples {input.samples:q} --data {input.data:q} "

@@ -33,7 +33,7 @@ rule speed_training:
     message:
         "Measure the training speed of {wildcards.model} (gpu={resources.gpu}, {threads} threads)"
     shell:
-        "python -m ocsrflow.evaluation.speed_training {input.data:q} --name {wildcards.model:q} --dataset {params.dataset:q} "
+        "python -m ocsrflow speed_training {input.data:q} --name {wildcards.model:q} --dataset {params.dataset:q} "
         "--network {params.network:q} --training {params.training:q} --processes {params.processes:q} "
         "--steps {params.steps} --gpus {params.gpus} --granted {resources.gpu} --threads {threads} "
         "--out {output:q} > {log:q} 2>&1"
@@ -69,7 +69,7 @@ rule speed_prediction:
     message:
         "Measure how fast the models of ensemble {wildcards.ensemble} read side by side"
     shell:
-        "python -m ocsrflow.evaluation.speed_prediction {input.data:q} --name {wildcards.ensemble:q} "
+        "python -m ocsrflow speed_prediction {input.data:q} --name {wildcards.ensemble:q} "
         "--weights {input.weights:q} --descriptions {input.descriptions:q} --choice {input.choice:q} "
         "--reading {params.reading:q} --test-set {params.test_set:q} "
         "{params.pictures:q} --timed-images {params.timed_images} --gpus {resources.gpu} --threads {threads} "

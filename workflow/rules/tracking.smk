@@ -18,7 +18,7 @@ rule tracking:
         "Prepare MLflow"
     shell:
         # The store itself is no output: it grows with every run, and Snakemake would empty it before it makes it.
-        "python -m ocsrflow.tracking.tracking {params.experiment:q} {params.server:q} --out {output:q} > {log:q} 2>&1"
+        "python -m ocsrflow tracking {params.experiment:q} {params.server:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule record:
@@ -70,4 +70,4 @@ rule record:
     message:
         "Record all results in MLflow"
     shell:
-        "python -m ocsrflow.tracking.record {params.results:q} --out {output:q} > {log:q} 2>&1"
+        "python -m ocsrflow record {params.results:q} --out {output:q} > {log:q} 2>&1"

@@ -82,9 +82,7 @@ def test_the_h200_profile_is_valid_and_its_toy_has_the_same_models() -> None:
 
 def test_the_schema_in_the_repository_is_the_generated_one() -> None:
     kept = (REPOSITORY / "workflow/schemas/config.schema.json").read_text()
-    assert kept == experiment.schema(), (
-        "run: python -m ocsrflow.config.experiment --schema > workflow/schemas/config.schema.json"
-    )
+    assert kept == experiment.schema(), "run: ocsrflow config --json-schema > workflow/schemas/config.schema.json"
 
 
 def test_the_schema_accepts_what_is_shipped() -> None:

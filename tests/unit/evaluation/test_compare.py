@@ -352,13 +352,13 @@ def test_bad_folders_are_told_in_one_line(folders: tuple[Path, Path], what: str,
 
 
 def test_the_command_leaves_with_0_or_one_line(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ocsrflow.evaluation.compare", *map(str, folders)]
+    command = [sys.executable, "-m", "ocsrflow", "compare", *map(str, folders)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"A: results folder {folders[0]}\n")
     done = subprocess.run([*command[:-1], "0" * 32], capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        f"ocsrflow.compare: error: {'0' * 32}: not a results folder, there is no scores/TEST_SET/READER.json; run the "
+        f"ocsrflow compare: error: {'0' * 32}: not a results folder, there is no scores/TEST_SET/READER.json; run the "
         "workflow\n"
     )

@@ -20,7 +20,7 @@ def write(path: Path, rows: dict[str, str], header: str = "id,smiles", bom: bool
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ocsrflow.evaluation.evaluate", *map(str, arguments)]
+    command = [sys.executable, "-m", "ocsrflow", "evaluate", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True)
 
 
@@ -159,4 +159,4 @@ def test_the_command_leaves_with_one_line(
     done = run(*arguments)
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr == f"ocsrflow.evaluate: error: {message}\n"
+    assert done.stderr == f"ocsrflow evaluate: error: {message}\n"

@@ -65,14 +65,14 @@ def test_too_few_gpus_are_told_and_no_error(
     asked: list[list[Any]] = []
 
     def measured(words: list[Any]) -> dict[str, Any]:  # GPUs cannot be had here
-        asked.append(words[:5])
+        asked.append(words[:6])
         values = {"images_per_second": 100.0 * words[1], "data_wait": 0.0}
         return {"processes": words[1], "device": "Made-up", **values}
 
     monkeypatch.setattr(speed_training, "_measured", measured)
     out = tmp_path / "s.json"
     found = measure(dataset, out, processes=[2, 4], gpus=4, granted=4)
-    assert asked == [["--gpus", 2, "--granted", 4, "ocsrflow.evaluation.clocked_training"]]
+    assert asked == [["--gpus", 2, "--granted", 4, "--", "clocked_training"]]
     assert found["rows"][1] == {"processes": 4, "not_measured": "only 2 GPUs here"}
     assert "speed_up" not in found["rows"][0]  # against nothing
     found = measure(dataset, out, gpus=2, granted=1)

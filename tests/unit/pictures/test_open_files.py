@@ -17,7 +17,7 @@ def test_more_shards_than_open_files_make_the_same_data_set(kept: Path, tmp_path
     assert len({path.name[:5] for path in (folder / "pictures").rglob("*.h5")}) == SHARDS
     again = tmp_path / "again"
     again.mkdir()
-    command = [sys.executable, "-m", "ocsrflow.pictures.pack", folder / "sample.parquet", folder / "shards"]
+    command = [sys.executable, "-m", "ocsrflow", "pack", folder / "sample.parquet", folder / "shards"]
     command += ["--store", folder / "pictures", "--shards", SHARDS]
     for option in ("out", "tokens", "vocabulary", "rejects"):
         command += [f"--{option}", again / option]

@@ -135,7 +135,7 @@ def test_another_molecule_under_the_same_number_is_drawn(kept: Path, tmp_path: P
 
 def test_two_jobs_that_draw_the_same_do_not_meet(kept: Path, tmp_path: Path) -> None:
     one = molecules(kept, tmp_path / "one", size=40)
-    command = [sys.executable, "-m", "ocsrflow.pictures.render", str(one), "--store", str(tmp_path / "store")]
+    command = [sys.executable, "-m", "ocsrflow", "render", str(one), "--store", str(tmp_path / "store")]
     jobs = [
         subprocess.Popen([*command, "--out", str(tmp_path / f"{n}.parquet"), "--rejects", str(tmp_path / f"{n}.csv")])
         for n in range(3)

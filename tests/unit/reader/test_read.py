@@ -157,7 +157,7 @@ def test_pictures_that_cannot_be_read_cost_only_themselves(results: Path, pictur
     Image.new("1", (20_000, 20_000), 1).save(pictures / "huge.png")
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "ocsrflow.reader.read", "--models", results, pictures, "-o", tmp_path / "o.csv"),
+            *(sys.executable, "-m", "ocsrflow", "read", "--models", results, pictures, "-o", tmp_path / "o.csv"),
             *("--attention", tmp_path / "attention", "--threads", "1", "--beams", "2"),
         ],
         capture_output=True, text=True, check=False,
@@ -171,7 +171,7 @@ def test_pictures_that_cannot_be_read_cost_only_themselves(results: Path, pictur
         assert rows[name]["smiles"] == ""
         assert float(rows[name]["confidence"]) == 0
         assert sum(line.startswith(f"{name}: ") for line in done.stderr.splitlines()) == 1
-    assert done.stderr.strip().splitlines()[-1].startswith("ocsrflow.read: error: 5 of ")
+    assert done.stderr.strip().splitlines()[-1].startswith("ocsrflow read: error: 5 of ")
     for name in good:
         assert rows[name]["smiles"]
         assert rows[name]["error"] == ""
@@ -330,7 +330,8 @@ def test_numbers_out_of_range_are_told(results: Path, pictures: Path, tmp_path: 
     command = [
         sys.executable,
         "-m",
-        "ocsrflow.reader.read",
+        "ocsrflow",
+        "read",
         "--models",
         results,
         pictures,
@@ -351,7 +352,7 @@ def test_stopped_by_ctrl_c_it_leaves_what_it_has_read(results: Path, pictures: P
     maps = tmp_path / "attention"
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "ocsrflow.reader.read", "--models", results, pictures, "-o", tmp_path / "o.csv"),
+            *(sys.executable, "-m", "ocsrflow", "read", "--models", results, pictures, "-o", tmp_path / "o.csv"),
             *("--attention", maps, "--threads", "1", "--beams", "1", "--batch", "2"),
         ],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,

@@ -294,7 +294,7 @@ def test_bad_files_are_told_in_one_line(dataset: Path, tmp_path: Path) -> None:
 def test_the_command_line_takes_several_files_and_none(dataset: Path, tmp_path: Path) -> None:
     other = copied(dataset, tmp_path / "other")
     packed, out = str(dataset / "images.h5"), str(tmp_path / "page.html")
-    command = [sys.executable, "-m", "ocsrflow.report.browse", packed, "--others", packed, str(other), "--out", out]
+    command = [sys.executable, "-m", "ocsrflow", "browse", packed, "--others", packed, str(other), "--out", out]
     rejects = ["--rejects", str(dataset / "rejects.csv"), str(dataset / "pack.csv")]
     run = subprocess.run([*command, *rejects, "--molecules", "5"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

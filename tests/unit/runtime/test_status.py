@@ -34,7 +34,7 @@ rule train:
     message: "Train {wildcards.model}"
     shell:
         "(echo 45%; while [ -e hold ]; do sleep 0.1; done; "
-        "[ ! -e fail ] || {{ printf 'ocsrflow.train: error: no \\\\033[1mGPU\\\\n\\\\n' ; exit 1; }}; "
+        "[ ! -e fail ] || {{ printf 'ocsrflow train: error: no \\\\033[1mGPU\\\\n\\\\n' ; exit 1; }}; "
         "touch {output}) 2>&1 | tee {log}"
 """
 
@@ -88,7 +88,7 @@ def test_a_run_from_its_beginning_to_its_end(checkout: Path, capsys: pytest.Capt
     _, train, render, failed, last = shown()  # shards were drawn in the run before
     assert re.fullmatch(r"render +before +\d+", render)
     assert re.fullmatch(
-        r"failed: train, see (results/logs/train/(one|two)\.log): ocsrflow.train: error: no \\x1b\[1mGPU", failed
+        r"failed: train, see (results/logs/train/(one|two)\.log): ocsrflow train: error: no \\x1b\[1mGPU", failed
     )
     assert last == "0 of 2 jobs are done, none runs; the same command goes on from here"
 

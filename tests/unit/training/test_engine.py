@@ -31,7 +31,7 @@ def run_processes(dataset: Path, folder: Path, processes: int) -> subprocess.Com
     words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
     return subprocess.run(
-        [*command, "ocsrflow.training.train", str(dataset / "images.h5"), *words],
+        [*command, "ocsrflow", "train", str(dataset / "images.h5"), *words],
         capture_output=True,
         text=True,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from ocsrflow.runtime.cli import command_line
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.runtime.gpu_lease import Lease
 from ocsrflow.training.launch import launch
@@ -42,7 +43,15 @@ write("saved", " ".join(number.name for number in map(signal.Signals, got)))
 sys.exit(143)
 """
 LISTED = "GPU 0: Made-up (UUID: GPU-a)\nGPU 1: Made-up (UUID: GPU-b)\n"
-IMPATIENT = "import sys; from ocsrflow.training import launch; launch.GRACE = 1; sys.exit(launch.launch(sys.argv[1:]))"
+# The workers are no command of ocsrflow, which would take seconds to begin.
+START = """
+from ocsrflow.runtime.cli import run
+from ocsrflow.training import launch
+
+launch.PROGRAM = ("-m",)
+launch.GRACE = {grace}
+run(launch.launch, name="ocsrflow launch")
+"""
 
 
 class Run:
@@ -51,14 +60,16 @@ class Run:
     started: ClassVar[list["Run"]] = []
 
     def __init__(
-        self, folder: Path, *options: str, what: str = "saves", seconds: float = 1.0, how: tuple[str, ...] = ()
+        self, folder: Path, *options: str, what: str = "saves", seconds: float = 1.0, grace: int = 300
     ) -> None:
         self.folder = Path(folder, f"run{len(list(folder.glob('run*')))}")
         self.folder.mkdir()
         command = [
             sys.executable,
-            *(how or ("-m", "ocsrflow.training.launch")),
+            "-c",
+            START.format(grace=grace),
             *options,
+            "--",
             "worker",
             what,
             str(self.folder),
@@ -114,7 +125,7 @@ def test_signals_end_in_a_checkpoint(place: Path) -> None:
     terminated = Run(place, "--gpus", "2", "--granted", "2")
     interrupted = Run(place, "--gpus", "0", "--processes", "2")
     warned = Run(place, "--gpus=0", "--processes=2")
-    slow = Run(place, "--gpus", "0", "--processes", "2", seconds=100, how=("-c", IMPATIENT))
+    slow = Run(place, "--gpus", "0", "--processes", "2", seconds=100, grace=1)
     killed = Run(place, "--gpus", "0", "--processes", "2")
     assert [line.split()[1:] for line in terminated.ready()] == [["2", "GPU-a,GPU-b"]] * 2
     waiting = Run(place, "--gpus", "1")
@@ -161,7 +172,7 @@ def test_one_line_for_a_failure(place: Path) -> None:
     assert fails.end() == (1, "worker: error: one clear line\n")
     assert dies.end() == (
         1,
-        "ocsrflow.launch: error: rank 1 was killed by SIGKILL; it may have been out of memory: "
+        "ocsrflow launch: error: rank 1 was killed by SIGKILL; it may have been out of memory: "
         "give the job more, or lower training.batch\n",
     )
     assert dies.saved() == ["SIGTERM"]  # the other one was asked to go
@@ -188,4 +199,4 @@ def test_what_cannot_be_is_told(options: list[str], problem: str, place: Path, m
     monkeypatch.setenv("PATH", str(place / "bin"), prepend=os.pathsep)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     with pytest.raises(UserError, match=problem):
-        launch([*options, "worker"])
+        command_line(launch, "ocsrflow launch")([*options, "--", "worker"])

@@ -221,7 +221,7 @@ def test_two_processes_that_are_told_to_stop_save_and_one_goes_on(dataset: Path,
         "threads": 2,
     }
     words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-    command = [sys.executable, "-m", "ocsrflow.training.launch", "--gpus", "0", "--processes"]
+    command = [sys.executable, "-m", "ocsrflow", "launch", "--gpus", "0", "--processes"]
 
     def logged() -> int:
         return sum(path.read_text().count("\n") for path in tmp_path.glob("checkpoints/*/metrics.jsonl"))
@@ -229,7 +229,7 @@ def test_two_processes_that_are_told_to_stop_save_and_one_goes_on(dataset: Path,
     for processes, going_on in ((2, False), (1, True)):
         before, seen = newest(tmp_path), logged()
         run = subprocess.Popen(
-            [*command, str(processes), "ocsrflow.training.train", str(dataset / "images.h5"), *words],
+            [*command, str(processes), "--", "train", str(dataset / "images.h5"), *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -336,10 +336,8 @@ def test_two_processes_have_the_phase_of_one(dataset: Path, tmp_path: Path) -> N
     words = [word for name, value in names.items() for word in (f"--{name}", str(tmp_path / "2" / value))]
     words += ["--network", EXACT.model_dump_json(), "--training", training.model_dump_json(), "--threads", "2"]
     words += ["--checkpoints", str(tmp_path / "2" / "checkpoints")]
-    launch = [sys.executable, "-m", "ocsrflow.training.launch", "--gpus", "0", "--processes", "2"]
-    run = subprocess.run(
-        [*launch, "ocsrflow.training.train", str(dataset / "images.h5"), *words], capture_output=True, text=True
-    )
+    launch = [sys.executable, "-m", "ocsrflow", "launch", "--gpus", "0", "--processes", "2"]
+    run = subprocess.run([*launch, "--", "train", str(dataset / "images.h5"), *words], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     keys = ("loss", "validation_loss", "risk", "cross_entropy", "reward")
     one, two = ([[line.get(k) for k in keys] for line in lines(tmp_path / str(n))] for n in (1, 2))

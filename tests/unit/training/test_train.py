@@ -228,10 +228,12 @@ def test_the_launcher_tells_one_line_and_no_traceback(dataset: Path, tmp_path: P
     command = [
         sys.executable,
         "-m",
-        "ocsrflow.training.launch",
+        "ocsrflow",
+        "launch",
         "--gpus",
         "0",
-        "ocsrflow.training.train",
+        "--",
+        "train",
         str(dataset / "images.h5"),
     ]
     names = {"out": "w", "metrics": "m", "description": "d", "checkpoints": "c"}
@@ -244,5 +246,5 @@ def test_the_launcher_tells_one_line_and_no_traceback(dataset: Path, tmp_path: P
     )
     assert run.returncode == 1
     assert "Traceback" not in run.stderr
-    assert "ocsrflow.train: error: network.pretrained is imagenet" in run.stderr
+    assert "ocsrflow train: error: network.pretrained is imagenet" in run.stderr
     assert len(run.stderr.strip().splitlines()) == 1, run.stderr

@@ -1,14 +1,13 @@
 """The one description of the configuration.
 
 ``config.yaml`` is validated against :class:`Config` before any job is planned. The JSON schema in
-``workflow/schemas/`` is generated from it: ``python -m ocsrflow.config.experiment --schema``; so is the table of
-settings in the documentation: ``python -m ocsrflow.config.experiment --settings``.
+``workflow/schemas/`` is generated from it: ``ocsrflow config --json-schema``; so is the table of
+settings in the documentation: ``ocsrflow config --settings``.
 """
 
 import json
 import os
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -397,20 +396,3 @@ def schema() -> str:
     model = tree["$defs"]["Model"]
     model["required"] = [key for key in model["required"] if key not in ("network", "training")]
     return json.dumps(tree, indent=2) + "\n"
-
-
-if __name__ == "__main__":
-    if sys.argv[1:] == ["--schema"]:
-        print(schema(), end="")
-    elif sys.argv[1:] == ["--settings"]:
-        from .settings_table import settings  # here, so that no stage depends on it
-
-        print(settings(Config.model_json_schema()), end="")
-    elif len(sys.argv) == 2 and not sys.argv[1].startswith("-"):
-        try:
-            read(Path(sys.argv[1]))
-        except (UserError, OSError) as mistake:
-            sys.exit(f"ocsrflow.experiment: error: {mistake}")
-        print(f"{sys.argv[1]}: valid")
-    else:
-        sys.exit("usage: python -m ocsrflow.config.experiment CONFIG.yaml | --schema | --settings")

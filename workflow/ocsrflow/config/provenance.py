@@ -1,7 +1,7 @@
 """What a run of the workflow is a run of: its configuration and the state of the checkout.
 
 Snakemake writes it down when a run begins (``onstart``), in two files below the results that are no rule's outputs:
-else a commit would run everything again. MLflow, the report and ``python -m ocsrflow.evaluation.compare`` read them.
+else a commit would run everything again. MLflow, the report and ``ocsrflow compare`` read them.
 """
 
 import hashlib

@@ -11,11 +11,11 @@ INTRODUCTION = """\
 # Settings
 
 Made from the models in `workflow/ocsrflow/config/` by
-`python -m ocsrflow.config.experiment --settings > docs/settings.md`.
+`ocsrflow config --settings > docs/settings.md`.
 
 Every key of `config.yaml`, and of any file given with `--configfile`, where only what differs need stand: mappings are
 merged key by key, lists are replaced. An unknown key or a wrong value stops Snakemake before any job, with the key's
-path and what was expected there; `python -m ocsrflow.config.experiment config.yaml` checks a whole configuration alone.
+path and what was expected there; `ocsrflow config config.yaml` checks a whole configuration alone.
 
 `network` and `training` stand at the top level, for all models, and in a model's own entry, for what differs there.
 """

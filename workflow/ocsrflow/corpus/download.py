@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from ..runtime.cli import run
 from ..runtime.errors import UserError
 from ..runtime.files import finish, whole
 from ..runtime.http import fetch, fetch_text
@@ -76,7 +75,3 @@ def write_embedded(out: Path) -> None:
         for line in lines:
             smiles, number = line.split("\t")
             file.write(f"{number}\t{smiles}\n".encode("ascii"))
-
-
-if __name__ == "__main__":
-    run(download)

@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ..runtime.cli import run
 from ..runtime.csv_tables import write_csv
 from ..runtime.errors import UserError
 from ..runtime.files import read_json, sha256, whole, write_json
@@ -290,7 +289,3 @@ def _picture_blocks(
     names, texts = (pa.array([row[column] for row in kept], pa.string()) for column in (0, 1))
     cids_of_rows, numbers = np.array(cids, np.int64), np.array(used, np.int64) + 1
     return [(Lines(cids_of_rows, lengths, numbers, short, texts, odd, len(rows) + 1), names)]
-
-
-if __name__ == "__main__":
-    run(filter_corpus)

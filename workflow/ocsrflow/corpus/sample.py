@@ -25,7 +25,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..chem.molecules import canonical, fraction
-from ..runtime.cli import run
 from ..runtime.csv_tables import write_csv, write_rejects
 from ..runtime.errors import UserError
 from ..runtime.files import whole
@@ -401,7 +400,3 @@ def _by_length(
             why += [f"{n} {reason}" for reason, n in reasons]
         rows.append((length, available[length], wanted, got[length], ", ".join(why)))
     return rows
-
-
-if __name__ == "__main__":
-    run(sample)

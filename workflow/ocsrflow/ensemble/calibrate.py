@@ -22,7 +22,6 @@ from rdkit import DataStructs
 from ..chem.scores import wilson
 from ..chem.similarity import known
 from ..reading.prediction_tables import with_distances
-from ..runtime.cli import run
 from ..runtime.errors import UserError
 from ..runtime.files import write_json
 
@@ -243,7 +242,3 @@ def calibrate(predictions: Path, *, out: Path, redrawn: Path | None = None, proc
     by = ", ".join(calibration.features) or "their share alone"
     told = "" if area is None else f", area under the ROC curve on them {area:.3f}"
     print(f"{len(rows)} pictures, {exact.mean():.4f} exactly right, by {by}{told}")
-
-
-if __name__ == "__main__":
-    run(calibrate)

@@ -17,7 +17,6 @@ from rdkit import DataStructs
 
 from ..chem.similarity import known
 from ..reading.prediction_tables import read_predictions
-from ..runtime.cli import run
 from ..runtime.errors import UserError
 from ..runtime.files import write_json
 from ..runtime.progress import progress
@@ -189,7 +188,3 @@ def try_subsets(answers: Answers, largest: int) -> dict[Subset, float]:
 def _rank(tried: dict[Subset, float], subset: Subset) -> tuple[float, int, Subset]:
     """Sorts the best subset first."""
     return -tried[subset], len(subset), subset
-
-
-if __name__ == "__main__":
-    run(choose)

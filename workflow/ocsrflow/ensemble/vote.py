@@ -18,7 +18,6 @@ from ..chem.molecules import parse
 from ..chem.similarity import Known, known
 from ..config.methods import MethodName
 from ..reading.prediction_tables import read_beside, read_predictions
-from ..runtime.cli import run
 from ..runtime.errors import UserError
 from ..runtime.files import read_json, whole, write_json
 from ..runtime.progress import progress
@@ -303,7 +302,3 @@ class _Output:
                 "device": self.members[0].facts["device"],
             },
         )
-
-
-if __name__ == "__main__":
-    run(ensemble)

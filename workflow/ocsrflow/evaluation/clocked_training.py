@@ -18,7 +18,6 @@ from ..config.training import Training
 from ..network.batches import Epochs, Loader, Share
 from ..network.model import Reader
 from ..pictures.packed_file import Packed
-from ..runtime.cli import run
 from ..runtime.errors import UserError
 from ..runtime.files import write_json
 from ..training.engine import Engine, enough_memory
@@ -197,7 +196,3 @@ def _medians(
         key: round(statistics.median(row[key] for row in rows), 6) for key in rows[0]
     }
     return found | {"windows": [round(row["images_per_second"], 3) for row in rows]}
-
-
-if __name__ == "__main__":
-    run(clocked_training)

@@ -9,7 +9,6 @@ from typing import Any
 
 from ..chem.paired_tests import FLIPS, Tested
 from ..chem.scores import Score
-from ..runtime.cli import run
 from ..runtime.errors import visible
 from .comparison import TESTED, Change, Compared, Comparison, compared
 from .load_run import read_side
@@ -24,6 +23,8 @@ def compare(a: Path, b: Path, /, *, json: bool = False) -> None:
 
     Intervals are of 95 %. Differences are those on the same pictures, with a paired bootstrap interval; p is that of a
     paired sign-flip permutation test for the Tanimoto similarity and of the exact McNemar test for exact matches.
+
+    Example: ``ocsrflow compare results/before results/demo``
 
     Parameters
     ----------
@@ -169,7 +170,3 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return [
         "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows
     ]
-
-
-if __name__ == "__main__":
-    run(compare)

@@ -8,7 +8,6 @@ from rdkit import DataStructs
 
 from ..chem.similarity import known
 from ..pictures.packed_file import Packed
-from ..runtime.cli import run
 from ..runtime.errors import UserError
 from ..runtime.files import whole, write_json
 from ..runtime.progress import progress
@@ -87,7 +86,3 @@ def constant(
             "seconds_per_image": 0.0,
         },
     )
-
-
-if __name__ == "__main__":
-    run(constant)

@@ -1,4 +1,4 @@
-"""Scores of anybody's predictions: ``python -m ocsrflow.evaluation.evaluate predictions.csv references.csv``."""
+"""Scores of anybody's predictions: ``ocsrflow evaluate predictions.csv references.csv``."""
 
 import csv
 import math
@@ -12,7 +12,6 @@ from typing import Any
 
 from ..chem.scores import Evaluation, evaluate
 from ..chem.similarity import LIMIT
-from ..runtime.cli import run
 from ..runtime.errors import UserError, visible
 
 
@@ -20,6 +19,8 @@ def metrics(
     predictions: Path, references: Path, *, json: bool = False, processes: int | None = None, seconds: float = LIMIT
 ) -> None:
     """Score anybody's predicted SMILES against the right ones.
+
+    Example: ``ocsrflow evaluate predictions.csv references.csv --json``
 
     Parameters
     ----------
@@ -141,7 +142,3 @@ def _table(found: Evaluation, dropped: list[str]) -> str:
                 f"{exact.value:10.4f}{validity.value:10.4f}"
             )
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    run(metrics)

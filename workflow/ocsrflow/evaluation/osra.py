@@ -36,7 +36,6 @@ from ..chem.similarity import known
 from ..depiction.plain import Picture
 from ..pictures.originals import Originals
 from ..pictures.packed_file import Packed
-from ..runtime.cli import run
 from ..runtime.errors import UserError
 from ..runtime.files import whole, write_json
 from ..runtime.progress import progress
@@ -204,7 +203,3 @@ def _write(out: Path, packed: Packed, members: NDArray[np.int64], found: list[Re
     }
     with whole(out) as part:
         pd.DataFrame(columns).to_parquet(part, index=False)
-
-
-if __name__ == "__main__":
-    run(osra)

@@ -10,7 +10,6 @@ import pandas as pd
 from ..chem.scores import Evaluation, evaluate
 from ..ensemble.calibrate import Calibration, auroc, confidence, reliability
 from ..reading.prediction_tables import with_distances
-from ..runtime.cli import run
 from ..runtime.files import read_json, whole, write_json
 
 # What an answer may be trusted by, where it is there.
@@ -101,7 +100,3 @@ def _trust(values: np.ndarray[Any, np.dtype[np.float64]], name: str, found: Eval
         "auroc": auroc(-values if name == "distance" else values, exact),
         "curve": reliability(values, exact, similarity),
     }
-
-
-if __name__ == "__main__":
-    run(score)

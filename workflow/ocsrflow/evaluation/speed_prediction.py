@@ -23,7 +23,6 @@ from ..ensemble.voting_methods import vote
 from ..network.model import load_reader
 from ..network.model_reader import Eye, timed
 from ..pictures.packed_file import Packed
-from ..runtime.cli import run
 from ..runtime.errors import UserError
 from ..runtime.files import read_json, write_json
 from ..runtime.gpu_lease import PARENT, device_of, die_with_parent, present, take
@@ -329,7 +328,3 @@ def _voted(texts: list[str]) -> tuple[list[str], str]:
 def _quartiles(times: list[float]) -> dict[str, float]:
     low, middle, high = np.quantile(times, (0.25, 0.5, 0.75)).tolist()
     return {"seconds_per_image": round(middle, 6), "low": round(low, 6), "high": round(high, 6)}
-
-
-if __name__ == "__main__":
-    run(speed_prediction)

@@ -11,7 +11,6 @@ from typing import Any
 from ..config.network import Network
 from ..config.training import Training
 from ..pictures.packed_file import Packed
-from ..runtime.cli import run
 from ..runtime.files import read_json, write_json
 from ..runtime.gpu_lease import present
 from ..runtime.slurm_job import of_cluster
@@ -66,7 +65,8 @@ def speed_training(
     packed = Packed(data)
     here = len(present()) if gpus else 0
     work = [
-        "ocsrflow.evaluation.clocked_training",
+        "--",
+        "clocked_training",
         data,
         "--name",
         name,
@@ -134,7 +134,7 @@ def _measured(words: list[Any]) -> dict[str, Any]:
         When they failed; they have told why.
     """
     with tempfile.TemporaryDirectory(prefix="ocsrflow-speed-") as folder:
-        command = [sys.executable, "-m", "ocsrflow.training.launch", *map(str, words), "--out", f"{folder}/speed.json"]
+        command = [sys.executable, "-m", "ocsrflow", "launch", *map(str, words), "--out", f"{folder}/speed.json"]
         with subprocess.Popen(command) as launcher:
             try:
                 status = launcher.wait()
@@ -161,7 +161,3 @@ def _line(name: str, row: dict[str, Any]) -> str:
     if "device" not in row:
         return f"{who}: not measured: {row['not_measured']}"
     return f"{who}: {row['images_per_second']:.1f} images/s, {100 * row['data_wait']:.1f} % waiting for data"
-
-
-if __name__ == "__main__":
-    run(speed_training)

@@ -7,7 +7,6 @@ from pathlib import Path
 import timm
 from torchvision.models import WeightsEnum
 
-from ..runtime.cli import run
 from ..runtime.errors import UserError
 from ..runtime.files import finish, sha256, whole
 from ..runtime.http import fetch
@@ -71,7 +70,3 @@ def _check(path: Path, encoder: str, mend: str) -> None:
         if path.name.endswith(".arrived"):
             path.unlink()
         raise UserError(f"{path} is damaged: its SHA-256 should start with {digits[1]}; {mend}")
-
-
-if __name__ == "__main__":
-    run(weights)

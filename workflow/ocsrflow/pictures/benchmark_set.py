@@ -16,7 +16,6 @@ from ..chem.molecules import canonical
 from ..chem.tokenizer import VOCABULARY, encode
 from ..config.depiction import Depiction
 from ..corpus.picture_folder import UNREADABLE, PictureFolder
-from ..runtime.cli import run
 from ..runtime.csv_tables import write_rejects
 from ..runtime.errors import UserError, visible
 from ..runtime.files import whole
@@ -198,7 +197,3 @@ def _tell(name: str, refused: list[tuple[str, str]]) -> None:
     examples = dict(reversed(refused))
     for reason, count in Counter(reason for reason, _ in refused).items():
         print(visible(f"{name}: {count} {REASONS[reason]}, for example {examples[reason]}"), file=sys.stderr)
-
-
-if __name__ == "__main__":
-    run(benchmark_set)

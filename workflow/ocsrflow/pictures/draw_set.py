@@ -15,7 +15,6 @@ from ..chem.molecules import fraction, parse
 from ..config.depiction import Depiction
 from ..config.styles import Styles
 from ..depiction.styled import draw_styled
-from ..runtime.cli import run
 from ..runtime.csv_tables import write_rejects
 from ..runtime.errors import UserError, visible
 from ..runtime.files import whole
@@ -171,7 +170,3 @@ def _prepare(style: Styles, depiction: Depiction, name: str) -> None:
 
 def _draw_some(molecules: Sequence[Molecule]) -> list[Drawn | Failed]:
     return [_painter.draw(molecule) for molecule in molecules]
-
-
-if __name__ == "__main__":
-    run(draw_set)

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from ..chem.tokenizer import END, INDEX, PAD, START, VOCABULARY, encode
 from ..config.depiction import Depiction
-from ..runtime.cli import run
 from ..runtime.csv_tables import write_rejects
 from ..runtime.errors import UserError
 from ..runtime.files import whole, write_json
@@ -261,7 +260,3 @@ def _reasons(folder: Path | None, shards: int) -> dict[int, tuple[str, str]]:
     paths = [folder / f"render-{shard}.csv" for shard in range(shards)]
     tables = [pd.read_csv(path, keep_default_na=False) for path in paths if path.exists()]
     return {int(r.cid): (str(r.reason), str(r.example)) for t in tables for r in t.itertuples()}  # type: ignore[arg-type]
-
-
-if __name__ == "__main__":
-    run(pack)

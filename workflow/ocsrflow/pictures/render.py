@@ -16,7 +16,6 @@ from ..chem.molecules import parse
 from ..config.depiction import Depiction
 from ..corpus.picture_folder import PictureFolder
 from ..depiction.plain import draw, fit
-from ..runtime.cli import run
 from ..runtime.csv_tables import write_csv
 from ..runtime.errors import UserError
 from ..runtime.files import whole
@@ -227,7 +226,3 @@ def _draw(wanted: Sequence[Wanted]) -> list[Drawn | ValueError]:
         except Exception as error:  # noqa: BLE001  (decoders of pictures raise all kinds)
             found.append(ValueError(f"{type(error).__name__}: {error}"))
     return found
-
-
-if __name__ == "__main__":
-    run(render)

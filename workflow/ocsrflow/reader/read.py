@@ -1,4 +1,4 @@
-"""The command ``python -m ocsrflow.reader.read``: trained models read pictures from anywhere."""
+"""The command ``ocsrflow read``: trained models read pictures from anywhere."""
 
 import sys
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from ..config.reading import Reading
 from ..depiction.plain import Picture
 from ..network.attention_maps import draw_attention
 from ..pictures.picture_files import find, load_all
-from ..runtime.cli import explain, run
+from ..runtime.cli import explain
 from ..runtime.errors import UserError
 from ..runtime.files import whole
 from ..runtime.gpu_lease import device_of, take
@@ -45,6 +45,8 @@ def predict(
     """Read pictures of molecules: SMILES with a confidence to sort by.
 
     Exit status 1 means that some pictures could not be read: a line says why for each; the others are in the output.
+
+    Example: ``ocsrflow read pictures/ --models results/demo -o out.csv``
 
     Parameters
     ----------
@@ -160,7 +162,3 @@ def _draw(team: Team, name: str, picture: Picture, text: str, folder: Path) -> N
             image.save(file, "PNG")
     except OSError as error:
         print(f"{name}: no attention, {explain(error) or error}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    run(predict)

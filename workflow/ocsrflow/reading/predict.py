@@ -17,7 +17,6 @@ from ..network.beam_search import Candidate
 from ..network.model import load_reader
 from ..network.model_reader import Eye, best_first, timed
 from ..pictures.packed_file import Packed
-from ..runtime.cli import run
 from ..runtime.files import whole, write_json
 from ..runtime.gpu_lease import device_of, take
 from ..runtime.progress import progress
@@ -137,7 +136,3 @@ def _table(found: list[tuple[list[Candidate], float]], processes: int) -> tuple[
             }
         )
     return pd.DataFrame(rows), {text for text, molecule in molecules.items() if molecule is None}
-
-
-if __name__ == "__main__":
-    run(predict_set)

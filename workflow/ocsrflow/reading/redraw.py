@@ -15,7 +15,6 @@ from ..chem.similarity import limit_memory
 from ..depiction.plain import Picture
 from ..pictures.packed_file import Packed
 from ..pictures.redraw_distance import CHUNK, Redrawer
-from ..runtime.cli import run
 from ..runtime.errors import UserError
 from ..runtime.files import whole, write_json
 from ..runtime.isolated import Failed, attempts, guarded
@@ -128,7 +127,3 @@ def _timed(item: tuple[Picture, list[str]]) -> Compared:
     began = time.perf_counter()
     distances = _redrawer.distances(*item)
     return Compared(distances, time.perf_counter() - began)
-
-
-if __name__ == "__main__":
-    run(redraw)

@@ -16,7 +16,6 @@ from ..network.beam_search import likelihood
 from ..network.model import Reader, load_reader
 from ..network.precision import warn_if_slow
 from ..pictures.packed_file import Packed
-from ..runtime.cli import run
 from ..runtime.files import whole, write_json
 from ..runtime.gpu_lease import device_of, take
 from ..runtime.progress import progress
@@ -125,7 +124,3 @@ def _scored(
             reader.decoder, features, [[encode(text).tolist() for text in texts] for texts in candidates]
         )
     return found, time.perf_counter() - began
-
-
-if __name__ == "__main__":
-    run(rescore)

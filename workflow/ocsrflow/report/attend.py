@@ -12,7 +12,6 @@ from ..network.attention_maps import draw_attention
 from ..network.model import load_reader
 from ..network.model_reader import Eye
 from ..pictures.packed_file import Packed
-from ..runtime.cli import run
 from ..runtime.files import whole
 from .html import small_png
 
@@ -101,7 +100,3 @@ def _tokens(text: str) -> int:
         return len(encode(text))
     except ValueError:
         return 0
-
-
-if __name__ == "__main__":
-    run(attend)

@@ -22,7 +22,6 @@ from rdkit import Chem
 
 from ..chem.molecules import parse
 from ..pictures.packed_file import SPLITS, Packed
-from ..runtime.cli import run
 from ..runtime.errors import UserError
 from ..runtime.files import write_text
 from ..runtime.progress import progress
@@ -107,6 +106,8 @@ def browse(
     molecules: PositiveInt = 20000,
 ) -> None:
     """Write a page that shows a packed data set.
+
+    Example: ``ocsrflow browse results/demo/datasets/nci-short/images.h5 --out page.html``
 
     Parameters
     ----------
@@ -606,7 +607,3 @@ def _rejects(path: Path) -> list[dict[str, str]]:
     kept = table["dropped"].eq("False") if "dropped" in table else pd.Series(False, index=table.index)
     table = table.assign(where=where, dropped=np.where(kept, "no, mended", "yes"))
     return [{str(k): str(v) for k, v in row.items()} for row in table.to_dict("records")]
-
-
-if __name__ == "__main__":
-    run(browse)

@@ -9,7 +9,6 @@ import pandas as pd
 
 from ..chem.paired_tests import Tested, paired_mean, same_pictures
 from ..pictures.packed_file import Packed, describe
-from ..runtime.cli import run
 from ..runtime.files import read_json, write_json, write_text
 from . import figures, published, reproduction
 from .costs import costs
@@ -424,7 +423,3 @@ def _rejects(paths: list[Path]) -> list[dict[str, Any]]:
         for row in pd.read_csv(path, keep_default_na=False).to_dict("records"):
             rows.append({"owner": owner, "stage": stage, "dropped": True} | {str(k): v for k, v in row.items()})
     return rows
-
-
-if __name__ == "__main__":
-    run(report)

@@ -1,11 +1,11 @@
-"""The command line of a stage: its typed function, with errors as one clear line."""
+"""The command line of a stage or tool: its typed function, with errors as one clear line."""
 
 import errno
 import gc
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import cyclopts
@@ -37,8 +37,29 @@ def explain(error: Exception) -> str | None:
     return None
 
 
-def run(stage: Callable[..., Any], *commands: Callable[..., Any]) -> NoReturn:
-    """Run a stage from its command line and leave the process; further functions are commands, by their names.
+def command_line(function: Callable[..., Any], name: str) -> cyclopts.App:
+    """The command line of a function, whose help calls it ``name``."""
+    app = cyclopts.App(
+        name=name,
+        result_action="return_value",
+        version_flags=[],
+        default_parameter=cyclopts.Parameter(consume_multiple=True, negative=()),
+    )
+    app.default(function)
+    return app
+
+
+def run(function: Callable[..., Any], words: Sequence[str] | None = None, *, name: str = "ocsrflow") -> NoReturn:
+    """Run a function from its command line and leave the process.
+
+    Parameters
+    ----------
+    function
+        What a stage or a tool does.
+    words
+        The command line; by default that of this process.
+    name
+        What help and messages call it.
 
     Exit status: 0 done; 1 a :class:`UserError` or a full disk, told in one line on standard error; 2 a wrong
     command line; 130 stopped by Ctrl-C, 143 by SIGTERM; 141 who reads the output has gone. Anything else is a defect of
@@ -47,21 +68,9 @@ def run(stage: Callable[..., Any], *commands: Callable[..., Any]) -> NoReturn:
     # So that temporary files are removed on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parent_watch.tie()
-    name = stage.__module__
-    if name == "__main__":
-        name = f"ocsrflow.{os.path.splitext(os.path.basename(sys.argv[0]))[0]}"
-    module = sys.modules["__main__"].__spec__
-    app = cyclopts.App(
-        name=f"python -m {module.name if module else name}",
-        result_action="return_value",
-        version_flags=[],
-        default_parameter=cyclopts.Parameter(consume_multiple=True, negative=()),
-    )
-    app.default(stage)
-    for command in commands:
-        app.command(command)
+    app = command_line(function, name)
     try:
-        app()
+        app(words)
         sys.stdout.flush()
     except UserError as error:
         fail(name, str(error))

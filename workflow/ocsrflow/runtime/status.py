@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from . import cli
 from .errors import UserError, visible
 from .files import read_json
 
@@ -39,6 +38,8 @@ class Log:
 
 def status(results: Path = Path("results"), /) -> None:
     """Print how far the last run has come whose results are in a folder; call it in the checkout.
+
+    Example: ``ocsrflow status results/demo``
 
     Raises
     ------
@@ -114,7 +115,3 @@ def last_line(path: Path) -> str:
     """The last line of a log that is not empty."""
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "there is none"
     return visible(re.split(r"[\r\n]+", text.strip())[-1])
-
-
-if __name__ == "__main__":
-    cli.run(status)

@@ -20,7 +20,6 @@ import yaml
 from ..config.experiment import read
 from ..config.planning import Plan
 from ..pictures.packed_file import describe
-from ..runtime.cli import run
 from ..runtime.errors import UserError
 from ..runtime.files import RESULTS, read_json, sha256, write_json
 from ..runtime.progress import progress
@@ -138,7 +137,7 @@ def _explained(results: Path) -> Iterator[None]:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
             f"MLflow does not take the runs: {reason}; nothing is lost: run the workflow again, or "
-            f"python -m ocsrflow.tracking.record {results}"
+            f"ocsrflow record {results}"
         ) from None
 
 
@@ -330,7 +329,3 @@ def _dataset(path: Path, split: str) -> Dataset:
         schema=json.dumps({"mlflow_colspec": columns}),
         profile=json.dumps(profile),
     )
-
-
-if __name__ == "__main__":
-    run(record)

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Literal
 
-from ..runtime.cli import run
 from ..runtime.files import finish
 from .mlflow_runs import end_workflow, ensure, forgiving
 from .mlflow_store import read_place, write_place
@@ -52,7 +51,3 @@ def close(results: Path = Path("results"), *, status: Literal["FINISHED", "FAILE
     if (results / "workflow.json").is_file() and (results / "tracking.json").is_file():
         with forgiving():
             end_workflow(results, status)
-
-
-if __name__ == "__main__":
-    run(tracking, close)

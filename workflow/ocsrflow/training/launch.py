@@ -1,15 +1,13 @@
 """Start a training through torchrun: lease the GPUs, one process each; or processes on the CPU."""
 
-import argparse
 import logging
 import os
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from ..runtime import parent_watch
-from ..runtime.cli import fail
 from ..runtime.errors import UserError
 from ..runtime.gpu_lease import PARENT, STORE, take
 
@@ -17,57 +15,57 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 GRACE = 300  # seconds that stopped processes have to save a checkpoint before torchrun kills them
+PROGRAM = ("-m", "ocsrflow")  # what each process runs, with a command behind it
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 LOOPBACK = "lo"  # the network interface that leads nowhere else
 STOPPED = 128 + signal.SIGTERM  # exit status of a process that saved and left
 
 
-def launch(arguments: list[str]) -> int:
-    """Run a command line, see :func:`_options`, and return the exit status.
+def launch(*command: str, gpus: int, granted: int | None = None, processes: int | None = None) -> NoReturn:
+    """Run a command in several processes under torchrun, and leave with its exit status.
 
     The processes' own words stay the only ones: a stage tells in one line what went wrong, and torchrun's report of
     the same failure, a page of traceback, is left out.
+
+    Example: ``ocsrflow launch --gpus 2 -- train images.h5 --name one ...``
+
+    Parameters
+    ----------
+    command
+        A command of ``ocsrflow`` with its own options, behind ``--``.
+    gpus
+        GPUs that the model asks for, which are leased, one process each; 0 is the CPU.
+    granted
+        GPUs that Snakemake granted.
+    processes
+        Processes on the CPU, by default one.
 
     Raises
     ------
     UserError
         When Snakemake granted fewer GPUs than are asked for, they are not there, or a process was killed.
     """
-    options = _options(arguments)
+    if granted is not None and granted < gpus:
+        raise UserError(
+            f"model asks for {gpus} GPUs, but Snakemake granted {granted}: give --resources gpu={gpus} or "
+            "more, or lower the model's gpus"
+        )
+    if gpus and processes not in (None, gpus):
+        raise UserError(f"{processes} processes for {gpus} GPUs: a GPU takes one process, leave processes out")
     for number in STOPS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it
             signal.signal(number, _stop)
-    parent_watch.tie()
-    lease = take(options.gpus)
-    processes = options.gpus or options.processes or 1
-    if options.gpus and lease is None:
+    lease = take(gpus)
+    processes = gpus or processes or 1
+    if gpus and lease is None:
         print("no GPU here: training on the CPU, which takes very long for a full model", file=sys.stderr)
         processes = 1
     os.environ[PARENT] = str(os.getpid())
     try:
-        return _torchrun(processes, [options.module, *options.arguments])
+        sys.exit(_torchrun(processes, command))
     finally:
         if lease is not None:
             lease.release()
-
-
-def _options(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m ocsrflow.training.launch", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--gpus", type=int, required=True, help="GPUs that the model asks for; 0 is the CPU")
-    parser.add_argument("--granted", type=int, help="GPUs that Snakemake granted")
-    parser.add_argument("--processes", type=int, help="processes on the CPU (1)")
-    parser.add_argument("module", help="what to run, in every process")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its command line")
-    options = parser.parse_args(arguments)
-    gpus = options.gpus
-    if options.granted is not None and options.granted < gpus:
-        raise UserError(
-            f"model asks for {gpus} GPUs, but Snakemake granted {options.granted}: give --resources gpu={gpus} or "
-            "more, or lower the model's gpus"
-        )
-    if gpus and options.processes not in (None, gpus):
-        raise UserError(f"{options.processes} processes for {gpus} GPUs: a GPU takes one process, leave processes out")
-    return options
 
 
 def _stop(number: int, _: object) -> NoReturn:
@@ -77,7 +75,7 @@ def _stop(number: int, _: object) -> NoReturn:
     sys.exit(STOPPED if number == signal.SIGUSR1 else 128 + number)  # SLURM warns by SIGUSR1
 
 
-def _torchrun(processes: int, command: list[str]) -> int:
+def _torchrun(processes: int, command: Sequence[str]) -> int:
     # Not at the top: it takes seconds. A signal waits for its end, since some modules cannot bear to be left half-way.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     from torch.distributed.elastic.multiprocessing import SignalException
@@ -99,7 +97,7 @@ def _torchrun(processes: int, command: list[str]) -> int:
             "log-dir": logs,  # else torchrun leaves a folder behind
         }
         try:
-            torchrun([*(f"--{name}={value}" for name, value in options.items()), "-m", *command])
+            torchrun([*(f"--{name}={value}" for name, value in options.items()), *PROGRAM, *command])
         except ChildFailedError as error:
             return _status(error.failures)
         except SignalException as signalled:
@@ -140,10 +138,3 @@ def _status(failures: "dict[int, ProcessFailure]") -> int:
                 + ("; it may have been out of memory: give the job more, or lower training.batch" if memory else "")
             )
     return told[0] if told else STOPPED
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(launch(sys.argv[1:]))
-    except UserError as error:
-        fail("ocsrflow.launch", str(error))

@@ -24,7 +24,6 @@ from ..network.batches import Epochs, Loader, Share
 from ..network.model import Reader, imagenet, take_up
 from ..network.precision import warn_if_slow
 from ..pictures.packed_file import Packed
-from ..runtime.cli import run
 from ..runtime.code_version import code_version
 from ..runtime.errors import UserError
 from ..runtime.files import sha256, whole, write_json, write_text
@@ -518,7 +517,3 @@ def _key(packed: Packed, network: Network, training: Training, weights: Path | N
     parts.append(code_version("training.train"))
     parts.append(sha256(weights) if weights and network.pretrained != "none" else None)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
-
-
-if __name__ == "__main__":
-    run(train)
