@@ -35,7 +35,6 @@ finally:
 
 def test_every_rule_calls_a_command_of_its_own_name() -> None:
     rules = "".join(path.read_text() for path in sorted((REPOSITORY / "workflow/rules").glob("*.smk")))
-    found = re.findall(
     call = r'^rule (\w+):.*?python -m ocsrflow ((?:launch .*?-- "\s*")?)(\w+)'
     found = re.findall(call, rules, re.DOTALL | re.MULTILINE)
     assert len(found) == len(re.findall(r"^rule ", rules, re.MULTILINE)) > 20
