@@ -9,7 +9,6 @@ from support.waiting import PATIENCE
 
 STAGE = """
 import sys, time
-from support.waiting import PATIENCE
 from ocsrflow.runtime.cli import run
 from ocsrflow.runtime.errors import UserError
 
