@@ -1,4 +1,4 @@
-"""A plan of thousands of shards: every one once, and no command that grows with their number.
+"""What is planned: of thousands of shards every one once, and after each kind of edit what depends on it.
 
 How long such a plan takes is measured by ``tests/benchmarks/planning.py``.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from support.checkout import CONFIG, copy_checkout, snakemake
+from support.plans import make_pretended, planned, with_followers
 
 SHARDS = 2000
 MAX_ARG_STRLEN = 131_072  # bytes of one argument on Linux; `bash -c` takes a job's whole command as one
@@ -69,3 +70,53 @@ def test_a_parent_that_may_not_be_one_stops_the_plan(tmp_path: Path) -> None:
     refused = snakemake(folder, *options, check=False)
     assert refused.returncode
     assert "models.0.network.pretrained: the model in parent has split.seed 7, here it is 0" in refused.stdout
+
+
+@pytest.fixture(scope="module")
+def pretended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy experiment as if it had run, in a checkout whose code may be edited."""
+    return make_pretended(tmp_path_factory.mktemp("pretended"))
+
+
+READERS = {"predict", "rescore", "attend", "speed_prediction"}
+EDITS = [
+    # What no result depends on
+    ("runtime/progress.py", "import sys\n", "# for standard error\nimport sys\n", set()),
+    ("runtime/files.py", 'HASHES = "hashes"', 'HASHES = "sha256"', set()),
+    ("runtime/errors.py", "class UserError(Exception):", "class UserError(Exception):\n    x = 1\n", set()),
+    ("tracking/live_curves.py", "import importlib\n", "import importlib\nX = 1\n", set()),
+    ("depiction/plain.py", "import functools\n", "# for caches\nimport functools\n", set()),
+    ("network/decoder.py", "writes SMILES tokens", "writes tokens of SMILES", set()),
+    ("config/depiction.py", '"Draw aromatic rings with alternating double bonds."', '"Kekulé."', set()),
+    ("evaluation/score.py", "    test_set: str,", "    test_set: (\n        str\n    ),", set()),
+    ("corpus/download.py", 'kind == "nci"', '"nci" == kind', set()),  # addresses and checksums alone decide
+    # What some do
+    ("network/decoder.py", "-0.1, 0.1", "-0.2, 0.2", {"train", "speed_training", *READERS, "record"}),
+    ("training/augment.py", "PAPER = 192", "PAPER = 190", {"train", "speed_training"}),
+    (
+        "chem/similarity.py", "= Chem.RDKFingerprint(molecule)", "= Chem.RDKFingerprint(molecule, 2)",
+        {"train", *READERS, *("redraw", "choose", "vote", "constant", "osra", "calibrate", "score", "report")},
+    ),
+    ("evaluation/score.py", 'TRUST = (', 'TRUST = ("x", ', {"score"}),
+    ("report/costs.py", "COLUMNS = (", 'COLUMNS = ("x", ', {"report"}),
+    ("reader/mlflow_pyfunc.py", "import io\n", "import io\nX = 1\n", {"record"}),
+    ("tracking/mlflow_store.py", "import os\n", "import os\nX = 1\n", {"tracking", "record"}),
+]  # fmt: skip
+
+
+def test_a_finished_experiment_has_nothing_to_do(pretended: Path) -> None:
+    assert planned(pretended) == (set(), set())
+
+
+@pytest.mark.parametrize(("file", "old", "new", "rules"), EDITS)
+def test_an_edit_runs_exactly_what_depends_on_it(
+    pretended: Path, file: str, old: str, new: str, rules: set[str]
+) -> None:
+    path = pretended / "workflow/ocsrflow" / file
+    before = path.read_text()
+    assert before.count(old) >= 1
+    path.write_text(before.replace(old, new, 1))
+    try:
+        assert planned(pretended)[1] == with_followers(rules)
+    finally:
+        path.write_text(before)
