@@ -10,6 +10,8 @@ from typing import Any
 import h5py
 import yaml
 
+from . import hdf5
+from .errors import UserError
 from .files import read_json, sha256
 
 VERSIONS = (
@@ -37,13 +39,26 @@ def sources(results: Path, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def dataset(path: Path) -> dict[str, Any]:
-    """Of a packed data set its name, digest, depiction (JSON) and numbers of pictures by split."""
-    with h5py.File(path) as file:
-        splits = [str(name) for name in file.attrs["splits"]]
-        numbers = file["split"][:]
-        pictures = {name: int((numbers == i).sum()) for i, name in enumerate(splits)}
-        attributes = {key: str(file.attrs[key]) for key in ("digest", "depiction")}
-    return {"name": path.parent.name, **attributes, "pictures": pictures}
+    """Of a packed data set its name, digest, depiction (JSON) and numbers of pictures by split.
+
+    Raises
+    ------
+    UserError
+        Where ``path`` is none.
+    """
+    try:
+        return {"name": path.parent.name, **hdf5.values(path, _dataset)}
+    except hdf5.Damaged as error:
+        reason = f"not a whole packed data set ({error})"
+        raise UserError(f"{path}: {reason}; remove it and run the workflow again") from None
+
+
+def _dataset(file: h5py.File) -> dict[str, Any]:
+    splits = [str(name) for name in file.attrs["splits"]]
+    hdf5.expect_plain(file, "split", size=os.path.getsize(file.filename))
+    numbers = file["split"][:]
+    pictures = {name: int((numbers == i).sum()) for i, name in enumerate(splits)}
+    return {**{key: str(file.attrs[key]) for key in ("digest", "depiction")}, "pictures": pictures}
 
 
 def weights(paths: Sequence[Path], described: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -13,7 +13,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
 from cyclopts.types import PositiveInt
@@ -59,9 +58,8 @@ class Hashed:
 
     def at(self, positions: NDArray[np.int64]) -> list[tuple[int, str]]:
         """CID and canonical SMILES of some positions."""
-        with h5py.File(self.path) as file:
-            texts = file["canonical"].asstr()
-            return [(int(self.cid[i]), str(texts[i])) for i in positions]
+        texts = Packed(self.path).text("canonical", positions)
+        return [(int(self.cid[i]), text) for i, text in zip(positions, texts, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -196,28 +194,19 @@ def _names(paths: list[Path]) -> dict[Path, str]:
     return {path: name if often[name] == 1 else str(path) for path, name in short.items()}
 
 
-def _slices(path: Path, column: str, rows: int, what: str) -> Iterator[tuple[int, NDArray[np.object_]]]:
-    """A column of texts, ``SLICE`` of them at a time, each slice with the position of its first text."""
-    try:
-        with h5py.File(path) as file, progress(total=rows, what=what, unit="molecules") as bar:
-            texts = file[column].asstr()
-            if len(file[column]) != rows:
-                raise ValueError(f"{len(file[column])} {column} SMILES of {rows} pictures")
-            for start in range(0, rows, SLICE):
-                part: NDArray[np.object_] = texts[start : start + SLICE]
-                yield start, part
-                bar.update(len(part))
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError(
-            f"{path}: not a whole packed data set ({error}); remove it and run the workflow again"
-        ) from None
+def _slices(data: Packed, column: str, what: str) -> Iterator[tuple[int, NDArray[np.object_]]]:
+    """A column of texts in slices, each with the position of its first text."""
+    with progress(total=len(data), what=what, unit="molecules") as bar:
+        for start, part in data.texts(column):
+            yield start, part
+            bar.update(len(part))
 
 
 def _read_smiles(data: Packed, picked: NDArray[np.int64], name: str) -> tuple[NDArray[np.int64], list[str]]:
     """Characters of every SMILES, and the texts of those at ``picked`` (ascending)."""
     characters = np.zeros(len(data), np.int64)
     texts: list[str] = []
-    for start, part in _slices(data.path, "smiles", len(data), f"reading the SMILES of {name}"):
+    for start, part in _slices(data, "smiles", f"reading the SMILES of {name}"):
         end = start + len(part)
         characters[start:end] = np.fromiter(map(len, part), np.int64, len(part))
         low, high = np.searchsorted(picked, [start, end])
@@ -271,7 +260,7 @@ def _groups(paths: list[Path], names: dict[Path, str]) -> list[Group]:
     for path in paths:
         packed = _open(path)
         hashes = np.zeros(len(packed), np.uint64)
-        for start, part in _slices(path, "canonical", len(packed), f"comparing molecules of {names[path]}"):
+        for start, part in _slices(packed, "canonical", f"comparing molecules of {names[path]}"):
             hashes[start : start + len(part)] = pd.util.hash_array(part, categorize=False)
         data = Hashed(names[path], path, packed.cid, packed.split, hashes)
         groups += [Group(data, split, np.unique(hashes[packed.members(split)])) for split in SPLITS]
@@ -345,20 +334,19 @@ def _contact_sheet(
     ]
     shown: list[list[Shown]] = [[] for _ in bands]
     room, left_out = SHEET_BYTES, 0
-    with h5py.File(data.path) as file:
-        smiles = file["smiles"].asstr()
-        # Round by round, so that no band is without a picture where the room ends.
-        for rank in range(max(map(len, chosen))):
-            for row, positions in zip(shown, chosen, strict=True):
-                if rank >= len(positions):
-                    continue
-                at = int(positions[rank])
-                uri = data_uri(data.picture(at)) if room > 0 else ""
-                room -= len(uri)
-                if room < 0:
-                    left_out += 1
-                else:
-                    row.append(Shown(int(data.cid[at]), str(smiles[at]), SPLITS[data.split[at]], uri))
+    smiles = [dict(zip(positions.tolist(), data.text("smiles", positions), strict=True)) for positions in chosen]
+    # Round by round, so that no band is without a picture where the room ends.
+    for rank in range(max(map(len, chosen))):
+        for row, texts, positions in zip(shown, smiles, chosen, strict=True):
+            if rank >= len(positions):
+                continue
+            at = int(positions[rank])
+            uri = data_uri(data.picture(at)) if room > 0 else ""
+            room -= len(uri)
+            if room < 0:
+                left_out += 1
+            else:
+                row.append(Shown(int(data.cid[at]), texts[at], SPLITS[data.split[at]], uri))
     words = [f"{a} characters" if a == b else f"{a} to {b} characters" for a, b in bands]
     sizes = [int(high - low) for low, high in ends]
     return list(zip(words, sizes, shown, strict=True)), left_out

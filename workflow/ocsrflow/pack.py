@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import resource
 from collections import Counter
 from collections.abc import Iterator
@@ -15,10 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from . import hdf5
 from .cli import run
 from .errors import UserError
 from .files import whole, write_json
-from .packed import ROWS, PackedWriter, drawings_of, frame_of, read_chunk
+from .packed import ROWS, PackedWriter, drawings_of, expect_chunks, frame_of, read_chunk
 from .progress import progress
 from .settings.depiction import Depiction
 from .tables import write_rejects
@@ -186,6 +188,8 @@ class Places:
         self._numbers = table["number"].to_numpy()[order]
         self._store = store
         self._opened: dict[int, tuple[h5py.Dataset, NDArray[np.int64]]] = {}  # pictures and CIDs
+        self._whole: set[int] = set()  # files that were found to be whole
+        self._attributes: dict[str, str] = {}  # of the last of them
         self._most_opened = _allow_open_files(min(len(self.names), OPEN_FILES))
 
     def of(self, cid: int, drawing: int = 0) -> int | None:
@@ -205,6 +209,9 @@ class Places:
             if file not in self._opened:
                 if len(self._opened) >= self._most_opened:
                     self._opened.pop(next(iter(self._opened)))[0].file.close()
+                if file not in self._whole:
+                    self._attributes = hdf5.values(path, _shard)
+                    self._whole.add(file)
                 opened = h5py.File(path)
                 self._opened[file] = opened["images"], opened["cid"][:]
             images, cids = self._opened[file]
@@ -235,7 +242,17 @@ class Places:
         if not self.names:
             return {}
         self.chunk(0)
-        return {key: str(value) for key, value in self._opened[int(self._files[0])][0].file.attrs.items()}
+        return self._attributes
+
+
+def _shard(file: h5py.File) -> dict[str, str]:
+    """The attributes of a file of pictures, whose columns are looked through."""
+    hdf5.expect_plain(file, "cid", size=os.path.getsize(file.filename))
+    hdf5.expect_plain(file, "images")
+    if len(file["cid"][:]) != len(file["images"]):
+        raise ValueError("another number of CIDs than of pictures")
+    expect_chunks(file["images"])
+    return {key: str(value) for key, value in file.attrs.items()}
 
 
 def _tokens(smiles: str) -> NDArray[np.uint16] | None:

@@ -22,7 +22,7 @@ import numpy as np
 import rdkit
 from numpy.typing import NDArray
 
-from . import closure
+from . import closure, hdf5
 from .bottom_k import hash64
 from .files import finish
 from .packed import Compressor, create
@@ -70,9 +70,8 @@ class PictureStore:
             if not self._overlaps(path.name) or not len(wanted):
                 continue
             try:
-                with h5py.File(path) as file:
-                    held = file["molecule"][:]
-            except (OSError, KeyError) as error:
+                held = hdf5.values(path, _molecules)
+            except (hdf5.Damaged, OSError) as error:
                 print(f"{path}: damaged ({error}); its pictures are drawn again", file=sys.stderr)
                 continue
             at = np.minimum(np.searchsorted(wanted, held), len(wanted) - 1)
@@ -106,6 +105,12 @@ class PictureStore:
                 finish(part, self.folder / new.name)
         finally:
             part.unlink(missing_ok=True)
+
+
+def _molecules(file: h5py.File) -> NDArray[np.uint64]:
+    hdf5.expect_plain(file, "molecule", size=os.path.getsize(file.filename))
+    molecules: NDArray[np.uint64] = file["molecule"][:]
+    return molecules
 
 
 def _abandoned(part: Path) -> bool:
