@@ -18,6 +18,7 @@ import torch
 import yaml
 from conftest import CONFIG, TINY, hear_ctrl_c
 from fault_table import FULL, Faults
+from ocsrflow.gpus import MADE_UP
 from safetensors.torch import load_file
 
 GPU = "GPU-00000000-0000-0000-0000-000000000000"
@@ -44,7 +45,8 @@ class Run:
         (folder / "bin/nvidia-smi").chmod(0o755)
         (folder / "tmp").mkdir()
         self.locks = folder / "tmp" / f"ocsrflow-gpus-{os.getuid()}"
-        self.env = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "TMPDIR": str(folder / "tmp")}
+        path = f"{folder / 'bin'}:{os.environ['PATH']}"
+        self.env = {**os.environ, "PATH": path, "TMPDIR": str(folder / "tmp"), MADE_UP: "1"}
 
     def command(self, *options: str) -> list[str]:
         options = (*options, "--cores", "2", "--resources", "gpu=1", "--configfile", "experiment.yaml")

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from conftest import free_port
+from ocsrflow.gpus import MADE_UP
 
 GPUS = 4
 # Everything the daemons need lies in one folder, so that nothing of the machine's own SLURM is touched.
@@ -72,6 +73,7 @@ class Cluster:
             **{name: value for name, value in os.environ.items() if not name.startswith("SLURM_")},
             "SLURM_CONF": str(folder / "slurm.conf"),
             "PATH": f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            MADE_UP: "1",
         }
 
     def start(self) -> None:

@@ -77,11 +77,12 @@ def speed_prediction(
     Raises
     ------
     UserError
-        When a member's weights are damaged, it was trained with another vocabulary, or the split is empty.
+        When a member's weights are damaged, it was trained with another vocabulary, the split is empty, or GPUs are
+        asked for and none can be used.
     RuntimeError
         When a member reads another text side by side than in turn.
     """
-    lease = take(min(gpus, len(present())) if gpus else 0)
+    lease = take(min(gpus, max(1, len(present()))) if gpus else 0)
     if device_of(lease) == "cpu":
         lease = None
     devices = [f"cuda:{i}" for i in range(len(lease.ids))] if lease else ["cpu"]
