@@ -1,8 +1,12 @@
 """HDF5 files that keep the library busy for ever, crash it or ask for absurd sizes are refused within seconds."""
 
+import errno
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -13,9 +17,13 @@ import numpy as np
 import pytest
 from ocsrflow import about, hdf5
 from ocsrflow.browse import browse
-from ocsrflow.errors import UserError
+from ocsrflow.errors import UserError, of_the_system, system_error
+from ocsrflow.own_pictures import load
+from ocsrflow.pack import Places
 from ocsrflow.packed import SPLITS, TEXTS, Compressor, Packed, PackedWriter, create, write_chunk
+from ocsrflow.picture_folder import PictureFolder
 from ocsrflow.picture_store import PictureStore
+from ocsrflow.sample import Kept
 from ocsrflow.settings.depiction import Depiction
 from ocsrflow.tokenizer import VOCABULARY, encode
 
@@ -131,7 +139,7 @@ def other_chunks(file: h5py.File) -> None:
         (linked, "cid is no column of this file"),
         (virtual, "cid is no column of this file"),
         (endless, "larger than the file"),
-        (huge_chunks, "not a whole packed data set"),
+        (huge_chunks, "cid has chunks of more than 64 MB"),
         (other_chunks, "not a chunk for each picture"),
     ],
 )
@@ -192,3 +200,136 @@ def test_the_store_of_pictures_reads_what_it_wrote(tmp_path: Path) -> None:
         write_chunk(create(file, 1, SMALL), 0, CHUNK)
         file["molecule"] = np.array([7], np.uint64)
     assert PictureStore(tmp_path, "style", 0, 1).find(np.array([7], np.uint64)) == {7: (f"style/{path.name}", 0)}
+
+
+# What the system refuses is not said to be damage.
+
+NO_FLOCK = r"""
+#include <errno.h>
+#include <stdlib.h>
+int flock(int file, int operation) {
+    const char *number = getenv("FLOCK_ERRNO");
+    errno = number ? atoi(number) : 0;
+    return number ? -1 : 0;
+}
+"""
+UNLOCKED = """
+import errno, json, os, sys
+from pathlib import Path
+import h5py, numpy as np
+from ocsrflow.checkpoints import Checkpoints
+from ocsrflow.cli import explain
+from ocsrflow.errors import UserError
+from ocsrflow.gpus import Lease
+from ocsrflow.packed import Packed
+from ocsrflow.picture_folder import PictureFolder
+from ocsrflow.picture_store import PictureStore
+packed, store, folder = map(Path, sys.argv[1:4])
+def alone():
+    with Checkpoints(folder, "key", {}).alone():
+        pass
+def opened():
+    with h5py.File(folder / "new.h5", "w"):
+        pass
+tries = {
+    "read": lambda: Packed(packed),
+    "store": lambda: PictureStore(store, "style", 0, 1).find(np.array([7], np.uint64)),
+    "write": opened,
+    "train": alone,
+    "lease": lambda: Lease(["0"], 1, folder / "locks"),
+}
+found = {}
+for name in sys.argv[4:]:
+    os.environ["FLOCK_ERRNO"] = str(getattr(errno, name))
+    for what, attempt in tries.items():
+        try:
+            attempt()
+            found[f"{what} {name}"] = "done"
+        except UserError as error:
+            found[f"{what} {name}"] = str(error)
+        except OSError as error:
+            found[f"{what} {name}"] = f"explained: {explain(error)}"
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc, for a file system without locks that is made up")
+def test_a_file_system_without_locks_is_named_and_no_file_is_called_damaged(packed: Path, tmp_path: Path) -> None:
+    (tmp_path / "no_flock.c").write_text(NO_FLOCK)
+    library = tmp_path / "no_flock.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, tmp_path / "no_flock.c"], check=True)
+    shard = tmp_path / "store" / "style" / "00000-of-00001-0.h5"
+    shard.parent.mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    with h5py.File(shard, "w", libver="v110") as file:
+        file["molecule"] = np.array([7], np.uint64)
+    names = ["ENOLCK", "EOPNOTSUPP", "ENOSYS", "EACCES", "ESTALE", "EIO"]
+    run = subprocess.run(
+        [sys.executable, "-c", UNLOCKED, packed, tmp_path / "store", tmp_path / "run", *names],
+        env={**os.environ, "LD_PRELOAD": str(library)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout.splitlines()[-1])
+    assert len(found) == 5 * len(names)
+    for name in names:
+        reason = os.strerror(getattr(errno, name))
+        for what in ("read", "store", "write"):
+            told = found[f"{what} {name}"]
+            # HDF5 itself goes on where there are no locks at all.
+            assert told == "done" if name == "ENOSYS" else reason in told and "HDF5_USE_FILE_LOCKING=FALSE" in told
+        assert found[f"train {name}"] == "done"
+        assert reason in run.stderr
+        assert reason in found[f"lease {name}"]
+        assert "TMPDIR" in found[f"lease {name}"]
+    assert "damaged" not in run.stdout + run.stderr
+    assert "not a whole" not in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "number"),
+    [
+        (OSError(errno.EIO, "x"), errno.EIO),
+        (OSError("Can't read data (file read failed: errno = 5, error message = 'Input/output error')"), errno.EIO),
+        (KeyError("Unable to open object (file read failed: errno = 116, error message = 'Stale file handle')"), 116),
+        (OSError("Unable to open file (truncated file: eof = 96, sblock->base_addr = 0, stored_eof = 6562)"), None),
+        (OSError("file read failed: errno = 22, error message = 'Invalid argument'"), None),  # a wrong offset
+        (OSError("[errno 5] Input/output error"), errno.EIO),  # Arrow
+        (ValueError("its checksum does not fit"), None),
+    ],
+)
+def test_errors_of_the_system_are_told_from_those_of_what_is_in_a_file(error: Exception, number: int | None) -> None:
+    assert system_error(error) == number
+    told = of_the_system(error, "a.h5")
+    assert (told is None) == (number is None)
+    if number is not None:
+        assert os.strerror(number) in str(told)
+        assert "damaged" not in str(told)
+
+
+def test_no_reader_calls_a_file_damaged_that_the_system_cannot_read(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Packed(packed)
+    found.pictures([0])
+    failed = "Can't synchronously read data (file read failed: errno = 5, error message = 'Input/output error')"
+
+    def fail(*_: object, **__: object) -> None:  # a disk that fails cannot be had
+        raise OSError(failed)
+
+    monkeypatch.setattr("ocsrflow.packed.read_chunk", fail)
+    monkeypatch.setattr("ocsrflow.pack.pq.read_table", fail)
+    monkeypatch.setattr("ocsrflow.sample.pq.ParquetFile", fail)
+    monkeypatch.setattr("ocsrflow.picture_folder.Image.open", fail)
+    monkeypatch.setattr("ocsrflow.own_pictures.Image.open", fail)
+    (tmp_path / "a.png").write_bytes(b"png")
+    for read in (
+        lambda: found.pictures([1]),
+        lambda: Places(tmp_path, [tmp_path / "0.parquet"]),
+        lambda: Kept(tmp_path / "filtered.parquet"),
+        lambda: PictureFolder(tmp_path).read("a.png"),
+        lambda: load(tmp_path / "a.png", SMALL),
+    ):
+        with pytest.raises((UserError, ValueError), match="Input/output error") as caught:
+            read()
+        assert "damaged" not in str(caught.value)
+        assert "not a whole" not in str(caught.value)

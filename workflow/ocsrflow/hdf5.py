@@ -22,10 +22,11 @@ from typing import Any, NoReturn, TypeVar
 
 import h5py
 
-from .errors import UserError
+from .errors import UserError, of_the_system, system_error
 
 T = TypeVar("T")
 CPU_SECONDS = 1.0  # of processor time for each part, and as much again for each GB of the file; a part takes far less
+CHUNK = 64 << 20  # bytes; a filter may unpack as many from a few, and a column's own chunks have less than 1 MB
 MEMORY = 512 << 20  # bytes that reading may take besides a few times the file's own size
 
 
@@ -51,10 +52,10 @@ def parts(path: Path, read: Callable[[h5py.File], Iterable[T]]) -> Generator[T]:
     ------
     Damaged
         Where the file is damaged, HDF5 does not come to an end of it, or it asks for absurd amounts of memory.
-    OSError
-        Where the system does not let it be opened.
+    FileNotFoundError
+        Where there is no such file.
     UserError
-        Where ``path`` is no regular file, or the system killed the process.
+        Where ``path`` is no regular file, the system does not let it be read or locked, or it killed the process.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):  # a named pipe would be waited for
         raise UserError(f"{path}: not a file")
@@ -77,6 +78,8 @@ def parts(path: Path, read: Callable[[h5py.File], Iterable[T]]) -> Generator[T]:
                 raise _ended(path, status) from None
             if message is None:
                 return
+            if isinstance(message, OSError) and not isinstance(message, FileNotFoundError):
+                raise of_the_system(message, path) or message
             if isinstance(message, Exception):
                 raise message
             (part,) = message
@@ -95,7 +98,7 @@ def values(path: Path, read: Callable[[h5py.File], T]) -> T:
 
 
 def expect_plain(file: h5py.File, *names: str, size: float = math.inf) -> None:
-    """Look that columns lie in this very file, as they are, and are not larger than its ``size`` in bytes.
+    """Look that columns lie in this very file, are not larger than its ``size`` in bytes, and have chunks to be had.
 
     Raises
     ------
@@ -109,6 +112,8 @@ def expect_plain(file: h5py.File, *names: str, size: float = math.inf) -> None:
             raise Damaged(f"{name} is no column of this file")
         if column.nbytes > size:
             raise Damaged(f"{name} larger than the file")
+        if column.chunks and math.prod(column.chunks) * column.dtype.itemsize > CHUNK:
+            raise Damaged(f"{name} has chunks of more than {CHUNK >> 20} MB")
 
 
 def _serve(path: Path, read: Callable[[h5py.File], Iterable[Any]], sender: Connection) -> NoReturn:
@@ -135,12 +140,9 @@ def _attempt(path: Path, read: Callable[[h5py.File], Iterable[Any]], sender: Con
                 _limit_seconds(CPU_SECONDS * (1 + size / 1e9))
     except MemoryError:
         return Damaged("it asks for more memory than it can need")
-    except OSError as error:
-        if error.errno is not None:
-            return type(error)(error.errno, _line(error), os.fspath(path))
-        return Damaged(_line(error))
     except Exception as error:  # noqa: BLE001  (h5py raises all kinds for a damaged file)
-        return Damaged(_line(error))
+        number = system_error(error)
+        return Damaged(_line(error)) if number is None else OSError(number, _line(error), os.fspath(path))
     return None
 
 

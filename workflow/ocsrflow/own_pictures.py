@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import UserError, visible
+from .errors import UserError, system_error, visible
 from .images import Picture
 from .picture_folder import FORMATS, LONGEST_SIDE, MOST_PIXELS, too_large
 from .pictures.normalise import normalise
@@ -148,6 +148,8 @@ def read_pixels(source: Path | BinaryIO, name: str | None = None) -> NDArray[np.
         most = f"{MOST_PIXELS // 1_000_000} million pixels, or {LONGEST_SIDE} in a row"
         raise ValueError(f"more than {most}; cut the molecule out, or scale it down") from None
     except Exception as error:  # noqa: BLE001  (decoders raise all kinds)
+        if isinstance(error, OSError) and (number := system_error(error)):
+            raise ValueError(f"the system cannot read it ({os.strerror(number)})") from None
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"damaged or cut off ({reason}); get the file again or save it as PNG") from None
     if several:

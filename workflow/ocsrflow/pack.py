@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from . import hdf5
 from .cli import run
-from .errors import UserError
+from .errors import UserError, of_the_system
 from .files import whole, write_json
 from .packed import ROWS, PackedWriter, drawings_of, expect_chunks, frame_of, read_chunk
 from .progress import progress
@@ -176,6 +176,8 @@ class Places:
             except (pa.ArrowException, OSError) as error:
                 if isinstance(error, FileNotFoundError):
                     raise
+                if trouble := of_the_system(error, path):
+                    raise trouble from None
                 raise UserError(f"{path}: damaged ({error}); remove it and run again") from None
         table = pa.concat_tables(tables).combine_chunks().unify_dictionaries()
         file: Any = table["file"].combine_chunks()
@@ -222,6 +224,8 @@ class Places:
             frame_of(chunk)  # what is damaged is not passed on
             return chunk
         except (OSError, KeyError, ValueError, MemoryError) as error:
+            if not isinstance(error, FileNotFoundError) and (trouble := of_the_system(error, path)):
+                raise trouble from None
             raise UserError(
                 f"{path}: a shard of pictures is damaged or gone ({error}); remove it and what points to it: "
                 "run again with --forcerun render"

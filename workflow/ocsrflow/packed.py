@@ -28,7 +28,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from . import hdf5
-from .errors import UserError
+from .errors import UserError, of_the_system
 from .images import Picture
 from .settings.depiction import Depiction
 from .settings.split import Split
@@ -237,9 +237,11 @@ class Packed:
             self.tokens: NDArray[np.uint16] = columns[2]
             self.offsets: NDArray[np.int64] = columns[3]
             self._look()
-        except (UserError, OSError, MemoryError):
+        except (UserError, FileNotFoundError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001  (what is in it may be anything)
+            if trouble := of_the_system(error, path):
+                raise trouble from None
             raise self._damaged(error) from None
 
     def _damaged(self, error: Exception) -> UserError:
@@ -404,6 +406,8 @@ class Packed:
         except FileNotFoundError:
             raise
         except Exception as error:  # noqa: BLE001  (as above; a chunk may say that it has any size)
+            if trouble := of_the_system(error, self.path):
+                raise trouble from None
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
                 f"{self.path}: picture {at} (CID {self.cid[at]}) is damaged ({reason}); "

@@ -71,7 +71,7 @@ class PictureStore:
                 continue
             try:
                 held = hdf5.values(path, _molecules)
-            except (hdf5.Damaged, OSError) as error:
+            except (hdf5.Damaged, FileNotFoundError) as error:  # what the system cannot read is not drawn again
                 print(f"{path}: damaged ({error}); its pictures are drawn again", file=sys.stderr)
                 continue
             at = np.minimum(np.searchsorted(wanted, held), len(wanted) - 1)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from .bottom_k import Lowest, hash64
 from .chemistry import canonical, fraction
 from .cli import run
-from .errors import UserError
+from .errors import UserError, of_the_system
 from .files import whole
 from .lifeline import follow_parent
 from .progress import progress
@@ -69,7 +69,7 @@ class Kept:
         except FileNotFoundError:
             raise
         except (pa.ArrowException, OSError, KeyError) as error:
-            raise UserError(
+            raise of_the_system(error, self.path) or UserError(
                 f"{self.path}: not a whole file of filtered molecules ({error}); remove it and run the workflow again"
             ) from None
 
