@@ -1,6 +1,5 @@
 """Work on many items in processes of their own, where an item that hangs or kills its process costs only itself."""
 
-import multiprocessing
 import pickle
 import signal
 import sys
@@ -20,17 +19,38 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class _LeanProcess(SpawnProcess):
-    """A new process that does not import the program's main module, which may bring PyTorch and MLflow with it."""
+class _Process(SpawnProcess):
+    """A new process that Ctrl-C does not reach: a terminal sends it to all, and the one that asks decides.
+
+    It is blocked from the start, since a process that is still importing would end with a traceback.
+    """
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return SpawnProcess._Popen(process_obj)  # type: ignore[attr-defined]
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _LeanProcess(_Process):
+    """One that does not import the program's main module either, which may bring PyTorch and MLflow with it."""
 
     @staticmethod
     def _Popen(process_obj: Any) -> Any:
         main = sys.modules["__main__"]
         sys.modules["__main__"] = types.ModuleType("__main__")
         try:
-            return SpawnProcess._Popen(process_obj)  # type: ignore[attr-defined]
+            return _Process._Popen(process_obj)
         finally:
             sys.modules["__main__"] = main
+
+
+class Spawn(SpawnContext):
+    """Multiprocessing's way of starting new processes, of which Ctrl-C ends none."""
+
+    Process = _Process  # type: ignore[assignment]
 
 
 class _LeanContext(SpawnContext):
@@ -83,7 +103,7 @@ class Guarded(Generic[Item, Result]):
         """Parameters as in :func:`guarded`."""
         self.function, self.seconds = function, seconds
         of_main = b"__main__" in pickle.dumps((function, prepare, arguments))
-        context = multiprocessing.get_context("spawn") if of_main else _LeanContext()
+        context = Spawn() if of_main else _LeanContext()
         self.pool = ProcessPool(
             max_workers=processes, context=context, initializer=_begin, initargs=(prepare, *arguments)
         )

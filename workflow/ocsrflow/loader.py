@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .errors import UserError
+from .guarded import Spawn
 from .packed import Packed
 from .tokenizer import END, PAD, START
 
@@ -248,7 +249,7 @@ class Loader:
             pin_memory=pin,
             collate_fn=_as_it_is,
             worker_init_fn=_ignore_signals,
-            multiprocessing_context="spawn" if workers else None,
+            multiprocessing_context=Spawn() if workers else None,
             prefetch_factor=AHEAD if workers else None,
         )
 

@@ -1,8 +1,6 @@
 """Models that read the same picture at the same time, each in a process of its own."""
 
-import multiprocessing
 import os
-import signal
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 
 from .errors import UserError
 from .gpus import PARENT, die_with_parent
+from .guarded import Spawn
 from .model import load_reader
 from .reading import Eye
 from .settings.reading import Reading
@@ -36,7 +35,7 @@ class SideBySide:
         reading
             How texts are searched for.
         """
-        context = multiprocessing.get_context("spawn")
+        context = Spawn()
         self.names = [description.parent.name for description, _ in members]
         self._connections: list[Connection] = []
         self._processes = []
@@ -120,7 +119,6 @@ def _work(
 ) -> None:
     """One model's process: answers pictures until there is nobody who asks."""
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the one that asks decides
     place = torch.device(device)
     if place.type == "cuda":
         torch.cuda.set_device(place)
