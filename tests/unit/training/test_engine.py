@@ -95,10 +95,39 @@ def test_the_smallest_pictures_are_counted_too() -> None:
     assert all(value > 0 for value in training_flops(network, 256, (1, 32, 32)))
 
 
-def test_the_longest_name_of_a_gpu_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, expected in (("NVIDIA L40S", 362e12), ("NVIDIA H100 PCIe", 756e12), ("Unknown 1", None)):
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _, name=name: name)
-        assert peak(torch.device("cuda")) == expected
+@pytest.mark.parametrize(
+    ("name", "teraflops"),
+    [
+        ("NVIDIA A40", 149.7),
+        ("NVIDIA RTX A4000", None),
+        ("NVIDIA RTX 4000 Ada Generation", None),
+        ("NVIDIA A10", 125),
+        ("NVIDIA A10G", None),
+        ("NVIDIA A100-SXM4-40GB", 312),
+        ("NVIDIA A100 80GB PCIe", 312),
+        ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", None),
+        ("NVIDIA A40-48Q", None),
+        ("NVIDIA L4", 121),
+        ("NVIDIA L40", 181),
+        ("NVIDIA L40S", 362),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H100 NVL", 835),
+        ("NVIDIA H200", 989),
+        ("NVIDIA H200 NVL", 835),
+        ("NVIDIA GH200 480GB", 989),
+        ("NVIDIA GeForce RTX 4090", 165.2),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 3090 Ti", None),
+        ("Unknown 1", None),
+    ],
+)
+def test_gpus_are_known_by_the_words_of_their_names(
+    name: str, teraflops: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+    assert peak(torch.device("cuda")) == (teraflops and pytest.approx(teraflops * 1e12))
 
 
 def test_a_compiled_encoder_trains_as_the_plain_one(

@@ -12,7 +12,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
 from cyclopts.types import PositiveInt
@@ -46,9 +45,9 @@ class Molecules:
 
     def named(self, positions: NDArray[np.int64]) -> list[str]:
         """CID and canonical SMILES of the first of some positions."""
-        with h5py.File(self.path) as file:
-            texts = file["canonical"].asstr()
-            return [f"CID {self.cid[i]}: {texts[i]}" for i in positions[:NAMED]]
+        first = positions[:NAMED]
+        texts = Packed(self.path).text("canonical", first)
+        return [f"CID {self.cid[at]}: {text}" for at, text in zip(first, texts, strict=True)]
 
 
 def browse(
@@ -95,7 +94,9 @@ def browse(
     sets = [_hashed(path, names[path]) for path in paths]
     picked = np.unique(np.linspace(0, len(data) - 1, min(molecules, len(data))).round().astype(np.int64))
     characters, texts = _read_smiles(data, picked, name)
-    rows = pd.DataFrame({"split": pd.Categorical.from_codes(data.split, list(SPLITS)), "length": characters})
+    rows = pd.DataFrame(
+        {"split": pd.Categorical.from_codes(data.split.astype(np.int64), list(SPLITS)), "length": characters}
+    )
     overlaps, leaks = _overlaps(sets)
     tokens = _count_tokens(data)
     drawn, refused = _chemistry(texts, name)
@@ -156,26 +157,19 @@ def _names(paths: list[Path]) -> dict[Path, str]:
     return {path: name if often[name] == 1 else str(path) for path, name in short.items()}
 
 
-def _slices(path: Path, column: str, rows: int, what: str) -> Iterator[tuple[int, NDArray[np.object_]]]:
-    """A column of texts, ``SLICE`` of them at a time, each slice with the position of its first text."""
-    try:
-        with h5py.File(path) as file, progress(total=rows, what=what, unit="molecules") as bar:
-            texts = file[column].asstr()
-            if len(file[column]) != rows:
-                raise ValueError(f"{len(file[column])} {column} SMILES of {rows} pictures")
-            for start in range(0, rows, SLICE):
-                part: NDArray[np.object_] = texts[start : start + SLICE]
-                yield start, part
-                bar.update(len(part))
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: {BROKEN.format(error)}") from None
+def _slices(data: Packed, column: str, what: str) -> Iterator[tuple[int, NDArray[np.object_]]]:
+    """A column of texts in slices, each with the position of its first text."""
+    with progress(total=len(data), what=what, unit="molecules") as bar:
+        for start, part in data.texts(column):
+            yield start, part
+            bar.update(len(part))
 
 
 def _read_smiles(data: Packed, picked: NDArray[np.int64], name: str) -> tuple[NDArray[np.int64], list[str]]:
     """Characters of every SMILES, and the texts of those at ``picked`` (ascending)."""
     characters = np.zeros(len(data), np.int64)
     texts: list[str] = []
-    for start, part in _slices(data.path, "smiles", len(data), f"reading the SMILES of {name}"):
+    for start, part in _slices(data, "smiles", f"reading the SMILES of {name}"):
         end = start + len(part)
         characters[start:end] = np.fromiter(map(len, part), np.int64, len(part))
         low, high = np.searchsorted(picked, [start, end])
@@ -194,7 +188,7 @@ def _splits(rows: pd.DataFrame) -> pd.DataFrame:
 def _hashed(path: Path, name: str) -> Molecules:
     packed = _open(path)
     hashes = np.zeros(len(packed), np.uint64)
-    for start, part in _slices(path, "canonical", len(packed), f"comparing molecules of {name}"):
+    for start, part in _slices(packed, "canonical", f"comparing molecules of {name}"):
         hashes[start : start + len(part)] = pd.util.hash_array(part, categorize=False)
     return Molecules(name, path, packed.cid, packed.split, hashes)
 
@@ -234,10 +228,12 @@ def _contact_sheet(data: Packed, characters: NDArray[np.int64], pictures: int) -
     """Some pictures as they are in the file, spread evenly over it by length."""
     order = np.argsort(characters, kind="stable")
     chosen = order[np.linspace(0, len(order) - 1, min(pictures, len(order))).round().astype(np.int64)]
-    with h5py.File(data.path) as file:
-        smiles = file["smiles"].asstr()
-        cards = ((data.cid[at], smiles[at], SPLITS[data.split[at]], data_uri(data.picture(at))) for at in chosen)
-        return [dict(zip(("cid", "smiles", "split", "picture"), card, strict=True)) for card in cards]
+    smiles = data.text("smiles", chosen)
+    cards = (
+        (data.cid[at], text, SPLITS[data.split[at]], data_uri(data.picture(at)))
+        for at, text in zip(chosen, smiles, strict=True)
+    )
+    return [dict(zip(("cid", "smiles", "split", "picture"), card, strict=True)) for card in cards]
 
 
 def _lengths(rows: pd.DataFrame) -> figures.Drawing:

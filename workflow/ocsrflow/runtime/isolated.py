@@ -5,6 +5,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 from loky.backend import get_context
@@ -15,6 +16,19 @@ AHEAD = 3  # chunks that wait for each process
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+@contextmanager
+def without_ctrl_c() -> Iterator[None]:
+    """A block whose new processes do not get Ctrl-C: a terminal sends it to all, and the one that asks decides.
+
+    It is blocked from their start on, since a process that is still importing would end with a traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Failed(Exception):
@@ -69,6 +83,8 @@ class Guarded(Generic[Item, Result]):
         self.pool = ProcessPool(
             max_workers=processes, context=context, initializer=_begin, initargs=(prepare, *arguments)
         )
+        with without_ctrl_c():
+            assert self.pool.active  # it starts the threads that will start the processes
 
     def __enter__(self) -> "Guarded[Item, Result]":
         return self
