@@ -9,9 +9,20 @@ PICTURES = ["rdkit", "h5py", "hdf5plugin", "zstandard", "pillow", "pyspng", "sci
 NETWORK = ["torch", "torchvision", "timm", "safetensors"]
 # What the rules of each environment import; ocsrflow itself is found in the checkout.
 ENVIRONMENTS = {
-    "chem": [*BASE, *PICTURES, "isal", "pebble", "requests", "scikit-learn", "tenacity"],
-    "train": [*BASE, *PICTURES, *NETWORK, "mlflow", "pebble", "requests", "tenacity"],
-    "report": [*BASE, *PICTURES, *NETWORK, "mlflow", "pebble", "scikit-learn", "seaborn", "jinja2", "snakemake"],
+    "chem": [*BASE, *PICTURES, "isal", "loky", "pebble", "requests", "scikit-learn", "tenacity"],
+    "train": [*BASE, *PICTURES, *NETWORK, "mlflow", "loky", "pebble", "requests", "tenacity"],
+    "report": [
+        *BASE,
+        *PICTURES,
+        *NETWORK,
+        "mlflow",
+        "loky",
+        "pebble",
+        "scikit-learn",
+        "seaborn",
+        "jinja2",
+        "snakemake",
+    ],
 }
 
 

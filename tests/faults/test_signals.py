@@ -16,6 +16,7 @@ import psutil
 import pytest
 import torch
 import yaml
+from ocsrflow.runtime.gpu_lease import MADE_UP
 from safetensors.torch import load_file
 from support.checkout import CONFIG
 from support.data import TINY
@@ -46,7 +47,8 @@ class Run:
         (folder / "bin/nvidia-smi").chmod(0o755)
         (folder / "tmp").mkdir()
         self.locks = folder / "tmp" / f"ocsrflow-gpus-{os.getuid()}"
-        self.env = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "TMPDIR": str(folder / "tmp")}
+        path = f"{folder / 'bin'}:{os.environ['PATH']}"
+        self.env = {**os.environ, "PATH": path, "TMPDIR": str(folder / "tmp"), MADE_UP: "1"}
 
     def command(self, *options: str) -> list[str]:
         options = (*options, "--cores", "2", "--resources", "gpu=1", "--configfile", "experiment.yaml")

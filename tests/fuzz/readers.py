@@ -15,6 +15,8 @@ from unittest import mock
 import h5py
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from ocsrflow.chem.tokenizer import VOCABULARY, encode
 from ocsrflow.config import experiment
@@ -29,8 +31,11 @@ from ocsrflow.ensemble.calibrate import Calibration, confidence
 from ocsrflow.network.model import Reader as Net
 from ocsrflow.network.model import load_reader
 from ocsrflow.pictures.benchmark_set import benchmark_set
-from ocsrflow.pictures.packed_file import SPLITS, TEXTS, Compressor, Packed, PackedWriter
+from ocsrflow.pictures.pack import Places
+from ocsrflow.pictures.packed_file import SPLITS, TEXTS, Compressor, Packed, PackedWriter, create, write_chunk
 from ocsrflow.pictures.picture_files import load
+from ocsrflow.pictures.picture_store import PictureStore, picture_hash
+from ocsrflow.pictures.render import INDEX
 from ocsrflow.reader.ensemble_reader import Team
 from ocsrflow.reader.find_models import find_models
 from ocsrflow.runtime.errors import UserError
@@ -41,6 +46,7 @@ from support.checkout import REPOSITORY
 
 SMALL = Depiction(size=32, palette="black_and_white")
 TINY = Network(encoder="shufflenet_v2_x0_5", pretrained="none", frozen_children=0, image_size=32, grid=1, dim=8)
+SMILES = ("CCO", "C", "c1ccccc1")
 KEY = "0123456789ab"  # of the trainings whose checkpoints are read
 
 
@@ -139,6 +145,22 @@ def packed(path: Path) -> None:
     _all(*(functools.partial(found.pictures, [at]) for at in everything))
 
 
+def shard(path: Path) -> None:
+    """A file of the store of pictures: looked through by the stage render, and packed."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "style").mkdir()
+        (folder / "style/00000-of-00001-0.h5").symlink_to(path.resolve())
+        hashes = np.array([picture_hash(cid, SMILES[cid]) for cid in range(len(SMILES))], np.uint64)
+        PictureStore(folder, "style", 0, 1).find(hashes)
+        rows = [(cid, 0, "style/00000-of-00001-0.h5", cid) for cid in range(len(SMILES))]
+        columns = [pa.array(column) for column in zip(*rows, strict=True)]
+        pq.write_table(pa.table(columns, INDEX.names).cast(INDEX), folder / "0.parquet")
+        places = Places(folder, [folder / "0.parquet"])
+        assert places.attributes
+        _all(*(functools.partial(places.chunk, at) for at in range(len(SMILES))))
+
+
 def description(path: Path) -> None:
     """``model.json`` beside the right weights, as ``predict`` reads it."""
     with tempfile.TemporaryDirectory() as name:
@@ -216,6 +238,7 @@ READERS = {
     "archive": Reader(archive, (UserError, ValueError)),
     "checkpoint": Reader(checkpoint),
     "packed": Reader(packed),
+    "shard": Reader(shard),
     "description": Reader(description),
     "calibration": Reader(calibration),
     "members": Reader(members),
@@ -314,9 +337,22 @@ def data_sets() -> list[bytes]:
     with mock.patch("ocsrflow.pictures.packed_file.ROWS", 4), h5py.File(file, "w", libver="v110") as h5:
         writer = PackedWriter(h5, SMALL, {"vocabulary": json.dumps(VOCABULARY), "sample": "{}"})
         picture = np.asarray(drawing().resize((32, 32)))[..., None]
-        for cid, (smiles, split) in enumerate(zip(("CCO", "C", "c1ccccc1"), SPLITS, strict=True)):
+        for cid, (smiles, split) in enumerate(zip(SMILES, SPLITS, strict=True)):
             writer.add(cid, split, Compressor().chunk(picture), encode(smiles), dict.fromkeys(TEXTS, smiles))
         writer.close()
+    return [file.getvalue()]
+
+
+def shards() -> list[bytes]:
+    """A file of the store with three pictures."""
+    file = io.BytesIO()
+    with h5py.File(file, "w", libver="v110") as h5:
+        images = create(h5, len(SMILES), SMALL)
+        for cid in range(len(SMILES)):
+            write_chunk(images, cid, Compressor().chunk(np.asarray(drawing().resize((32, 32)))[..., None]))
+        h5["cid"] = np.arange(len(SMILES), dtype=np.int64)
+        h5["molecule"] = np.array([picture_hash(cid, smiles) for cid, smiles in enumerate(SMILES)], np.uint64)
+        h5.attrs["rdkit"] = "2026.03"
     return [file.getvalue()]
 
 
@@ -355,6 +391,7 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "archive": archives,
     "checkpoint": checkpoints,
     "packed": data_sets,
+    "shard": shards,
     "description": descriptions,
     "calibration": calibrations,
     "members": ensembles,

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from ocsrflow.runtime.gpu_lease import MADE_UP
 from support.servers import free_port
 from support.waiting import wait_until
 
@@ -73,6 +74,7 @@ class Cluster:
             **{name: value for name, value in os.environ.items() if not name.startswith("SLURM_")},
             "SLURM_CONF": str(folder / "slurm.conf"),
             "PATH": f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            MADE_UP: "1",
         }
 
     def start(self) -> None:

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from support.checkout import REPOSITORY
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The command ``ocsrflow``: a sub-command for each stage and each tool, whose module is imported when it is called."""
 
 import difflib
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -70,6 +71,8 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
         meant = f"did you mean {close[0]}?" if close else "ocsrflow --help lists them"
         print(f"ocsrflow: error: no command {name!r}; {meant}", file=sys.stderr)
         sys.exit(2)
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports ends without a page of traceback
     from .runtime.cli import run  # here, so that the overview is there at once
 
     module, function, _ = COMMANDS[name]

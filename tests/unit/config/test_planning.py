@@ -4,9 +4,9 @@ import re
 from types import SimpleNamespace
 
 import yaml
-from conftest import CONFIG, REPOSITORY
 from ocsrflow.config import experiment
 from ocsrflow.config.planning import Plan, given, one_of, option
+from support.checkout import CONFIG, REPOSITORY
 
 
 def toy_plan() -> Plan:

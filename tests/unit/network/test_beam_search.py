@@ -1,12 +1,12 @@
 """The search is the plain one, picture by picture; so are likelihood and attention."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
 import torch.nn.functional as F
-from ocsrflow.chem.tokenizer import END, PAD, START, VOCABULARY
+from ocsrflow.chem.tokenizer import END, PAD, START
 from ocsrflow.network import beam_search as search_module
 from ocsrflow.network import decoder as decoder_module
 from ocsrflow.network.beam_search import Candidate, attend, likelihood, search
@@ -145,63 +145,6 @@ def test_a_step_computes_only_pictures_that_go_on(monkeypatch: pytest.MonkeyPatc
     found = search(decoder, features, 20)
     lengths = [len(whole(candidates[0])) for candidates in found]
     assert computed == [sum(length > step for length in lengths) for step in range(max(lengths))]
-
-
-@pytest.mark.parametrize("grammar", [False, True])
-def test_memory_held_for_recorded_steps_changes_nothing(grammar: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU, but for the recording: a few widths, slots without pictures, the weights of the moment."""
-    decoder, features = make(3, vocabulary=len(VOCABULARY), pictures=21)
-    widths = []
-
-    class Replays:
-        def __init__(self, step: Callable[[int], None]) -> None:
-            self.step = step
-
-        def __call__(self, n: int) -> None:
-            widths.append(n)
-            self.step(n)
-
-    def found(pictures: Tensor) -> list[list[list[int]]]:
-        return [[c.tokens for c in own] for own in search(decoder, pictures, 30, beams=3, grammar=grammar)]
-
-    parts = [features, features[:1], features[3:9]]
-    expected = [found(part) for part in parts]
-    with torch.no_grad():
-        decoder.output.bias[END] += 1
-    expected += [found(part) for part in parts]
-    assert expected[0] != expected[3]
-    with torch.no_grad():
-        decoder.output.bias[END] -= 1
-    monkeypatch.setattr(search_module, "RECORDED", {"cpu"})
-    monkeypatch.setattr(search_module, "_Replays", Replays)
-    monkeypatch.setitem(search_module.LOOK, "cpu", 2)
-    ours = [found(part) for part in parts]
-    with torch.no_grad():
-        decoder.output.bias[END] += 1
-    ours += [found(part) for part in parts]
-    assert ours == expected
-    assert set(widths) <= {21, 11, 6, 3, 2, 1}
-    assert len(set(widths)) > 2
-    del search_module._held[decoder]
-
-
-def test_a_search_goes_on_where_steps_cannot_be_recorded(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    decoder, features = make(3)
-    expected = search(decoder, features, 12, beams=2)
-    monkeypatch.setattr(search_module, "RECORDED", {"cpu"})
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", fail)
-    ours = [search(decoder, features, 12, beams=2) for _ in range(2)]
-    assert [[c.tokens for c in found] for found in ours[0]] == [[c.tokens for c in found] for found in expected]
-    assert ours[0] == ours[1]
-    assert capsys.readouterr().err == "reading goes on without CUDA graphs, more slowly (no recording here)\n"
-    del search_module._held[decoder]
-
-
-def fail() -> None:
-    raise RuntimeError("no recording here\nand a second line")
 
 
 def test_equally_likely_texts_come_in_the_order_of_their_tokens() -> None:

@@ -18,7 +18,6 @@ import pandas as pd
 import pytest
 from ocsrflow.chem.tokenizer import INDEX, tokenize
 from ocsrflow.pictures.packed_file import SPLITS, Packed
-from ocsrflow.report import browse as module
 from ocsrflow.report.browse import browse
 from ocsrflow.runtime.errors import UserError
 from PIL import Image
@@ -71,7 +70,7 @@ def page(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
         out=out,
         lengths=dataset / "lengths.csv",
         rejects=(dataset / "rejects.csv", dataset / "pack.csv"),
-        per_length=3,
+        shown=12,
     )
     return Page(out)
 
@@ -104,19 +103,19 @@ def test_the_page_tells_how_many_there_are(page: Page, dataset: Path) -> None:
     assert f"{len(rows)} pictures of 64 × 64 pixels, black and white" in page.text
     assert f"{low} to {high} characters" in page.text
     counts = rows["split"].value_counts()
-    assert ", ".join(f"{counts[split]} {split}" for split in SPLITS) in page.text
+    assert all(f"{split} {counts[split]} " in page.text for split in SPLITS)
     assert Packed(dataset / "images.h5").digest in page.text
     assert "No molecule of any split is in a different split" in page.text
     assert "is of all of them" in page.text
 
 
-def test_the_contact_sheet_has_pictures_of_every_length(page: Page, dataset: Path) -> None:
+def test_the_contact_sheet_is_spread_over_the_lengths(page: Page, dataset: Path) -> None:
     rows = packed_rows(dataset)
-    by_length = rows["smiles"].str.len().value_counts()
-    assert len(by_length) <= module.BANDS
     images = page.all("img")
-    shown = Counter(len(image["alt"]) for image in images)
-    assert shown == {length: min(3, count) for length, count in by_length.items()}
+    shown = [len(image["alt"]) for image in images]
+    assert len(shown) == 12
+    assert shown == sorted(shown)
+    assert (shown[0], shown[-1]) == tuple(rows["smiles"].str.len().agg(["min", "max"]))
     packed = Packed(dataset / "images.h5")
     at = {smiles: i for i, smiles in enumerate(rows["smiles"])}
     for image in images:
@@ -127,21 +126,6 @@ def test_the_contact_sheet_has_pictures_of_every_length(page: Page, dataset: Pat
         assert not chunks
         assert not picture.text
         assert image["loading"] == "lazy"
-
-
-def test_many_lengths_are_shown_in_bands_and_the_page_stays_small(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "BANDS", 3)
-    monkeypatch.setattr(module, "SHEET_BYTES", 4000)
-    browse(dataset / "images.h5", out=tmp_path / "page.html", per_length=50)
-    page = Page(tmp_path / "page.html")
-    bands = [(int(a), int(b)) for a, b in re.findall(r"(\d+) to (\d+) characters +\(", page.text)]
-    lengths = packed_rows(dataset)["smiles"].str.len()
-    assert len(bands) == 3
-    assert (bands[0][0], bands[-1][1]) == (lengths.min(), lengths.max())
-    assert sum(len(image["src"]) for image in page.all("img")) <= 4000
-    assert f"There was no room for {len(lengths) - len(page.all('img'))} more" in page.text
 
 
 def test_a_molecule_in_two_splits_of_one_data_set_is_named(dataset: Path, tmp_path: Path) -> None:
@@ -160,7 +144,7 @@ def test_a_molecule_in_two_splits_of_one_data_set_is_named(dataset: Path, tmp_pa
     assert re.search(rf"CID {cid}: {re.escape(text)} ", page.text)
     assert page.text.count("must be none") == 2
     # The same molecule has two pictures.
-    assert re.search(rf"set {len(split)} {len(split) - 1} 1 : right for supplied pictures only", page.text)
+    assert re.search(rf"set {len(split)} {len(split) - 1} 1: right for supplied pictures only; CID \d+: ", page.text)
 
 
 def test_a_molecule_in_another_split_of_another_data_set_is_counted(dataset: Path, tmp_path: Path) -> None:
@@ -186,7 +170,7 @@ def test_a_token_that_training_lacks_is_named(dataset: Path, tmp_path: Path) -> 
     text = Page(tmp_path / "page.html").text
     found = re.search(r"No: (\d+) tokens? of validation or test never occurs? in training", text)
     assert found
-    assert re.search(r"Token In validation In test .*\bOg 0 1 ", text)
+    assert re.search(r"token validation test .*\bOg 0 1 ", text)
 
 
 def test_the_tokens_are_counted(page: Page, dataset: Path) -> None:
@@ -197,13 +181,13 @@ def test_the_tokens_are_counted(page: Page, dataset: Path) -> None:
     every = counts["train"] + counts["validation"] + counts["test"]
     assert f"All {len(every)} tokens that occur" in page.text
     share = f"{100 * every['C'] / every.total():.3g}"
-    assert f"C {share} % {counts['train']['C']} {counts['validation']['C']} {counts['test']['C']} " in page.text
+    assert f"C {counts['train']['C']} {counts['validation']['C']} {counts['test']['C']} {share} % " in page.text
 
 
-def test_the_elements_are_counted(page: Page, dataset: Path) -> None:
+def test_what_molecules_have_is_counted(page: Page, dataset: Path) -> None:
     molecules = [Chem.MolFromSmiles(s) for s in packed_rows(dataset)["smiles"]]
-    with_carbon = sum(any(atom.GetSymbol() == "C" for atom in molecule.GetAtoms()) for molecule in molecules)
-    assert f"Element Molecules Share C {with_carbon} {100 * with_carbon / len(molecules):.3g} %" in page.text
+    rings = 100 * np.mean([molecule.GetRingInfo().NumRings() > 0 for molecule in molecules])
+    assert f"a ring {rings:.2g} %; an aromatic atom " in page.text
 
 
 def test_only_so_many_molecules_are_given_to_rdkit(dataset: Path, tmp_path: Path) -> None:
@@ -236,20 +220,12 @@ def test_what_others_wrote_is_text_and_no_markup(dataset: Path, tmp_path: Path) 
     assert f"{len(packed_rows(dataset)) - 1} more RDKit cannot parse" in page.text
 
 
-@pytest.mark.parametrize("why", [None, "", "2 not parsed"])
-def test_the_counts_by_length_are_shown_with_and_without_reasons(
-    dataset: Path, tmp_path: Path, why: str | None
-) -> None:
-    table = pd.DataFrame({"length": [7, 8], "available": [1234, 9], "wanted": [11, 9], "got": [11, 7]})
-    if why is not None:
-        table["why"] = ["", why]
-    table.to_csv(tmp_path / "lengths.csv", index=False)
+def test_the_counts_by_length_are_shown(dataset: Path, tmp_path: Path) -> None:
+    table = {"length": [7, 8], "available": [1234, 9], "wanted": [11, 9], "got": [11, 7], "why": ["", "2 not parsed"]}
+    pd.DataFrame(table).to_csv(tmp_path / "lengths.csv", index=False)
     browse(dataset / "images.h5", out=tmp_path / "page.html", lengths=tmp_path / "lengths.csv")
     text = Page(tmp_path / "page.html").text
-    assert "1,243 molecules were available, 20 were wanted, 18 were got" in text
-    assert "7 1234 11 11 " in text
-    assert ("8 9 9 7 2 not parsed" in text) == bool(why)
-    assert ("1 length got fewer than wanted" in text) == bool(why)
+    assert "length available wanted got why 7 1234 11 11 8 9 9 7 2 not parsed" in text
     assert "Rejects" not in text
 
 
@@ -259,7 +235,7 @@ def test_the_page_is_the_same_twice(page: Page, dataset: Path, tmp_path: Path) -
         out=tmp_path / "page.html",
         lengths=dataset / "lengths.csv",
         rejects=(dataset / "rejects.csv", dataset / "pack.csv"),
-        per_length=3,
+        shown=12,
     )
     assert (tmp_path / "page.html").read_text() == page.html
 
@@ -301,7 +277,7 @@ def test_the_command_line_takes_several_files_and_none(dataset: Path, tmp_path: 
     assert "other validation" in Page(tmp_path / "page.html").text
     run = subprocess.run([*command[:4], "--others", "--out", out, "--rejects"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    run = subprocess.run([*command, "--per-length", "0"], capture_output=True, text=True)
+    run = subprocess.run([*command, "--shown", "0"], capture_output=True, text=True)
     assert run.returncode == 2
     run = subprocess.run([*command[:3], "none.h5", "--out", out], capture_output=True, text=True)
     assert run.returncode == 1

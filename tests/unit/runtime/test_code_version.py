@@ -133,7 +133,7 @@ def test_empty_fields_of_a_newer_python_do_not_count() -> None:
         ("config/styles.py", '"Share of drawings with circles in aromatic rings."', '"Circles."', False),
         ("network/recurrence.py", "BLOCK = ", "BLOCK = 2 * ", True),
         ("chem/similarity.py", "RDKFingerprint(", "RDKFingerprint(*(), ", True),  # chooses the kept epoch
-        ("network/beam_search.py", "torch.empty(", "torch.zeros(", True),
+        ("network/beam_search.py", "torch.full(", "torch.full_like(", True),
     ],
 )
 def test_a_training_is_made_of_what_it_runs(tmp_path: Path, file: str, old: str, new: str, changes: bool) -> None:

@@ -2,18 +2,22 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from ocsrflow.runtime import gpu_lease
 from ocsrflow.runtime.errors import UserError
-from ocsrflow.runtime.gpu_lease import Lease, present, take
+from ocsrflow.runtime.gpu_lease import Lease, device_of, present, take
+from ocsrflow.training.process_group import join
 from support.waiting import PATIENCE, wait_until
 
 LISTED = """GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-5c89aa01-0000)
@@ -201,7 +205,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.write_text(f"#!/bin/sh\ncat <<'EOF'\n{LISTED}EOF\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so that what take() sets goes with the test
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     return program
 
 
@@ -256,9 +261,132 @@ def test_take_shows_the_leased_gpus_only(machine: Path, tmp_path: Path, monkeypa
     again.release()
     assert take(0) is None
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    machine.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n")
-    assert take(1) is None  # no GPU: the CPU
+
+
+DRIVER = "CUDA initialization: The NVIDIA driver on your system is too old (found version 12020). Please update it."
+
+
+@pytest.fixture
+def torch_cuda(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets what ``torch.cuda`` says, made up: there is no GPU here."""
+
+    def make_up(count: int, warning: str = "", capability: tuple[int, int] = (9, 0)) -> None:
+        def available() -> bool:
+            if warning:
+                warnings.warn(warning, UserWarning, stacklevel=2)
+            return count > 0
+
+        answers = {"is_available": available, "device_count": lambda: count, "get_device_name": lambda: "Made-up"}
+        answers["get_device_capability"] = lambda: capability
+        answers["get_arch_list"] = lambda: ["sm_75", "sm_86", "sm_90", "compute_90"]
+        for name, answer in answers.items():
+            monkeypatch.setattr(torch.cuda, name, answer)
+        monkeypatch.setattr("torch.version.cuda", "13.0")
+
+    return make_up
+
+
+@pytest.mark.parametrize(
+    ("script", "allowed", "causes"),
+    [
+        (None, None, ["there is no nvidia-smi"]),
+        (None, "0", ["CUDA_VISIBLE_DEVICES=0 names no GPU", "there is no nvidia-smi"]),
+        ("echo 'NVIDIA-SMI has failed'; exit 9", None, ["nvidia-smi fails (NVIDIA-SMI has failed)"]),
+        ("echo 'No devices were found' >&2", None, ["nvidia-smi lists none (No devices were found)"]),
+        (f"cat <<'EOF'\n{LISTED}EOF", "-1", ["CUDA_VISIBLE_DEVICES=-1 names no GPU"]),
+        (f"cat <<'EOF'\n{LISTED}EOF", "", ["CUDA_VISIBLE_DEVICES= names no GPU"]),
+    ],
+)
+def test_a_gpu_that_is_asked_for_and_not_there_is_an_error(
+    machine: Path,
+    tmp_path: Path,
+    torch_cuda: Callable[..., None],
+    script: str | None,
+    allowed: str | None,
+    causes: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch_cuda(0, DRIVER)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    if script is None:
+        machine.unlink()
+        monkeypatch.setenv("PATH", str(machine.parent))
+    else:
+        machine.write_text(f"#!/bin/sh\n{script}\n")
+    if allowed is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
+    with pytest.raises(UserError) as caught:
+        take(1)
+    causes += ["built for CUDA 13.0", "driver on your system is too old (found version 12020)"]
+    for words in (*causes, "set gpus: 0", "uv pip install --torch-backend=auto"):
+        assert words in str(caught.value)
+    assert take(None) is None  # where it is only preferred
+
+
+@pytest.mark.parametrize(
+    ("count", "capability", "words"),
+    [(0, (9, 0), "driver on your system is too old"), (1, (7, 0), "no code for a Made-up (compute capability 7.0)")],
+)
+def test_a_gpu_that_pytorch_cannot_use_is_an_error(
+    machine: Path,
+    tmp_path: Path,
+    torch_cuda: Callable[..., None],
+    count: int,
+    capability: tuple[int, int],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    torch_cuda(count, "" if count else DRIVER, capability)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    lease = take(1)
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
+        device_of(lease)
+    assert "set gpus: 0" in str(caught.value)
+    with pytest.raises(UserError, match=re.escape(words)):
+        join(1)  # a process of a training
+    assert device_of(lease, required=False) == "cpu"
+    assert words in capsys.readouterr().err
+    assert lease is not None
+    lease.release()
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (8, 9), (9, 0), (12, 0)])  # of code for 7.5, 8.6 and 9.0, and PTX
+def test_newer_gpus_of_a_kind_run_its_code(torch_cuda: Callable[..., None], capability: tuple[int, int]) -> None:
+    torch_cuda(1, "", capability)
+    assert gpu_lease.outdated() is None
+
+
+@pytest.mark.parametrize("allowed", [None, "3,1"])
+def test_cuda_without_nvidia_smi_is_used(
+    machine: Path,
+    tmp_path: Path,
+    torch_cuda: Callable[..., None],
+    allowed: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch_cuda(2)
+    machine.write_text("#!/bin/sh\nexit 127\n")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    if allowed is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
+    first = take(1)
+    assert first is not None
+    assert first.ids == (["0"] if allowed is None else ["3"])
+    # CUDA has begun in this process and still sees both; in a new one it is the only one.
+    assert device_of(first) == "cuda:0"
+    torch_cuda(1)
+    assert device_of(first) == "cuda"
+    torch_cuda(2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
+    second = take(1)
+    assert second is not None
+    assert second.ids == ["1"]
+    assert device_of(second) == "cuda:1"
+    for lease in (first, second):
+        lease.release()
 
 
 PARENT = """

@@ -1,6 +1,7 @@
 """The launcher, with real torchrun on the CPU, a tiny worker, and GPUs that only a made-up nvidia-smi knows."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import ClassVar
 import pytest
 from ocsrflow.runtime.cli import command_line
 from ocsrflow.runtime.errors import UserError
-from ocsrflow.runtime.gpu_lease import Lease
+from ocsrflow.runtime.gpu_lease import MADE_UP, Lease
 from ocsrflow.training.launch import launch
 from support.waiting import PATIENCE, wait_until
 
@@ -75,13 +76,14 @@ class Run:
             str(self.folder),
         ]
         path = f"{folder}/bin:{os.environ['PATH']}"
+        modules = [str(folder), os.environ.get("PYTHONPATH", "")]
         self.process = subprocess.Popen(
             [*command, str(seconds)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            env={**os.environ, "PATH": path, "TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(folder)},
+            env={**os.environ, "PATH": path, "TMPDIR": str(folder / "tmp"), "PYTHONPATH": os.pathsep.join(modules)},
         )
         self.started.append(self)
 
@@ -108,6 +110,7 @@ class Run:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A machine with two GPUs, and the worker; no launcher survives the test, and no worker its launcher."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv(MADE_UP, "1")
     for name in ("bin", "tmp"):
         (tmp_path / name).mkdir()
     (tmp_path / "worker.py").write_text(WORKER)
@@ -166,7 +169,7 @@ def _lives(process: int) -> bool:
         return False
 
 
-def test_one_line_for_a_failure(place: Path) -> None:
+def test_one_line_for_a_failure(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fails = Run(place, "--gpus", "0", "--processes", "2", what="fails", seconds=0)
     dies = Run(place, "--gpus", "0", "--processes", "2", what="dies", seconds=0)
     assert fails.end() == (1, "worker: error: one clear line\n")
@@ -178,10 +181,16 @@ def test_one_line_for_a_failure(place: Path) -> None:
     assert dies.saved() == ["SIGTERM"]  # the other one was asked to go
 
     (place / "bin" / "nvidia-smi").write_text("#!/bin/sh\necho 'No devices were found'; exit 6\n")
-    alone = Run(place, "--gpus", "2", "--processes", "2", what="succeeds")
-    assert alone.end() == (0, "no GPU here: training on the CPU, which takes very long for a full model\n")
-    assert [line.split()[1:] for line in alone.ready(1)] == [["1"]]
-    assert [path.name for path in (place / "tmp").iterdir()] == []
+    status, error = Run(place, "--gpus", "2", "--granted", "2", what="succeeds").end()
+    assert status == 1
+    assert error.startswith("ocsrflow launch: error: a GPU is asked for, but none can be used here: nvidia-smi fails")
+    assert len(error.splitlines()) == 1
+    (place / "bin" / "nvidia-smi").write_text(f"#!/bin/sh\nprintf '{LISTED}'\n")
+    monkeypatch.delenv(MADE_UP)
+    status, error = Run(place, "--gpus", "1", "--granted", "1", what="succeeds").end()
+    assert status == 1
+    assert re.fullmatch("ocsrflow launch: error: PyTorch .* finds no GPU.*; set gpus: 0 .*\n", error)
+    assert [path.name for path in (place / "tmp").iterdir()] == [f"ocsrflow-gpus-{os.getuid()}"]
 
 
 @pytest.mark.parametrize(

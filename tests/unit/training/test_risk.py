@@ -331,14 +331,19 @@ def test_a_finished_phase_writes_its_files_again_without_a_step(
 def test_two_processes_have_the_phase_of_one(dataset: Path, tmp_path: Path) -> None:
     # Without batch statistics and dropout, as where the training by cross-entropy is compared.
     training = WITH_RISK.model_copy(update={"encoder_lr": 1e-5, "decoder_lr": 1e-4})
-    run_train(dataset, tmp_path / "1", network=EXACT, training=training, threads=2)
-    names = {"out": "weights.safetensors", "metrics": "metrics.jsonl", "description": "model.json"}
-    words = [word for name, value in names.items() for word in (f"--{name}", str(tmp_path / "2" / value))]
-    words += ["--network", EXACT.model_dump_json(), "--training", training.model_dump_json(), "--threads", "2"]
-    words += ["--checkpoints", str(tmp_path / "2" / "checkpoints")]
-    launch = [sys.executable, "-m", "ocsrflow", "launch", "--gpus", "0", "--processes", "2"]
-    run = subprocess.run([*launch, "--", "train", str(dataset / "images.h5"), *words], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
+    command = [sys.executable, "-m", "ocsrflow", "launch", "--gpus", "0", "--processes"]
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        names = {"out": "weights.safetensors", "metrics": "metrics.jsonl", "description": "model.json"}
+        words = [word for name, value in names.items() for word in (f"--{name}", str(folder / value))]
+        words += ["--network", EXACT.model_dump_json(), "--training", training.model_dump_json(), "--threads", "2"]
+        words += ["--checkpoints", str(folder / "checkpoints")]
+        run = subprocess.run(
+            [*command, str(processes), "--", "train", str(dataset / "images.h5"), *words],
+            capture_output=True,
+            text=True,
+        )
+        assert run.returncode == 0, run.stderr
     keys = ("loss", "validation_loss", "risk", "cross_entropy", "reward")
     one, two = ([[line.get(k) for k in keys] for line in lines(tmp_path / str(n))] for n in (1, 2))
     flat = [[value for line in each for value in line if value is not None] for each in (one, two)]

@@ -1,5 +1,6 @@
 """Supplied pictures: a folder, or a zip archive."""
 
+import errno
 import io
 import lzma
 import struct
@@ -10,7 +11,7 @@ from typing import BinaryIO, cast
 
 from PIL import Image
 
-from ..runtime.errors import UserError
+from ..runtime.errors import UserError, of_the_system, system_error
 
 # Others are opened by programs of their own, or hold no pictures of molecules.
 FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "WEBP", "BMP")
@@ -32,6 +33,10 @@ UNREADABLE = (
     zipfile.BadZipFile,
     Image.DecompressionBombError,
 )
+# Errors of the system that concern one picture and stay: there is no such file, or it may not be read.
+OF_ONE_PICTURE = (
+    None, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG,
+)  # fmt: skip
 
 
 def too_large(image: Image.Image) -> bool:
@@ -84,6 +89,8 @@ class PictureFolder:
         ------
         ValueError
             Where it is not there, or is not a picture that can be read.
+        UserError
+            Where the system cannot read it, as it may well another time: the picture is not to be left out for that.
         """
         try:
             with self.open(name) as file:
@@ -92,5 +99,7 @@ class PictureFolder:
                 raise ValueError(f"more than {MOST_PIXELS // 1_000_000} million pixels, or {LONGEST_SIDE} in a row")
             image.load()
         except UNREADABLE as error:
+            if isinstance(error, OSError) and system_error(error) not in OF_ONE_PICTURE:
+                raise of_the_system(error, self.path / name) from None  # type: ignore[misc]
             raise ValueError(f"picture {name!r} cannot be read: {' '.join(str(error).split())}") from None
         return image

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from ..chem.molecules import canonical, fraction
 from ..runtime.csv_tables import write_csv, write_rejects
-from ..runtime.errors import UserError
+from ..runtime.errors import UserError, of_the_system
 from ..runtime.files import whole
 from ..runtime.parent_watch import follow_parent
 from ..runtime.progress import progress
@@ -68,7 +68,7 @@ class Kept:
         except FileNotFoundError:
             raise
         except (pa.ArrowException, OSError, KeyError) as error:
-            raise UserError(
+            raise of_the_system(error, self.path) or UserError(
                 f"{self.path}: not a whole file of filtered molecules ({error}); remove it and run the workflow again"
             ) from None
 

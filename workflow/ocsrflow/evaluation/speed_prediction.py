@@ -4,7 +4,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import signal
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from ..pictures.packed_file import Packed
 from ..runtime.errors import UserError
 from ..runtime.files import read_json, write_json
 from ..runtime.gpu_lease import PARENT, device_of, die_with_parent, present, take
+from ..runtime.isolated import without_ctrl_c
 from ..runtime.slurm_job import of_cluster
 
 
@@ -59,7 +59,8 @@ class SideBySide:
                     args=(description, weights, devices[i % len(devices)], threads, reading, theirs),
                     daemon=True,
                 )
-                process.start()
+                with without_ctrl_c():
+                    process.start()
                 theirs.close()
                 self._connections.append(ours)
                 self._processes.append(process)
@@ -130,7 +131,6 @@ def _work(
 ) -> None:
     """One model's process: answers pictures until there is nobody who asks."""
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the one that asks decides
     place = torch.device(device)
     if place.type == "cuda":
         torch.cuda.set_device(place)
@@ -201,11 +201,12 @@ def speed_prediction(
     Raises
     ------
     UserError
-        When a member's weights are damaged, it was trained with another vocabulary, or the split is empty.
+        When a member's weights are damaged, it was trained with another vocabulary, the split is empty, or GPUs are
+        asked for and none can be used.
     RuntimeError
         When a member reads another text side by side than in turn.
     """
-    lease = take(min(gpus, len(present())) if gpus else 0)
+    lease = take(min(gpus, max(1, len(present()))) if gpus else 0)
     if device_of(lease) == "cpu":
         lease = None
     devices = [f"cuda:{i}" for i in range(len(lease.ids))] if lease else ["cpu"]

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..chem.tokenizer import END, PAD, START
 from ..pictures.packed_file import Packed
 from ..runtime.errors import UserError
+from ..runtime.isolated import without_ctrl_c
 
 AHEAD = 3  # batches that each process reads ahead
 
@@ -253,7 +254,9 @@ class Loader:
         )
 
     def __iter__(self) -> Generator[Batch]:
-        for sent in self._loader:
+        with without_ctrl_c():
+            received = iter(self._loader)
+        for sent in received:
             if isinstance(sent, UserError):
                 raise sent
             yield sent.batch() if isinstance(sent, Sent) else sent  # else pinned, and a batch already

@@ -4,11 +4,9 @@ All three run :class:`ocsrflow.network.decoder.Steps`: what is computed once a p
 """
 
 import math
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -20,7 +18,6 @@ from .decoder import Decoder, Steps
 TEXTS = 32  # texts of a picture whose likelihood is computed side by side
 # Steps between two looks at which pictures have finished: for a GPU that is waiting, for a CPU it costs nothing.
 LOOK = {"cpu": 1, "cuda": 8}
-RECORDED = {"cuda"}  # where steps are recorded and replayed, and memory is kept for the next search
 
 
 @dataclass(frozen=True)
@@ -76,86 +73,59 @@ def search(
     """
     if not len(features):
         return []
+    if grammar and (longest < 2 or len(decoder.output.weight) != len(VOCABULARY)):
+        raise ValueError("a grammar needs a longest text of 2 tokens or more, and a decoder over its vocabulary")
     with torch.inference_mode():
         # A copy, since pictures that go on take the places of those that have finished.
         steps = Steps(decoder, features.clone(memory_format=torch.contiguous_format), beams)
         with torch.autocast(features.device.type, enabled=False):
-            return _hypotheses(decoder, steps, longest, beams, grammar).run(steps)
+            return _Hypotheses(steps, longest, beams, Grammar(features.device) if grammar else None).run()
 
 
 class _Hypotheses:
-    """The beams of some pictures, in memory that stays where it is.
+    """The beams of some pictures.
 
     Each picture has a slot of ``beams`` texts; pictures that go on are in the first slots, ``order`` says which.
     What was chosen at every step (earlier beam and token) is kept by picture, and the texts are put together at the
-    end. Nothing in a step waits for the device or depends on the step's number, so that a GPU can replay it.
+    end. Nothing in a step waits for the device.
     """
 
     def __init__(self, steps: Steps, longest: int, beams: int, grammar: Grammar | None) -> None:
-        """Take memory for as many pictures as ``steps`` has, which is written over."""
-        slots, dim = steps.h.shape
+        """Begin with the pictures of ``steps``, which is written over."""
+        slots = len(steps.h)
         device, wide = steps.c.device, steps.c.dtype
         self.steps, self.beams, self.vocabulary = steps, beams, len(steps.added)
         self.look = LOOK[device.type]
-        self.h = steps.h.new_empty(slots, beams, dim)
-        self.c = steps.c.new_empty(slots, beams, dim)
-        self.score = torch.empty(slots, beams, dtype=wide, device=device)
-        self.ended = torch.empty(slots, beams, dtype=torch.bool, device=device)
-        self.last = torch.empty(slots, beams, dtype=torch.int64, device=device)
-        self.order = torch.empty(slots, dtype=torch.int64, device=device)
-        self.at = torch.empty(1, dtype=torch.int64, device=device)
-        self.choices = torch.empty(longest, slots, beams, dtype=torch.int64, device=device)
-        self.gained = torch.empty(longest, slots, beams, dtype=wide, device=device)
+        self.h, self.c = (x.unsqueeze(1).repeat(1, beams, 1) for x in (steps.h, steps.c))
+        self.score = torch.full((slots, beams), -math.inf, dtype=wide, device=device)
+        self.score[:, 0] = 0  # one text each to begin with, the others are none
+        self.ended = torch.zeros(slots, beams, dtype=torch.bool, device=device)
+        self.last = torch.full((slots, beams), START, device=device)
+        self.order = torch.arange(slots, device=device)
+        # Once a picture has left, its texts go on with padding.
+        padding = torch.arange(beams, device=device) * self.vocabulary + PAD
+        self.choices = padding.repeat(longest, slots, 1)
+        self.gained = torch.zeros(longest, slots, beams, dtype=wide, device=device)
         self.longest, self.grammar = longest, grammar
         self.state = grammar.start(slots * beams, longest, device) if grammar is not None else None
         # Texts that go on write no start or padding; those that have ended write padding, for sure.
         self.going, self.frozen = (torch.zeros(self.vocabulary, dtype=wide, device=device) for _ in range(2))
         self.going[[PAD, START]] = -math.inf
         self.frozen[torch.arange(self.vocabulary, device=device) != PAD] = -math.inf
-        self.replays = _Replays(self._step) if device.type in RECORDED else None
 
-    def run(self, steps: Steps) -> list[list[Candidate]]:
-        """The texts of pictures, at most as many as there are slots."""
-        if steps is not self.steps:
-            self.steps.renew(steps)
-        pictures = running = len(steps.h)
-        self._begin(pictures)
-        done = 0
+    def run(self) -> list[list[Candidate]]:
+        """The texts of all pictures."""
+        running, done = len(self.order), 0
         while running and done < self.longest:
-            (self._step if self.replays is None else self.replays)(self._width(running))
+            self._step(running, done)
             done += 1
             if done % self.look == 0:
                 running = self._leave(running)
-        choices, gained = (x[:done, :pictures].transpose(0, 1).tolist() for x in (self.choices, self.gained))
+        choices, gained = (x[:done].transpose(0, 1).tolist() for x in (self.choices, self.gained))
         return [self._texts(*kept) for kept in zip(choices, gained, strict=True)]
 
-    def _begin(self, pictures: int) -> None:
-        self.h.copy_(self.steps.h.unsqueeze(1).expand_as(self.h))
-        self.c.copy_(self.steps.c.unsqueeze(1).expand_as(self.c))
-        self.score.fill_(-math.inf)[:, 0] = 0  # one text each to begin with, the others are none
-        self.ended.fill_(True)[:pictures] = False
-        self.last.fill_(START)
-        torch.arange(len(self.order), out=self.order)
-        self.at.zero_()
-        # Once a picture has left, its texts go on with padding.
-        self.choices.copy_(torch.arange(self.beams, device=self.at.device) * self.vocabulary + PAD)
-        self.gained.zero_()
-        if self.grammar is not None and self.state is not None:
-            first = self.grammar.start(len(self.state[0]), self.longest, self.at.device)
-            for ours, new in zip(self.state, first, strict=True):
-                ours.copy_(new)
-
-    def _width(self, running: int) -> int:
-        """Slots that a step computes: on a GPU one of a few numbers, since each is recorded by itself."""
-        if self.replays is None:
-            return running
-        width = len(self.order)
-        while width // 2 >= running and width > 1:
-            width = -(-width // 2)
-        return width
-
-    def _step(self, n: int) -> None:
-        """Let the texts in the first n slots grow by a token."""
+    def _step(self, n: int, at: int) -> None:
+        """Let the texts in the first n slots grow by the token at position ``at``."""
         h, c, score, ended, last = (x[:n] for x in (self.h, self.c, self.score, self.ended, self.last))
         new_h, new_c, _ = self.steps(h, c, last)
         gains = self.steps.log_probabilities(new_h) + self.going
@@ -169,10 +139,8 @@ class _Hypotheses:
         none = best.isneginf()
         parent, token = choice // self.vocabulary, choice % self.vocabulary
         gain = gains.flatten(1).gather(1, choice).masked_fill(none, -math.inf)
-        at = self.at, self.order[:n]
-        self.choices.index_put_(at, choice)
-        self.gained.index_put_(at, gain)
-        self.at.add_(1)
+        self.choices[at, self.order[:n]] = choice
+        self.gained[at, self.order[:n]] = gain
         ended.copy_(ended.gather(1, parent) | (token == END) | none)
         score.copy_(best)
         last.copy_(token)
@@ -196,8 +164,6 @@ class _Hypotheses:
         """
         going: list[bool] = (~self.ended[:running].all(dim=1)).tolist()
         left = sum(going)
-        if left and self._width(left) == self._width(running):
-            return running
         gaps = [i for i in range(left) if not going[i]]
         behind = [i for i in range(left, running) if going[i]]
         if gaps:
@@ -244,57 +210,6 @@ def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
         found.append((best, at))
         values.scatter_(1, at, -math.inf)
     return torch.cat([best for best, _ in found], dim=1), torch.cat([at for _, at in found], dim=1)
-
-
-class _Replays:
-    """Steps recorded as CUDA graphs, one for each width: a launch in place of some fifty."""
-
-    def __init__(self, step: Callable[[int], None]) -> None:
-        self.step = step
-        self.graphs: dict[int, torch.cuda.CUDAGraph | None] = {}
-        self.pool = torch.cuda.graph_pool_handle()
-        self.failed = False
-
-    def __call__(self, n: int) -> None:
-        """A step of width n: as it is for the first time, which sets up libraries, then recorded."""
-        if n not in self.graphs:
-            self.graphs[n] = None
-        elif self.graphs[n] is None and not self.failed:
-            self.graphs[n] = self._recorded(n)
-        graph = self.graphs[n]
-        if graph is None:
-            self.step(n)
-        else:
-            graph.replay()
-
-    def _recorded(self, n: int) -> torch.cuda.CUDAGraph | None:
-        try:
-            graph = torch.cuda.CUDAGraph()
-            # Other threads may go on with what a recording forbids, such as pinning memory.
-            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-                self.step(n)
-        except RuntimeError as error:
-            self.failed = True
-            reason = str(error).splitlines()[0]
-            print(f"reading goes on without CUDA graphs, more slowly ({reason})", file=sys.stderr, flush=True)
-            return None
-        return graph
-
-
-# On a GPU: memory and recorded steps of earlier batches, by decoder and by what they were made for.
-_held: WeakKeyDictionary[Decoder, dict[tuple[object, ...], _Hypotheses]] = WeakKeyDictionary()
-
-
-def _hypotheses(decoder: Decoder, steps: Steps, longest: int, beams: int, grammar: bool) -> _Hypotheses:
-    """Memory for a search: on a GPU that of an earlier one, where it is large enough."""
-    if grammar and (longest < 2 or len(steps.added) != len(VOCABULARY)):
-        raise ValueError("a grammar needs a longest text of 2 tokens or more, and a decoder over its vocabulary")
-    device = steps.c.device
-    held = _held.setdefault(decoder, {}) if device.type in RECORDED else {}
-    key = (device, steps.features.dtype, steps.features.shape[1:], longest, beams, grammar)
-    if key not in held or len(held[key].order) < len(steps.h):
-        held[key] = _Hypotheses(steps, longest, beams, Grammar(device) if grammar else None)
-    return held[key]
 
 
 def likelihood(decoder: Decoder, features: Tensor, texts: Sequence[Sequence[Sequence[int]]]) -> list[list[float]]:

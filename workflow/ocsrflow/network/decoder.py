@@ -185,15 +185,6 @@ class Steps:
         block = min(len(features), max(1, limit // (texts * cells * dim)))
         self.memory = self.projected.new_empty(block * texts * cells * dim)
 
-    def renew(self, other: "Steps") -> None:
-        """Take over another's weights and its pictures, in place; it has as many pictures or fewer."""
-        for ours, new in zip(self._kept(), other._kept(), strict=True):
-            ours[: len(new)].copy_(new)
-
-    def _kept(self) -> tuple[Tensor, ...]:
-        pictures = self.features, self.projected, self.h, self.c
-        return *pictures, self.added, self.from_state, self.from_context, self.score, *self.output
-
     def __call__(self, h: Tensor, c: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One step of the first n pictures, each with k texts. To be called with autocast off.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..config.network import Network
 from ..config.precision import Precision
-from ..runtime.errors import UserError, brief
+from ..runtime.errors import UserError, brief, of_the_system
 from ..runtime.files import read_json
 from .decoder import Decoder
 from .encoders import RECIPES, build_trunk
@@ -197,6 +197,8 @@ def load_reader(description: Path, weights: Path, device: torch.device) -> tuple
     except FileNotFoundError:
         raise
     except Exception as error:  # noqa: BLE001  (the reader raises many kinds)
+        if trouble := of_the_system(error, weights):
+            raise trouble from None
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{weights}: damaged, or not the weights of {description} ({reason})") from None
     return reader.to(device).eval(), facts

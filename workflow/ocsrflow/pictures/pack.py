@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import resource
 from collections import Counter
 from collections.abc import Iterator
@@ -17,11 +18,12 @@ from numpy.typing import NDArray
 
 from ..chem.tokenizer import END, INDEX, PAD, START, VOCABULARY, encode
 from ..config.depiction import Depiction
+from ..runtime import hdf5
 from ..runtime.csv_tables import write_rejects
-from ..runtime.errors import UserError
+from ..runtime.errors import UserError, of_the_system
 from ..runtime.files import whole, write_json
 from ..runtime.progress import progress
-from .packed_file import ROWS, PackedWriter, drawings_of, frame_of, read_chunk
+from .packed_file import ROWS, PackedWriter, drawings_of, expect_chunks, frame_of, read_chunk
 
 OPEN_FILES = 4000  # at most: each takes 0.7 MB and the CIDs in it, and half a millisecond to open again
 OTHER_FILES = 100  # that Python and its libraries have
@@ -173,6 +175,8 @@ class Places:
             except (pa.ArrowException, OSError) as error:
                 if isinstance(error, FileNotFoundError):
                     raise
+                if trouble := of_the_system(error, path):
+                    raise trouble from None
                 raise UserError(f"{path}: damaged ({error}); remove it and run again") from None
         table = pa.concat_tables(tables).combine_chunks().unify_dictionaries()
         file: Any = table["file"].combine_chunks()
@@ -185,6 +189,8 @@ class Places:
         self._numbers = table["number"].to_numpy()[order]
         self._store = store
         self._opened: dict[int, tuple[h5py.Dataset, NDArray[np.int64]]] = {}  # pictures and CIDs
+        self._whole: set[int] = set()  # files that were found to be whole
+        self._attributes: dict[str, str] = {}  # of the last of them
         self._most_opened = _allow_open_files(min(len(self.names), OPEN_FILES))
 
     def of(self, cid: int, drawing: int = 0) -> int | None:
@@ -204,6 +210,9 @@ class Places:
             if file not in self._opened:
                 if len(self._opened) >= self._most_opened:
                     self._opened.pop(next(iter(self._opened)))[0].file.close()
+                if file not in self._whole:
+                    self._attributes = hdf5.values(path, _shard)
+                    self._whole.add(file)
                 opened = h5py.File(path)
                 self._opened[file] = opened["images"], opened["cid"][:]
             images, cids = self._opened[file]
@@ -214,6 +223,8 @@ class Places:
             frame_of(chunk)  # what is damaged is not passed on
             return chunk
         except (OSError, KeyError, ValueError, MemoryError) as error:
+            if not isinstance(error, FileNotFoundError) and (trouble := of_the_system(error, path)):
+                raise trouble from None
             raise UserError(
                 f"{path}: a shard of pictures is damaged or gone ({error}); remove it and what points to it: "
                 "run again with --forcerun render"
@@ -234,7 +245,17 @@ class Places:
         if not self.names:
             return {}
         self.chunk(0)
-        return {key: str(value) for key, value in self._opened[int(self._files[0])][0].file.attrs.items()}
+        return self._attributes
+
+
+def _shard(file: h5py.File) -> dict[str, str]:
+    """The attributes of a file of pictures, whose columns are looked through."""
+    hdf5.expect_plain(file, "cid", size=os.path.getsize(file.filename))
+    hdf5.expect_plain(file, "images")
+    if len(file["cid"][:]) != len(file["images"]):
+        raise ValueError("another number of CIDs than of pictures")
+    expect_chunks(file["images"])
+    return {key: str(value) for key, value in file.attrs.items()}
 
 
 def _tokens(smiles: str) -> NDArray[np.uint16] | None:

@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,12 @@ from numpy.typing import NDArray
 from ..config.depiction import Depiction
 from ..config.split import Split
 from ..depiction.plain import Picture
-from ..runtime.errors import UserError
+from ..runtime import hdf5
+from ..runtime.errors import UserError, of_the_system
 
 SPLITS = ["train", "validation", "test"]
 TEXTS = ("smiles", "canonical")
+NUMBERS = ("cid", "split", "tokens", "offsets")
 ROWS = 1 << 14  # rows of a data set held at a time
 LEVEL = 3  # of zstd: higher ones take several times longer for a few per cent
 DESCENDING = np.arange(1 << 17, 0, -1, dtype=np.float64)  # weights of a checksum's words
@@ -97,6 +99,18 @@ def read_chunk(images: h5py.Dataset, at: int) -> bytes:
     """The chunk of picture ``at``."""
     chunk: bytes = images.id.read_direct_chunk((at, 0, 0, 0))[1]
     return chunk
+
+
+def expect_chunks(images: h5py.Dataset) -> None:
+    """Look that there is a chunk for each picture.
+
+    Raises
+    ------
+    ValueError
+        Where there is not.
+    """
+    if images.chunks != (1, *images.shape[1:]) or images.id.get_num_chunks() != len(images):
+        raise ValueError("not a chunk for each picture")
 
 
 def frame_of(chunk: bytes) -> memoryview:
@@ -209,22 +223,25 @@ class Packed:
         self.path = path
         self._process = 0  # the one that opened the file
         try:
+            found = dict(hdf5.parts(path, _contents))
+            self.digest: str = found["digest"]
+            self.depiction = Depiction.model_validate_json(found["depiction"])
+            self.split_into = _split(json.loads(found["sample"]))
+            self.vocabulary: list[str] = json.loads(found["vocabulary"])
+            self._has_ids: bool = found["has_ids"]
+            self.shape: tuple[int, int, int] = found["shape"]
             with h5py.File(path) as file:
-                self.digest = str(file.attrs["digest"])
-                self.depiction = Depiction.model_validate_json(str(file.attrs["depiction"]))
-                self.split_into = _split(json.loads(str(file.attrs.get("sample", "{}"))))
-                self.vocabulary: list[str] = json.loads(str(file.attrs["vocabulary"]))
-                _expect_shapes(file, os.path.getsize(path))
-                self.cid: NDArray[np.int64] = file["cid"][:]
-                self.split: NDArray[np.uint8] = file["split"][:]
-                self.tokens: NDArray[np.uint16] = file["tokens"][:]
-                self.offsets: NDArray[np.int64] = file["offsets"][:]
-                self._has_ids = "id" in file
-                self.shape: tuple[int, int, int] = file["images"].shape[1:]
+                columns = [file[name][:] for name in NUMBERS]
+            self.cid: NDArray[np.int64] = columns[0]
+            self.split: NDArray[np.uint8] = columns[1]
+            self.tokens: NDArray[np.uint16] = columns[2]
+            self.offsets: NDArray[np.int64] = columns[3]
             self._look()
-        except (FileNotFoundError, MemoryError):
+        except (UserError, FileNotFoundError, MemoryError):
             raise
-        except Exception as error:  # noqa: BLE001  (HDF5 raises all kinds for a damaged file)
+        except Exception as error:  # noqa: BLE001  (what is in it may be anything)
+            if trouble := of_the_system(error, path):
+                raise trouble from None
             raise self._damaged(error) from None
 
     def _damaged(self, error: Exception) -> UserError:
@@ -289,23 +306,39 @@ class Packed:
 
     def text(self, name: str, positions: Iterable[int]) -> list[str]:
         """``smiles`` or ``canonical`` at some positions."""
-        column = self._texts(name)
-        return [str(column[i]) for i in positions]
+        wanted = np.fromiter(positions, np.int64)
+        slices, found = wanted // ROWS, np.empty(len(wanted), object)
+        for start, texts in self.texts(name, ROWS * np.unique(slices)):
+            own = slices == start // ROWS
+            found[own] = texts[wanted[own] - start]
+        return [str(text) for text in found]
 
-    def _texts(self, name: str) -> NDArray[Any]:
+    def texts(self, name: str, starts: Iterable[int] | None = None) -> Iterator[tuple[int, NDArray[np.object_]]]:
+        """A column of text in slices of ``ROWS``, each with the position of its first text.
+
+        Parameters
+        ----------
+        name
+            ``smiles``, ``canonical`` or ``id``.
+        starts
+            Where the slices that are wanted begin; without it all of them.
+
+        Raises
+        ------
+        UserError
+            Where the column is damaged.
+        """
+        starts = range(0, len(self), ROWS) if starts is None else starts
         try:
-            with h5py.File(self.path) as file:
-                column: NDArray[Any] = file[name].asstr()[:]
-            return column
-        except (FileNotFoundError, MemoryError):
-            raise
-        except Exception as error:  # noqa: BLE001  (as above)
+            yield from hdf5.parts(
+                self.path, lambda file: ((start, file[name].asstr()[start : start + ROWS]) for start in starts)
+            )
+        except hdf5.Damaged as error:
             raise self._damaged(error) from None
 
     def ids(self, positions: Iterable[int]) -> list[str]:
         """What the pictures at some positions are called: the column ``id`` where there is one, else their CID."""
-        column = self._texts("id") if self._has_ids else self.cid
-        return [str(column[i]) for i in positions]
+        return self.text("id", positions) if self._has_ids else [str(self.cid[i]) for i in positions]
 
     def positions(self, cids: Iterable[int]) -> list[int]:
         """Where the pictures of some CIDs are.
@@ -373,6 +406,8 @@ class Packed:
         except FileNotFoundError:
             raise
         except Exception as error:  # noqa: BLE001  (as above; a chunk may say that it has any size)
+            if trouble := of_the_system(error, self.path):
+                raise trouble from None
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
                 f"{self.path}: picture {at} (CID {self.cid[at]}) is damaged ({reason}); "
@@ -387,31 +422,55 @@ def _split(sample: dict[str, Any]) -> Split | None:
     return Split(validation=sample["validation"], test=sample["test"], seed=sample["split_seed"])
 
 
-def _expect_shapes(file: h5py.File, size: int) -> None:
-    """Look, before they are read, that the columns belong together and are no larger than their file of ``size`` bytes.
+def _contents(file: h5py.File) -> Iterator[tuple[str, Any]]:
+    """The attributes of a packed data set and what else it says of itself, by name, once its columns were tried.
 
     Raises
     ------
     ValueError
-        Where they do not, or are.
+        Where the columns do not belong together, or are larger than their file.
     """
-    pictures = len(file["images"])
-    rows = dict.fromkeys(("cid", "split", *TEXTS, *({"id"} & file.keys())), pictures) | {"offsets": pictures + 1}
+    size = os.path.getsize(file.filename)
+    for name in ("digest", "depiction", "vocabulary"):
+        yield name, str(file.attrs[name])
+    yield "sample", str(file.attrs.get("sample", "{}"))
+    texts = (*TEXTS, *({"id"} & file.keys()))
+    hdf5.expect_plain(file, *NUMBERS, *texts, size=size)
+    hdf5.expect_plain(file, "images")
+    images = file["images"]
+    pictures = len(images)
+    rows = dict.fromkeys(("cid", "split", *texts), pictures) | {"offsets": pictures + 1}
     for name in (*rows, "tokens"):
         column = file[name]
         if len(column.shape) != 1 or len(column) != rows.get(name, len(column)):
             raise ValueError(f"{name} of another length than there are pictures")
-        if column.nbytes > size:
-            raise ValueError(f"{name} larger than the file")
-        if name not in (*TEXTS, "id") and column.dtype.kind not in "iu":
+        if name not in texts and column.dtype.kind not in "iu":
             raise ValueError(f"{name} that are no whole numbers")
+    expect_chunks(images)
+    yield "has_ids", "id" in texts
+    yield "shape", images.shape[1:]
+    for name in NUMBERS:  # tried: the other process reads them for itself
+        yield name, len(file[name][:])
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Of a packed data set its name, digest, depiction (JSON) and numbers of pictures by split."""
-    with h5py.File(path) as file:
-        splits = [str(name) for name in file.attrs["splits"]]
-        numbers = file["split"][:]
-        pictures = {name: int((numbers == i).sum()) for i, name in enumerate(splits)}
-        attributes = {key: str(file.attrs[key]) for key in ("digest", "depiction")}
-    return {"name": path.parent.name, **attributes, "pictures": pictures}
+    """Of a packed data set its name, digest, depiction (JSON) and numbers of pictures by split.
+
+    Raises
+    ------
+    UserError
+        Where ``path`` is none.
+    """
+    try:
+        return {"name": path.parent.name, **hdf5.values(path, _describe)}
+    except hdf5.Damaged as error:
+        reason = f"not a whole packed data set ({error})"
+        raise UserError(f"{path}: {reason}; remove it and run the workflow again") from None
+
+
+def _describe(file: h5py.File) -> dict[str, Any]:
+    splits = [str(name) for name in file.attrs["splits"]]
+    hdf5.expect_plain(file, "split", size=os.path.getsize(file.filename))
+    numbers = file["split"][:]
+    pictures = {name: int((numbers == i).sum()) for i, name in enumerate(splits)}
+    return {**{key: str(file.attrs[key]) for key in ("digest", "depiction")}, "pictures": pictures}

@@ -17,7 +17,7 @@ from ..config.depiction import Depiction
 from ..corpus.picture_folder import FORMATS, LONGEST_SIDE, MOST_PIXELS, too_large
 from ..depiction.plain import Picture
 from ..runtime.csv_tables import FORMULA
-from ..runtime.errors import UserError, visible
+from ..runtime.errors import UserError, system_error, visible
 from .normalise import normalise
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".gif", ".webp", ".bmp")
@@ -148,6 +148,8 @@ def read_pixels(source: Path | BinaryIO, name: str | None = None) -> NDArray[np.
         most = f"{MOST_PIXELS // 1_000_000} million pixels, or {LONGEST_SIDE} in a row"
         raise ValueError(f"more than {most}; cut the molecule out, or scale it down") from None
     except Exception as error:  # noqa: BLE001  (decoders raise all kinds)
+        if isinstance(error, OSError) and (number := system_error(error)):
+            raise ValueError(f"the system cannot read it ({os.strerror(number)})") from None
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"damaged or cut off ({reason}); get the file again or save it as PNG") from None
     if several:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from ..config.depiction import Depiction
 from ..corpus.hash_sample import hash64
+from ..runtime import hdf5
 from ..runtime.code_version import code_version, syntax
 from ..runtime.files import finish
 from .packed_file import Compressor, create
@@ -70,9 +71,8 @@ class PictureStore:
             if not self._overlaps(path.name) or not len(wanted):
                 continue
             try:
-                with h5py.File(path) as file:
-                    held = file["molecule"][:]
-            except (OSError, KeyError) as error:
+                held = hdf5.values(path, _molecules)
+            except (hdf5.Damaged, FileNotFoundError) as error:  # what the system cannot read is not drawn again
                 print(f"{path}: damaged ({error}); its pictures are drawn again", file=sys.stderr)
                 continue
             at = np.minimum(np.searchsorted(wanted, held), len(wanted) - 1)
@@ -106,6 +106,12 @@ class PictureStore:
                 finish(part, self.folder / new.name)
         finally:
             part.unlink(missing_ok=True)
+
+
+def _molecules(file: h5py.File) -> NDArray[np.uint64]:
+    hdf5.expect_plain(file, "molecule", size=os.path.getsize(file.filename))
+    molecules: NDArray[np.uint64] = file["molecule"][:]
+    return molecules
 
 
 def _abandoned(part: Path) -> bool:

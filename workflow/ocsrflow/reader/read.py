@@ -39,7 +39,7 @@ def predict(
     grammar: bool = True,
     precision: Precision = "auto",
     batch: Annotated[int, Parameter(validator=Number(gte=1))] = 64,
-    gpus: Annotated[int, Parameter(validator=Number(gte=0, lte=1))] = 1,
+    gpus: Annotated[int | None, Parameter(validator=Number(gte=0, lte=1))] = None,
     threads: Annotated[int, Parameter(validator=Number(gte=1))] = 2,
 ) -> None:
     """Read pictures of molecules: SMILES with a confidence to sort by.
@@ -77,14 +77,15 @@ def predict(
     batch
         Pictures read together.
     gpus
-        1 to read on a GPU where there is one, 0 to read on the CPU.
+        1 to read on a GPU, 0 to read on the CPU; by default on a GPU where there is one that can be used.
     threads
         Threads on a CPU, and processes that parse and draw candidates.
 
     Raises
     ------
     UserError
-        Where the models do not go together, there is no picture, or some could not be read.
+        Where the models do not go together, there is no picture, some could not be read, or the GPU that is asked for
+        cannot be used.
     """
     try_output(out)
     if attention is not None:
@@ -92,7 +93,7 @@ def predict(
     lineup = find_models(models or [Path("results")])
     found = find(pictures)
     lease = take(gpus)
-    device = torch.device(device_of(lease))
+    device = torch.device(device_of(lease, required=gpus is not None))
     if device.type == "cpu":
         torch.set_num_threads(threads)
     reading = Reading(beams=beams, grammar=grammar, precision=precision)

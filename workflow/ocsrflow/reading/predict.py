@@ -64,7 +64,7 @@ def predict_set(
     timed_images
         Pictures read one at a time for the seconds per image.
     gpus
-        1 to read on a GPU where there is one, 0 to read on the CPU.
+        1 to read on a GPU, 0 to read on the CPU.
     threads
         Threads on a CPU, or worker processes that read pictures for a GPU.
 
@@ -111,7 +111,7 @@ def predict_set(
             "seconds_per_image": statistics.median(times),
             "images_per_second": batched,
             "precision": eye.precision,
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {threads} threads",
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads} threads",
         },
     )
 

@@ -307,15 +307,3 @@ def _logarithmic(axes: Axes, which: str, low: float, high: float) -> None:
     axis.set_major_locator(LogLocator(subs=(1,) if high > 100 * low else (1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))  # without powers: those are math text
     axis.set_minor_formatter(NullFormatter())
-
-
-def band(rows: pd.DataFrame, labels: tuple[str, str], title: str, caption: str) -> Drawing:
-    """A mean with the range around it (columns: x, mean, low, high)."""
-
-    def paint(axes: Axes) -> None:
-        axes.fill_between(rows["x"], rows["low"], rows["high"], alpha=0.25, label="least to most")
-        sns.lineplot(rows, x="x", y="mean", ax=axes, label="mean")
-        axes.set(xlabel=labels[0], ylabel=labels[1])
-        axes.legend(title=None, frameon=False)
-
-    return _figure(title, caption, rows, paint)

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote
@@ -24,7 +25,12 @@ from .errors import UserError
 
 POLL = 0.5  # seconds between two looks of the one job whose turn it is
 PATIENCE = 3.0  # seconds before a job that waits says so
-UNUSABLE = "warning: PyTorch cannot use the GPUs here (are their drivers recent enough?): computing on the CPU"
+# What an error about GPUs ends with.
+WAYS = (
+    "set gpus: 0 to compute on the CPU, or install a PyTorch for this driver: uv pip install --torch-backend=auto "
+    "--reinstall torch torchvision (docs/how-to/run-on-a-cluster.md)"
+)
+MADE_UP = "OCSRFLOW_MADE_UP_GPUS"  # environment variable, for tests: GPUs are leased, and the CPU computes
 PARENT = "OCSRFLOW_PARENT"  # environment variable: the process that a worker must not outlive
 STORE = "OCSRFLOW_STORE"  # environment variable: the file by which the workers find each other
 
@@ -33,16 +39,20 @@ def present() -> list[str]:
     """The GPUs that this process may use, as UUIDs; for a GPU that is split (MIG), its parts.
 
     Those of ``CUDA_VISIBLE_DEVICES`` where that is set (SLURM sets it), else all of the machine. Numbers are those of
-    nvidia-smi, and become UUIDs because those mean the same GPU to every job. Like CUDA, this stops at ``-1``.
+    nvidia-smi, and become UUIDs because those mean the same GPU to every job. Like CUDA, this stops at ``-1``. Where
+    nvidia-smi is missing or fails, as in some containers, they are those that PyTorch finds, as numbers or as
+    ``CUDA_VISIBLE_DEVICES`` names them.
 
     Raises
     ------
     UserError
         When ``CUDA_VISIBLE_DEVICES`` names a GPU that is not there, or nvidia-smi hangs.
     """
-    known = _names()
+    known, _ = _listed()
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if not known or allowed is None:
+    if not known:
+        return _found_by_torch(allowed)
+    if allowed is None:
         return list(dict.fromkeys(known.values()))
     found: list[str] = []
     for name in map(str.strip, allowed.split(",")):
@@ -59,14 +69,28 @@ def present() -> list[str]:
     return found
 
 
-def _names() -> dict[str, str]:
-    """The machine's GPUs: the UUID for each number and each UUID; a split GPU's own names mean its first part."""
+def _found_by_torch(allowed: str | None) -> list[str]:
+    import torch  # not at the top: those who lease for others need none of it
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # told by unusable()
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    names = [str(i) for i in range(count)] if allowed is None else [name.strip() for name in allowed.split(",")]
+    return names[:count]
+
+
+def _listed() -> tuple[dict[str, str], str]:
+    """The machine's GPUs by nvidia-smi: the UUID for each number and each UUID; and why there is none.
+
+    A split GPU's own names mean its first part.
+    """
     try:
         run = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
     except subprocess.TimeoutExpired:
         raise UserError("nvidia-smi does not answer: a GPU of this machine may need a restart") from None
-    except OSError:
-        return {}
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        return {}, "there is no nvidia-smi" if missing else f"nvidia-smi cannot be run ({error.strerror})"
     names: dict[str, str] = {}
     whole: list[str] = []  # names of the last GPU
     for line in run.stdout.splitlines():
@@ -76,7 +100,10 @@ def _names() -> dict[str, str]:
         elif part := re.match(r"\s+MIG .*\(UUID: (MIG-[^)]+)\)", line):
             names |= dict.fromkeys([*whole, part[1]], part[1])
             whole = []
-    return names
+    if run.returncode or not names:
+        said = next(iter((run.stdout + run.stderr).splitlines()), "")
+        return {}, "nvidia-smi " + ("fails" if run.returncode else "lists none") + (f" ({said})" if said else "")
+    return names, ""
 
 
 class Lease:
@@ -101,6 +128,7 @@ class Lease:
             )
         folder = folder or Path(tempfile.gettempdir()) / f"ocsrflow-gpus-{os.getuid()}"
         self.ids: list[str] = []
+        self.places: list[int] = []  # where they stand in ``gpus``
         try:
             with ExitStack() as held, ExitStack() as turns:
                 turns.callback(_say_later(f"waiting for {count} of {len(gpus)} GPUs: other jobs have them").cancel)
@@ -117,11 +145,14 @@ class Lease:
                                 self.ids.append(gpu)
                     if len(self.ids) < count:
                         time.sleep(POLL)
+                self.places = [gpus.index(gpu) for gpu in self.ids]
                 self._held = held.pop_all()
         except OSError as error:
+            mend = "remove it, or set TMPDIR to a folder of yours"
+            if error.filename is None:  # of the lock itself
+                mend = "set TMPDIR to a folder on a disk of this machine"
             raise UserError(
-                f"{error.filename or folder}: no place for the locks of the GPUs ({error.strerror}); remove it, or set "
-                "TMPDIR to a folder of yours"
+                f"{error.filename or folder}: no place for the locks of the GPUs ({error.strerror}); {mend}"
             ) from None
 
     def release(self) -> None:
@@ -182,31 +213,85 @@ def _unlock(file: int | None) -> None:
         os.close(file)
 
 
-def take(count: int) -> Lease | None:
+def take(count: int | None) -> Lease | None:
     """Lease ``count`` GPUs for this process and its children, and show them no others.
 
-    To be called before CUDA starts. None where there is no GPU here, or none is asked for: then the CPU it is.
+    To be called before CUDA starts. None where none is asked for: then the CPU it is. ``count`` None asks for one where
+    there is one.
 
     Raises
     ------
     UserError
-        When there are GPUs, but fewer than ``count``, or their locks cannot be made.
+        When there are fewer than ``count``, or their locks cannot be made.
     """
-    gpus = present() if count else []
-    lease = Lease(gpus, count) if gpus else None
+    gpus = present() if count != 0 else []
+    if count is None:
+        count = min(1, len(gpus))
+    if count and not gpus:
+        allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+        causes = [cause for cause in (_listed()[1], unusable()) if cause]
+        if allowed is not None:
+            causes.insert(0, f"CUDA_VISIBLE_DEVICES={allowed} names no GPU that can be used")
+        raise UserError(f"a GPU is asked for, but none can be used here: {'; '.join(causes)}; {WAYS}")
+    lease = Lease(gpus, count) if count else None
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(lease.ids) if lease else ""
     return lease
 
 
-def device_of(lease: Lease | None) -> str:
-    """Where PyTorch computes with a lease: ``cuda``; ``cpu`` without one, or with a warning where it cannot."""
-    if lease is None:
-        return "cpu"
-    import torch  # not at the top: those who lease for others need none of it
+def unusable() -> str | None:
+    """Why PyTorch finds no GPU that it can use, in words; None where it finds one."""
+    import torch
 
-    if torch.cuda.is_available():
-        return "cuda"
-    print(UNUSABLE, file=sys.stderr)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if torch.cuda.is_available():
+            return None
+    built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+    # PyTorch warns where a driver is too old, with its version.
+    said = "".join(f" ({str(warning.message).splitlines()[0].split('. ')[0]})" for warning in caught[:1])
+    return f"PyTorch {torch.__version__}, built {built}, finds no GPU{said}"
+
+
+def outdated() -> str | None:
+    """Why PyTorch cannot compute on the GPU that it finds, in words; None where it can. Starts CUDA in this process."""
+    import torch
+
+    try:
+        major, minor = torch.cuda.get_device_capability()
+        kernels = [re.match(r"(sm|compute)_(\d+)(\d)", name) for name in torch.cuda.get_arch_list()]
+        name = torch.cuda.get_device_name()
+    except (RuntimeError, AssertionError):  # of a driver, told where it is used
+        return None
+    built = [(kind[1], int(kind[2]), int(kind[3])) for kind in kernels if kind]
+    fits = any(
+        (kind == "sm" and has == major and least <= minor) or (kind == "compute" and (has, least) <= (major, minor))
+        for kind, has, least in built
+    )
+    if fits or not built:
+        return None
+    return f"PyTorch {torch.__version__} has no code for a {name} (compute capability {major}.{minor})"
+
+
+def device_of(lease: Lease | None, *, required: bool = True) -> str:
+    """Where PyTorch computes with a lease: ``cuda``; ``cpu`` without one.
+
+    Raises
+    ------
+    UserError
+        Where PyTorch cannot use the leased GPU and it is ``required``; else a warning says so, and it is ``cpu``.
+    """
+    if lease is None or os.environ.get(MADE_UP):
+        return "cpu"
+    import torch
+
+    cause = unusable() or outdated()
+    if cause is None:
+        # Where PyTorch had to be asked for GPUs, CUDA may have begun with all of them: then a lease is a number.
+        shown = torch.cuda.device_count() == len(lease.ids)
+        return "cuda" if shown else f"cuda:{lease.places[0]}"
+    if required:
+        raise UserError(f"{cause}; {WAYS}")
+    print(f"{cause}: computing on the CPU", file=sys.stderr)
     return "cpu"
 
 

@@ -1,16 +1,14 @@
 """Work on many items in processes of their own, where an item that hangs or kills its process costs only itself."""
 
-import multiprocessing
 import pickle
 import signal
-import sys
-import types
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
-from multiprocessing.context import SpawnContext, SpawnProcess
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
+from loky.backend import get_context
 from pebble import ProcessExpired, ProcessPool
 
 CHUNK = 32  # items handed over at a time: one by one, handing over would take a tenth of the time
@@ -20,21 +18,17 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class _LeanProcess(SpawnProcess):
-    """A new process that does not import the program's main module, which may bring PyTorch and MLflow with it."""
+@contextmanager
+def without_ctrl_c() -> Iterator[None]:
+    """A block whose new processes do not get Ctrl-C: a terminal sends it to all, and the one that asks decides.
 
-    @staticmethod
-    def _Popen(process_obj: Any) -> Any:
-        main = sys.modules["__main__"]
-        sys.modules["__main__"] = types.ModuleType("__main__")
-        try:
-            return SpawnProcess._Popen(process_obj)  # type: ignore[attr-defined]
-        finally:
-            sys.modules["__main__"] = main
-
-
-class _LeanContext(SpawnContext):
-    Process = _LeanProcess  # type: ignore[assignment]
+    It is blocked from their start on, since a process that is still importing would end with a traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Failed(Exception):
@@ -82,11 +76,15 @@ class Guarded(Generic[Item, Result]):
     ) -> None:
         """Parameters as in :func:`guarded`."""
         self.function, self.seconds = function, seconds
+        # loky's processes do not import the program's main module, unlike multiprocessing's: it may bring PyTorch and
+        # MLflow with it, or be a user's script without a guard. Where the work is a function of that module, they do.
         of_main = b"__main__" in pickle.dumps((function, prepare, arguments))
-        context = multiprocessing.get_context("spawn") if of_main else _LeanContext()
+        context = get_context("loky_init_main" if of_main else "loky")
         self.pool = ProcessPool(
             max_workers=processes, context=context, initializer=_begin, initargs=(prepare, *arguments)
         )
+        with without_ctrl_c():
+            assert self.pool.active  # it starts the threads that will start the processes
 
     def __enter__(self) -> "Guarded[Item, Result]":
         return self

@@ -69,16 +69,20 @@ def tie() -> None:
 
 def follow_parent() -> None:
     """End a process of a pool, which waits for work for ever, at once when the process that made the pool has died."""
-    threading.Thread(target=_follow, daemon=True).start()
+    if (parent := multiprocessing.parent_process()) is not None and parent.pid is not None:
+        threading.Thread(target=_exit_after, args=(parent.pid,), daemon=True).start()
 
 
 def _stop_after(head: int) -> None:
-    with suppress(psutil.NoSuchProcess):  # it has gone already
-        psutil.Process(head).wait()
+    _wait_for_end(head)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _follow() -> None:
-    if (parent := multiprocessing.parent_process()) is not None:
-        parent.join()
-        os._exit(1)
+def _exit_after(parent: int) -> None:
+    _wait_for_end(parent)
+    os._exit(1)
+
+
+def _wait_for_end(process: int) -> None:
+    with suppress(psutil.NoSuchProcess):  # it has gone already
+        psutil.Process(process).wait()

@@ -40,8 +40,8 @@ DESCRIPTION = (
 )
 
 
-def register(opened: Run, results: Path, name: str, prediction: Mapping[str, Any] | None = None) -> str:
-    """Log a trained model to its run and register it, where this very model is not registered yet.
+def register(opened: Run, results: Path, name: str, prediction: Mapping[str, Any] | None = None) -> None:
+    """Log a trained model to its run and register it as EXPERIMENT.MODEL, where this very model is not there yet.
 
     Parameters
     ----------
@@ -53,13 +53,10 @@ def register(opened: Run, results: Path, name: str, prediction: Mapping[str, Any
         Name of the model.
     prediction
         How it reads, as the section of that name in the configuration; what is not there is left to the defaults.
-
-    Returns
-    -------
-    The id of MLflow's logged model. In the registry it is a version of EXPERIMENT.MODEL.
     """
     key, named = key_of(results, name), _named(opened.experiment, name)
-    return _find(opened.client, named, opened.run_id, key) or _log(opened, results, named, key, name, prediction or {})
+    if not _find(opened.client, named, opened.run_id, key):
+        _log(opened, results, named, key, name, prediction or {})
 
 
 def registered(results: Path, name: str, run_id: str) -> str:
@@ -92,7 +89,7 @@ def _find(client: MlflowClient, named: str, run_id: str, key: str) -> str:
     return ""
 
 
-def _log(opened: Run, results: Path, named: str, key: str, name: str, config: Mapping[str, Any]) -> str:
+def _log(opened: Run, results: Path, named: str, key: str, name: str, config: Mapping[str, Any]) -> None:
     mlflow.set_tracking_uri(opened.client.tracking_uri)
     facts = read_json(results / "models" / name / "model.json")
     reading = Reading(**{key: config[key] for key in Reading.model_fields if key in config}).model_dump()
@@ -121,7 +118,6 @@ def _log(opened: Run, results: Path, named: str, key: str, name: str, config: Ma
     client.set_model_version_tag(named, number, KEY, key)
     score = f"{facts['validation_tanimoto']:.4f}"
     client.set_model_version_tag(named, number, "validation_tanimoto", score)
-    return str(logged.model_id)
 
 
 @contextmanager

@@ -102,7 +102,7 @@ def record_results(
     about, place = of_workflow(results), read_place(results / "tracking.json")
     ensure(place)
     runs: dict[str, str] = {}
-    models: dict[str, str] = {}  # MLflow's id of each logged model
+    models: dict[str, str] = {}  # ids of logged models, by their names here
     sent, unfinished = 0, []
     for what, datasets in progress(recorded.items(), what="to MLflow", unit="results", shown=len(recorded) > 1):
         kind, _, rest = what.partition("/")
@@ -117,8 +117,8 @@ def record_results(
         with _explained(results):
             run_id = None if everything else finished(results / "tracking.json", entry.identity.key, digest)
             sent += run_id is None
-            runs[what] = run_id or _send(entry, digest, models, results, data, about)
-            if entry.registers and entry.registers not in models:
+            runs[what] = run_id or _send(entry, digest, models.get(entry.of_model), results, data, about)
+            if entry.registers:
                 models[entry.registers] = registered(results, entry.registers, runs[what])
     write_json(out, runs)
     print(f"MLflow has {len(runs)} results, {sent} of them are new or have changed")
@@ -150,9 +150,9 @@ def _digest(entry: Entry, results: Path) -> str:
 
 
 def _send(
-    entry: Entry, digest: str, models: dict[str, str], results: Path, data: Sequence[Path], about: Mapping[str, Any]
+    entry: Entry, digest: str, model_id: str | None, results: Path, data: Sequence[Path], about: Mapping[str, Any]
 ) -> str:
-    """Make the run agree with the entry; its id. A model that is registered is added to ``models``."""
+    """Make the run agree with the entry; its id. ``model_id``: of the logged model that the final values are of."""
     opened = Run(results / "tracking.json", entry.identity, about)
     try:
         opened.parameters(entry.parameters)
@@ -160,14 +160,14 @@ def _send(
         datasets = [(_dataset(path, split), CONTEXT[split]) for path in data for split in entry.splits]
         for dataset, context in datasets:
             opened.dataset(dataset, context)
-        opened.final(entry.final, of=_of(models.get(entry.of_model), datasets[0][0] if datasets else None))
+        opened.final(entry.final, of=_of(model_id, datasets[0][0] if datasets else None))
         opened.final(entry.of_drawings)
         for path, folder in entry.files:
             opened.file(path, folder)
         for name, text in entry.texts.items():
             opened.client.log_text(opened.run_id, text, name)
         if entry.registers:
-            models[entry.registers] = register(opened, results, entry.registers, _config(results).get("prediction"))
+            register(opened, results, entry.registers, _config(results).get("prediction"))
         opened.client.set_tag(opened.run_id, DIGEST, digest)
     except BaseException:
         opened.close("FAILED")

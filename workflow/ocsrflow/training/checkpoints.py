@@ -2,6 +2,8 @@
 
 import errno
 import fcntl
+import os
+import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..runtime.errors import UserError, brief
+from ..runtime.errors import UserError, brief, of_the_system
 from ..runtime.files import whole
 
 KEPT = 2
@@ -55,6 +57,14 @@ class Checkpoints:
                     f"{self.folder}: another process is at this training already; wait for it, or stop it "
                     "(it may have outlived a killed Snakemake)"
                 ) from None
+            except OSError as error:  # a network file system without locks
+                reason = os.strerror(error.errno or 0)
+                print(
+                    f"warning: {self.folder}: its file system does not lock files ({reason}), so nothing keeps another "
+                    "process away from this training",
+                    file=sys.stderr,
+                    flush=True,
+                )
             yield
 
     def paths(self) -> list[Path]:
@@ -91,6 +101,8 @@ class Checkpoints:
             except (UserError, OSError, MemoryError):
                 raise
             except Exception as error:  # noqa: BLE001  (a damaged file may raise anything)
+                if trouble := of_the_system(error, path):
+                    raise trouble from None
                 path.rename(path.with_suffix(".damaged"))  # else it would count among those that are kept
                 print(f"warning: {path} is damaged ({brief(error)}): going on from the one before, if any", flush=True)
         return None

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from ..runtime.errors import UserError
-from ..runtime.gpu_lease import PARENT, STORE, take
+from ..runtime.gpu_lease import MADE_UP, PARENT, STORE, WAYS, take, unusable
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -43,7 +43,7 @@ def launch(*command: str, gpus: int, granted: int | None = None, processes: int 
     Raises
     ------
     UserError
-        When Snakemake granted fewer GPUs than are asked for, they are not there, or a process was killed.
+        When Snakemake granted fewer GPUs than are asked for, they cannot be used here, or a process was killed.
     """
     if granted is not None and granted < gpus:
         raise UserError(
@@ -55,14 +55,13 @@ def launch(*command: str, gpus: int, granted: int | None = None, processes: int 
     for number in STOPS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it
             signal.signal(number, _stop)
+    _import_torch()
     lease = take(gpus)
-    processes = gpus or processes or 1
-    if gpus and lease is None:
-        print("no GPU here: training on the CPU, which takes very long for a full model", file=sys.stderr)
-        processes = 1
     os.environ[PARENT] = str(os.getpid())
     try:
-        sys.exit(_torchrun(processes, command))
+        if lease is not None and not os.environ.get(MADE_UP) and (cause := unusable()):
+            raise UserError(f"{cause}; {WAYS}")
+        sys.exit(_torchrun(gpus or processes or 1, command))
     finally:
         if lease is not None:
             lease.release()
@@ -75,14 +74,19 @@ def _stop(number: int, _: object) -> NoReturn:
     sys.exit(STOPPED if number == signal.SIGUSR1 else 128 + number)  # SLURM warns by SIGUSR1
 
 
-def _torchrun(processes: int, command: Sequence[str]) -> int:
+def _import_torch() -> None:
     # Not at the top: it takes seconds. A signal waits for its end, since some modules cannot bear to be left half-way.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    import torch.distributed.run  # noqa: F401  (and with it what else is needed here)
+
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+
+
+def _torchrun(processes: int, command: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     logging.disable()
     with tempfile.TemporaryDirectory(prefix="ocsrflow-launch-") as logs:
         _stay_local(logs)

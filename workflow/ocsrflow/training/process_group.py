@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..runtime.errors import UserError
-from ..runtime.gpu_lease import STORE, UNUSABLE, die_with_parent
+from ..runtime.gpu_lease import MADE_UP, STORE, WAYS, die_with_parent, outdated, unusable
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)  # the last is SLURM's early warning
 LONGEST_STEP = 240.0  # seconds after which a process that was told to stop and cannot ends without a word
@@ -158,12 +158,17 @@ def join(threads: int) -> Place:
     ----------
     threads
         Threads of all processes together, where they compute on the CPU.
+
+    Raises
+    ------
+    UserError
+        Where ``CUDA_VISIBLE_DEVICES`` gives it GPUs, and PyTorch cannot use them.
     """
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     die_with_parent()  # else the GPU would be used on after the launcher's lease of it ended
     cuda = torch.cuda.is_available()
-    if rank == 0 and not cuda and os.environ.get("CUDA_VISIBLE_DEVICES"):
-        print(UNUSABLE, file=sys.stderr)
+    if os.environ.get("CUDA_VISIBLE_DEVICES") and not os.environ.get(MADE_UP) and (cause := unusable() or outdated()):
+        raise UserError(f"{cause}; {WAYS}")
     if cuda:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)

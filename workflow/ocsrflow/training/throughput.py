@@ -1,6 +1,7 @@
 """How fast a training goes: images and waits for data, floating-point operations."""
 
 import math
+import re
 import statistics
 import time
 from typing import Any
@@ -81,6 +82,7 @@ def medians(history: list[dict[str, Any]]) -> dict[str, float]:
 # Dense bfloat16 operations a second with float32 accumulation, as NVIDIA's data sheets give them (half of what they
 # print "with sparsity"): H100/H200, A100, L40S, L4 product briefs; GeForce from the Ada and Ampere whitepapers.
 PEAKS = {
+    "H200 NVL": 835e12,
     "H200": 989e12,
     "GH200": 989e12,
     "H100 PCIe": 756e12,
@@ -95,6 +97,9 @@ PEAKS = {
     "RTX 4090": 165.2e12,
     "RTX 3090": 71e12,
 }
+# Words in a GPU's name that make it another one, with a peak of its own: less power, other cores, or a part of one
+# (MIG; a virtual GPU, "A40-48Q").
+OTHER_KIND = re.compile(r"laptop|mobile|max|ti|super|d|mig|\d+[abcq]")
 
 
 def _adding_product(_: list[int], first: list[int], second: list[int], **__: object) -> int:
@@ -122,9 +127,21 @@ def peak(device: torch.device) -> float | None:
     """Floating-point operations a second that a device could do in bfloat16; None where its data sheet is not here."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    # The longest name first, so that an L40S is not taken for an L4.
-    return next((PEAKS[known] for known in sorted(PEAKS, key=len, reverse=True) if known in name), None)
+    return peak_of(torch.cuda.get_device_name(device))
+
+
+def peak_of(name: str) -> float | None:
+    """Of a GPU by its name, as the driver gives it; None where it is not in :data:`PEAKS`.
+
+    Names are compared word by word: an RTX A4000 is no A40, and an H100 PCIe no H100.
+    """
+    words = re.findall(r"[a-z0-9]+", name.lower())
+    if any(OTHER_KIND.fullmatch(word) for word in words):
+        return None
+    # Of those whose words are all in the name the one with most words.
+    known = {frozenset(key.lower().split()): value for key, value in PEAKS.items()}
+    fitting = [key for key in known if key <= set(words)]
+    return known[max(fitting, key=len)] if fitting else None
 
 
 def training_flops(network: Network, vocabulary: int, shape: tuple[int, int, int]) -> tuple[float, float]:
