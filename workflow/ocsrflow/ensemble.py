@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from rdkit import Chem
 
-from .chemistry import parse
+from .chemistry import canonical_text, parse
 from .cli import run
 from .errors import UserError
 from .files import read_json, whole, write_json
@@ -242,7 +242,7 @@ def vote_seconds(method: str, ballots: Sequence[Ballot], molecules: Molecules) -
 
 def _parsed(text: str) -> Known | None:
     molecule = parse(text)
-    return None if molecule is None else Known(Chem.MolToSmiles(molecule), Chem.RDKFingerprint(molecule))
+    return None if molecule is None else Known(canonical_text(molecule), Chem.RDKFingerprint(molecule))
 
 
 def pair_matrix(similarity: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from rdkit import Chem, DataStructs
 
-from .chemistry import parse
+from .chemistry import canonical_text, parse
 from .guarded import Failed, attempts, guarded
 from .progress import progress
 
@@ -21,7 +21,7 @@ RECENT = 256  # fingerprints that a process remembers
 class Known(NamedTuple):
     """What the scores and the votes ask about a text that RDKit parses."""
 
-    canonical: str  # RDKit's canonical isomeric SMILES
+    canonical: str  # canonical isomeric SMILES, equal for the same molecule alone: chemistry.canonical_text
     fingerprint: DataStructs.ExplicitBitVect  # RDKit's path fingerprint with its defaults, 2048 bits
 
 
@@ -117,7 +117,7 @@ def known_alone(text: str) -> Known | None:
     molecule = parse(text)
     if molecule is None:
         return None
-    canonical = Chem.MolToSmiles(molecule)
+    canonical = canonical_text(molecule)
     if canonical not in _recent:  # the fingerprint takes five times as long as all else, and spellings differ
         if len(_recent) >= RECENT:
             _recent.clear()
