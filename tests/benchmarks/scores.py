@@ -17,7 +17,7 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
-from ocsrflow.chemistry import parse
+from ocsrflow.chemistry import canonical_text, parse, without_stereo
 from ocsrflow.metrics import EXACT, evaluate
 from ocsrflow.similarity import fingerprint, known
 from rdkit import Chem, DataStructs, RDConfig
@@ -58,9 +58,9 @@ def identities(text: str) -> tuple[str, str, str, str] | None:
         return None
     flat = parse(text.replace("/", "").replace("\\", ""))
     return (
-        Chem.MolToSmiles(molecule),
+        canonical_text(molecule),
         Chem.MolToSmiles(flat) if flat is not None else "",
-        Chem.MolToSmiles(molecule, isomericSmiles=False),
+        canonical_text(without_stereo(molecule)),
         Chem.MolToInchi(molecule),
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ocsrflow.chemistry import parse
+from ocsrflow.chemistry import canonical_text, parse, without_stereo
 from ocsrflow.metrics import EXACT, Score, _look_closer, _Pair, bootstrap, evaluate, tanimoto, wilson
 from rdkit import Chem, RDConfig
 from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, StereoEnumerationOptions
@@ -33,6 +33,26 @@ def test_the_four_exact_matches_differ_where_they_should() -> None:
     assert found["exact_no_stereo"] == 0.75
     assert found["exact_inchi"] == 0.25
     assert found["perfect"] == 0.75
+
+
+def test_isotopes_count_where_stereo_does_not() -> None:
+    cases = [
+        ("[13CH3]CO", "CCO", False),
+        ("[2H]C([2H])([2H])CO", "CCO", False),
+        ("[2H]O[2H]", "O", False),
+        ("C[C@H]([2H])O", "C[C@@H]([2H])O", True),  # a centre by an isotope alone
+        ("C[C@@H]([2H])O", "CCO", False),
+        ("[13CH3][C@@H](C)O", "CC([13CH3])O", True),
+        ("[13CH3]/C=C/C", "[13CH3]/C=C\\C", True),
+        ("[13CH3]/C=C/C", "C/C=C/C", False),
+        ("[235U]", "[238U]", False),
+        ("[H]/N=C(/C)CC", "CCC(C)=N", True),  # a hydrogen that is written for stereo alone
+        ("C[S@](=O)CC", "CCS(C)=O", True),
+    ]
+    pairs = [_Pair(*two, exact=False) for a, b, _ in cases for two in ((a, b), (b, a))]
+    found = [details.same[1] for details in _look_closer(pairs, 1, 10.0)]
+    assert found == [same for *_, same in cases for _ in range(2)]
+    assert values(["[13CH3]CO", "OC[13CH3]"], ["CCO", "[13CH3]CO"])["exact_no_stereo"] == 0.5
 
 
 def test_standard_inchi_joins_mobile_hydrogens() -> None:
@@ -102,7 +122,7 @@ def plainly_same(prediction: str, reference: str) -> tuple[bool, ...]:
             (
                 Chem.MolToSmiles(molecule),
                 Chem.MolToSmiles(flat) if flat is not None else "",
-                Chem.MolToSmiles(molecule, isomericSmiles=False),
+                canonical_text(without_stereo(molecule)),
                 Chem.MolToInchi(molecule),
             )
         )

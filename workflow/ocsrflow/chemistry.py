@@ -48,14 +48,21 @@ def canonical_text(molecule: Chem.Mol) -> str:
     return min(texts)
 
 
+def without_stereo(molecule: Chem.Mol) -> Chem.Mol:
+    """A copy without stereo of atoms and bonds; isotopes stay, and hydrogens that were written for stereo go."""
+    flat = Chem.Mol(molecule)
+    Chem.RemoveStereochemistry(flat)
+    return Chem.RemoveHs(flat)
+
+
 def _may_alternate(molecule: Chem.Mol, text: str) -> bool:
     """Whether equal atoms leave RDKit a choice that may change the canonical SMILES ``text``.
 
     RDKit puts atoms that look alike into classes, by those of their neighbours (colour refinement), and breaks what
     ties are left. Classes of two atoms leave no choice that matters: to exchange the two of one class, and those of all
-    classes that are bound to it one by one, is a symmetry. Nor do atoms with a single neighbour. In larger classes atoms
-    may differ all the same, as the oxygens of amides and imides do where phthaloyl groups bind to two nitrogens. And a
-    stereo centre with two neighbours of one class may be turned round by a symmetry, as in adamantanes.
+    classes that are bound to it one by one, is a symmetry. Nor do atoms with a single neighbour. In larger classes
+    atoms may differ all the same, as the oxygens of amides and imides do where phthaloyl groups bind to two nitrogens.
+    And a stereo centre with two neighbours of one class may be turned round by a symmetry, as in adamantanes.
     """
     classes = list(Chem.CanonicalRankAtoms(molecule, breakTies=False, includeChirality=False))
     sizes = Counter(classes)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rdkit import Chem, DataStructs
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula, CalcNumRings
 
-from .chemistry import canonical, parse
+from .chemistry import canonical, canonical_text, parse, without_stereo
 from .cli import run
 from .errors import UserError, visible
 from .guarded import Failed, attempts, guarded
@@ -130,8 +130,8 @@ def evaluate(
     Returns
     -------
     Scores by name: ``tanimoto`` (mean, bootstrap interval), and as shares with Wilson intervals ``exact`` (RDKit
-    canonical isomeric SMILES equal), ``exact_no_cis_trans`` (``/`` and ``\`` deleted first), ``exact_no_stereo``,
-    ``exact_inchi`` (standard InChI equal; false where RDKit gives none), ``validity`` (RDKit parses the prediction),
+    canonical isomeric SMILES equal), ``exact_no_cis_trans`` (``/`` and ``\`` deleted first), ``exact_no_stereo``
+    (stereo removed, isotopes kept), ``exact_inchi`` (standard InChI equal; false where RDKit gives none), ``validity`` (RDKit parses the prediction),
     ``perfect`` (Tanimoto 1).
 
     Groups of pictures by their references, rows of {group, images, tanimoto, exact, validity} for those that occur:
@@ -230,7 +230,7 @@ def _same(pair: _Pair, reference: Chem.Mol) -> tuple[bool, bool, bool]:
     assert prediction is not None
     if CalcMolFormula(prediction) != CalcMolFormula(reference):
         return no_cis_trans, False, False
-    no_stereo = len({Chem.MolToSmiles(molecule, isomericSmiles=False) for molecule in (prediction, reference)}) == 1
+    no_stereo = len({canonical_text(without_stereo(molecule)) for molecule in (prediction, reference)}) == 1
     text = Chem.MolToInchi(reference)
     return no_cis_trans, no_stereo, bool(text) and Chem.MolToInchi(prediction) == text
 
