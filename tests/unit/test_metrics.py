@@ -67,6 +67,19 @@ def test_a_molecule_without_an_inchi_equals_none() -> None:
     assert found["exact_inchi"] == 0.0
 
 
+def test_equal_molecules_without_a_bond_are_perfect() -> None:
+    found = values(["C", "[Cl-].[Na+]"], ["C", "[Na+].[Cl-]"])
+    assert (found["tanimoto"], found["perfect"], found["exact"]) == (1.0, 1.0, 1.0)
+    assert values(["C"], ["N"])["tanimoto"] == 0.0
+
+
+def test_a_name_after_a_smiles_makes_it_invalid_in_both_lists() -> None:
+    found = evaluate(["CCO ethanol", "CCO", "CCO"], ["CCO", "CCO ethanol", "CCO"])
+    assert found.dropped.tolist() == [1]
+    assert found.valid.tolist() == [False, True]
+    assert found.scores["exact"].value == 0.5
+
+
 def test_an_invalid_prediction_is_wrong_in_everything() -> None:
     assert set(values(["C(C", ""], ["CC", "CC"]).values()) == {0.0}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from ocsrflow.guarded import CHUNK, Failed, attempts, guarded
-from ocsrflow.similarity import Known, fingerprint, known
+from ocsrflow.similarity import Known, known, remembered, tanimoto
 from rdkit import Chem, RDConfig
 
 # The icosahedral core of gold clusters: RDKit lists all its paths for the fingerprint, for seconds.
@@ -38,7 +38,8 @@ def test_what_is_known_is_what_rdkit_says(processes: int) -> None:
         else:
             assert isinstance(own, Known)
             assert own.canonical == Chem.MolToSmiles(molecule)
-            assert own.fingerprint == Chem.RDKFingerprint(molecule) == fingerprint(text)
+            assert own == remembered(text)
+            assert own.fingerprint == Chem.RDKFingerprint(molecule)
     assert {text for text, own in found.items() if own is None} == {"", "C(C", "not a molecule"}
 
 
@@ -50,6 +51,23 @@ def test_spellings_of_a_molecule_have_one_fingerprint() -> None:
             other = Chem.MolFromSmiles(Chem.MolToSmiles(molecule, doRandom=True))
             if Chem.MolToSmiles(other) == Chem.MolToSmiles(molecule):
                 assert Chem.RDKFingerprint(other) == Chem.RDKFingerprint(molecule)
+
+
+@pytest.mark.parametrize("text", ["C", "[Na+].[Cl-]", "O", "[13CH4]", "[H+]", "[Fe+2].[Cl-].[Cl-]", "CCO"])
+def test_the_same_molecules_have_similarity_1(text: str) -> None:
+    assert tanimoto(text, ".".join(reversed(text.split(".")))) == 1.0
+
+
+@pytest.mark.parametrize(("a", "b"), [("C", "[13CH4]"), ("[Na+].[Cl-]", "[K+].[Br-]"), ("O", "S"), ("C", "C(C")])
+def test_different_molecules_without_a_bond_have_similarity_0(a: str, b: str) -> None:
+    assert tanimoto(a, b) == tanimoto(b, a) == 0.0
+
+
+@pytest.mark.parametrize(
+    "text", ["CCO ethanol", " CCO", "CCO\tx", "CCO\nCCC", "CCO |$;;a$|", "CCO\x00C", "CCO\xa0", "\ufeffCCO", "ССО"]
+)
+def test_a_smiles_is_printable_ascii_without_spaces(text: str) -> None:
+    assert known(["CCO", text])[text] is None
 
 
 def test_nothing_is_known_of_no_texts() -> None:

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rdkit import DataStructs
 
 from .calibration import auroc, confidence, fit
 from .cli import run
 from .errors import UserError
 from .files import write_json
 from .predictions import with_distances
-from .similarity import known
+from .similarity import known, known_similarity
 
 
 def calibrate(predictions: Path, *, out: Path, redrawn: Path | None = None, processes: int = 1) -> None:
@@ -48,11 +47,8 @@ def calibrate(predictions: Path, *, out: Path, redrawn: Path | None = None, proc
     pairs = [(molecules[a], molecules[b]) for a, b in zip(rows["prediction"], rows["reference"], strict=True)]
     exact = np.array([a is not None and b is not None and a.canonical == b.canonical for a, b in pairs])
     calibration = fit(rows, exact)
-    similarity = [
-        DataStructs.TanimotoSimilarity(a.fingerprint, b.fingerprint) if a is not None and b is not None else 0.0
-        for a, b in pairs
-    ]
-    write_json(out, {**calibration.to_json(), "tanimoto": float(np.mean(similarity))})
+    mean = float(np.mean([known_similarity(a, b) for a, b in pairs]))
+    write_json(out, {**calibration.to_json(), "tanimoto": mean})
     area = auroc(confidence(rows, calibration), exact)
     by = ", ".join(calibration.features) or "their share alone"
     told = "" if area is None else f", area under the ROC curve on them {area:.3f}"

@@ -13,7 +13,12 @@ ROUNDS = 8  # of parsing and writing, at most: the cycles that were met have two
 
 
 def parse(smiles: str) -> Chem.Mol | None:
-    """The sanitised molecule of a SMILES, or None where RDKit cannot parse it or it has no atom."""
+    """The sanitised molecule of a SMILES, or None where RDKit cannot parse it or it has no atom.
+
+    A SMILES is printable ASCII without spaces. RDKit would take a name or an extension after a space, and more lines.
+    """
+    if not (smiles.isascii() and smiles.isprintable()) or " " in smiles:
+        return None
     try:
         molecule = Chem.MolFromSmiles(smiles)
     except Exception:  # noqa: BLE001  (RDKit raises C++ exceptions of several kinds)

@@ -13,14 +13,13 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from rdkit import DataStructs
 
 from .cli import run
 from .errors import UserError
 from .files import write_json
 from .predictions import read_predictions
 from .progress import progress
-from .similarity import known
+from .similarity import known, known_similarities
 from .voting import similarity_of_answers
 
 ALL_SUBSETS = 8  # most models of which every subset is tried: there are 247 of them
@@ -127,9 +126,9 @@ def look(tables: Sequence[pd.DataFrame], *, processes: int = 1, what: str = "tex
     scores = np.zeros(valid.shape)
     for picture, i in enumerate(used):
         right = molecules[references[i]]
-        read = [found.fingerprint for text in rows[i] if (found := molecules[text]) is not None]
+        read = [found for text in rows[i] if (found := molecules[text]) is not None]
         if right is not None and read:
-            scores[picture, valid[picture]] = DataStructs.BulkTanimotoSimilarity(right.fingerprint, read)
+            scores[picture, valid[picture]] = known_similarities(right, read)
     return Answers(similarity, valid, scores)
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rdkit import DataStructs
 
 from .cli import run
 from .errors import UserError
@@ -12,7 +11,7 @@ from .files import whole, write_json
 from .job import of_cluster
 from .packed import Packed
 from .progress import progress
-from .similarity import known
+from .similarity import known, known_similarities
 
 CANDIDATES = 20_000  # training molecules tried, of the first in the data set's random order
 PICTURES = 2_000  # test molecules that they are compared with
@@ -62,13 +61,13 @@ def constant(
     source = Packed(candidates) if candidates else packed
     texts = source.text("smiles", source.members("train")[:CANDIDATES])
     molecules = known([*references[:PICTURES], *texts], processes=processes, what="parsing")
-    seen = [found.fingerprint for text in references[:PICTURES] if (found := molecules[text]) is not None]
-    tried = {text: found.fingerprint for text in texts if (found := molecules[text]) is not None}
+    seen = [found for text in references[:PICTURES] if (found := molecules[text]) is not None]
+    tried = {text: found for text in texts if (found := molecules[text]) is not None}
     if not seen or not tried:
         raise UserError(f"{data}: no constant answer without a reference and a candidate that RDKit parses")
     means = {
-        text: float(np.mean(DataStructs.BulkTanimotoSimilarity(print_, seen)))
-        for text, print_ in progress(tried.items(), total=len(tried), what="best constant answer", unit="candidates")
+        text: float(np.mean(known_similarities(molecule, seen)))
+        for text, molecule in progress(tried.items(), total=len(tried), what="best constant answer", unit="candidates")
     }
     answer = max(means, key=means.__getitem__)
     with whole(out) as part:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rdkit import Chem, DataStructs
+from rdkit import Chem
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula, CalcNumRings
 
 from .chemistry import canonical, canonical_text, parse, without_stereo
@@ -27,7 +27,7 @@ from .cli import run
 from .errors import UserError, visible
 from .guarded import Failed, attempts, guarded
 from .progress import progress
-from .similarity import LIMIT, Known, known_or_failed, limit_memory
+from .similarity import LIMIT, Known, known_or_failed, known_similarity, limit_memory
 from .similarity import is_valid as is_valid  # known by these names to who looks for scores here
 from .similarity import tanimoto as tanimoto
 
@@ -131,8 +131,8 @@ def evaluate(
     -------
     Scores by name: ``tanimoto`` (mean, bootstrap interval), and as shares with Wilson intervals ``exact`` (RDKit
     canonical isomeric SMILES equal), ``exact_no_cis_trans`` (``/`` and ``\`` deleted first), ``exact_no_stereo``
-    (stereo removed, isotopes kept), ``exact_inchi`` (standard InChI equal; false where RDKit gives none), ``validity`` (RDKit parses the prediction),
-    ``perfect`` (Tanimoto 1).
+    (stereo removed, isotopes kept), ``exact_inchi`` (standard InChI equal; false where RDKit gives none), ``validity``
+    (RDKit parses the prediction), ``perfect`` (Tanimoto 1).
 
     Groups of pictures by their references, rows of {group, images, tanimoto, exact, validity} for those that occur:
     ``length`` of the SMILES as written, ten characters a bin; ``stereo`` that it specifies; ``rings``, RDKit's count
@@ -185,8 +185,7 @@ def _pair(prediction: str, reference: str, parsed: dict[str, Known]) -> _Pair:
 def _similarity(pair: _Pair, parsed: dict[str, Known]) -> float:
     if pair.prediction is None:
         return 0.0
-    a, b = parsed[pair.prediction].fingerprint, parsed[pair.reference].fingerprint
-    return float(DataStructs.TanimotoSimilarity(a, b))
+    return known_similarity(parsed[pair.prediction], parsed[pair.reference])
 
 
 def _look_closer(pairs: Sequence[_Pair], processes: int, seconds: float) -> list[_Details]:

@@ -2,7 +2,7 @@
 
 import resource
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -25,21 +25,25 @@ class Known(NamedTuple):
     fingerprint: DataStructs.ExplicitBitVect  # RDKit's path fingerprint with its defaults, 2048 bits
 
 
-@lru_cache(maxsize=200_000)
-def fingerprint(smiles: str) -> DataStructs.ExplicitBitVect | None:
-    """RDKit's path fingerprint with its defaults, or None where RDKit cannot parse the text."""
-    molecule = parse(smiles)
-    return None if molecule is None else Chem.RDKFingerprint(molecule)
-
-
 def tanimoto(first: str, second: str) -> float:
-    """Tanimoto similarity of two SMILES in [0, 1]; 0 where RDKit cannot parse one of them.
+    """Tanimoto similarity of two SMILES in [0, 1], as :func:`known_similarity` has it, worked out in this process."""
+    return known_similarity(remembered(first), remembered(second))
 
-    ``RDKFingerprint`` with RDKit's defaults, as the contest's rules had it. A molecule without a bond (methane, a lone
-    ion) has an empty fingerprint, which RDKit finds similar to nothing, itself included: 0.
+
+def known_similarity(first: Known | None, second: Known | None) -> float:
+    """Tanimoto similarity of two molecules in [0, 1]; 0 where RDKit cannot parse one of them (None).
+
+    ``RDKFingerprint`` with RDKit's defaults, as the contest's rules had it. The same molecules have 1, also those
+    without a bond (methane, ``[Na+].[Cl-]``), whose empty fingerprints RDKit finds similar to nothing.
     """
-    a, b = fingerprint(first), fingerprint(second)
-    return 0.0 if a is None or b is None else float(DataStructs.TanimotoSimilarity(a, b))
+    return 0.0 if first is None or second is None else known_similarities(first, [second])[0]
+
+
+def known_similarities(molecule: Known, others: Sequence[Known]) -> list[float]:
+    """:func:`known_similarity` of one molecule to each of several, faster than one by one."""
+    values = DataStructs.BulkTanimotoSimilarity(molecule.fingerprint, [other.fingerprint for other in others])
+    same = molecule.canonical
+    return [1.0 if other.canonical == same else value for other, value in zip(others, values, strict=True)]
 
 
 def is_valid(smiles: str) -> bool:
@@ -107,6 +111,12 @@ def limit_memory() -> None:
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     most = MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+
+
+@lru_cache(maxsize=200_000)
+def remembered(text: str) -> Known | None:
+    """What :func:`known` finds for one text, in this process, which remembers it."""
+    return known_alone(text)
 
 
 _recent: dict[str, DataStructs.ExplicitBitVect] = {}  # of this process, by canonical SMILES

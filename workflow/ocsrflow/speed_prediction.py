@@ -21,7 +21,7 @@ from .packed import Packed
 from .reading import Eye, timed
 from .settings.reading import Reading
 from .side_by_side import SideBySide
-from .similarity import fingerprint
+from .similarity import remembered
 from .voting import vote
 
 Picture = NDArray[np.uint8]  # (1, channels, size, size)
@@ -197,7 +197,7 @@ def _in_turn(
 
 def _voted(texts: list[str]) -> tuple[list[str], str]:
     """The texts of the members, and the one they vote for."""
-    fingerprint.cache_clear()  # else a vote on a picture that was voted on before would cost nothing
+    remembered.cache_clear()  # else a vote on a picture that was voted on before would cost nothing
     return texts, texts[vote(texts).winner]
 
 

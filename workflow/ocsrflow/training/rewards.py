@@ -9,12 +9,10 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from types import TracebackType
 
-from rdkit import DataStructs
-
 from ..guarded import CHUNK, Failed, Guarded, attempts
 from ..lifeline import follow_parent
 from ..settings.risk import Reward
-from ..similarity import LIMIT, RECENT, Known, known_alone, limit_memory
+from ..similarity import LIMIT, RECENT, Known, known_alone, known_similarity, limit_memory
 
 Pair = tuple[str, str]  # a text and the right one
 
@@ -33,9 +31,7 @@ def reward(kind: Reward, pair: Pair) -> float:
     text, right = map(_known, pair)
     if text is None or right is None:
         return 0.0
-    if text.canonical == right.canonical:
-        return 1.0
-    return float(DataStructs.TanimotoSimilarity(text.fingerprint, right.fingerprint)) if kind == "tanimoto" else 0.0
+    return known_similarity(text, right) if kind == "tanimoto" else float(text.canonical == right.canonical)
 
 
 @lru_cache(maxsize=RECENT)
