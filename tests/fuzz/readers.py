@@ -23,11 +23,10 @@ from ocsrflow.calibration import Calibration, confidence
 from ocsrflow.checkpoints import Checkpoints
 from ocsrflow.errors import UserError
 from ocsrflow.filter import filter_corpus
-from ocsrflow.images import fit
 from ocsrflow.lineup import find_models
 from ocsrflow.model import Reader as Net
 from ocsrflow.model import load_reader
-from ocsrflow.own_pictures import load
+from ocsrflow.own_pictures import load, load_supplied
 from ocsrflow.packed import SPLITS, TEXTS, Compressor, Packed, PackedWriter
 from ocsrflow.picture_folder import UNREADABLE, PictureFolder
 from ocsrflow.settings.depiction import Depiction
@@ -100,14 +99,14 @@ def own_picture(path: Path) -> None:
 
 def supplied_picture(path: Path) -> None:
     """A picture of the contest's form."""
-    found = fit(PictureFolder(path.parent).read(path.name), SMALL)
+    found = load_supplied(path, SMALL)
     assert found.shape == (32, 32, 1)
 
 
 def archive(path: Path) -> None:
     """A zip archive of pictures: all of it, both ways."""
     folder = PictureFolder(path)
-    ways = (lambda name: fit(folder.read(name), SMALL), lambda name: _opened(folder, name))
+    ways = (folder.read, lambda name: _opened(folder, name))
     _all(*(functools.partial(way, name) for name in sorted(folder.names()) for way in ways))
 
 

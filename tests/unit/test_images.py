@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from ocsrflow import images
-from ocsrflow.images import draw, fit
+from ocsrflow.images import draw
 from ocsrflow.settings.depiction import Depiction
 from PIL import Image
 from pydantic import ValidationError
@@ -134,8 +134,6 @@ def test_bgr_swaps_red_and_blue_of_drawn_colour_pictures_only() -> None:
     assert (picture != picture[..., ::-1]).any()
     grey = example(palette="black_and_white")
     np.testing.assert_array_equal(example(palette="black_and_white", channel_order="bgr"), grey)
-    supplied = Image.new("RGB", (64, 64), (10, 20, 30))
-    assert (fit(supplied, Depiction(size=64, channel_order="bgr")) == (10, 20, 30)).all()
 
 
 def test_black_and_white_is_one_channel_and_drops_nothing() -> None:

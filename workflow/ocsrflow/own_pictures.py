@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from .errors import UserError, visible
 from .images import Picture
 from .picture_folder import FORMATS, LONGEST_SIDE, MOST_PIXELS, too_large
-from .pictures.normalise import normalise
+from .pictures.normalise import in_frame, normalise
 from .settings.depiction import Depiction
 from .tables import FORMULA
 
@@ -118,6 +118,19 @@ def load(source: Path | BinaryIO, depiction: Depiction, name: str | None = None)
     As :func:`read_pixels` and :func:`normalise` say.
     """
     return normalise(read_pixels(source, name), depiction)
+
+
+def load_supplied(source: Path | BinaryIO, depiction: Depiction, name: str | None = None) -> Picture:
+    """A picture of a data set's own, from a file: as :func:`load` makes it, but one in the frame stays pixel for pixel.
+
+    In the frame are the contest's pictures, at the size of the depiction: see
+    :func:`ocsrflow.pictures.normalise.in_frame`. Colours stay in the order in which they come, that of the depiction.
+    """
+    pixels = read_pixels(source, name)
+    if in_frame(pixels, depiction):
+        return pixels[..., : depiction.channels]
+    swapped = depiction.channels == 3 and depiction.channel_order == "bgr"
+    return normalise(pixels[..., ::-1] if swapped else pixels, depiction)
 
 
 def read_pixels(source: Path | BinaryIO, name: str | None = None) -> NDArray[np.uint8]:

@@ -17,10 +17,12 @@ from .cli import run
 from .errors import UserError
 from .files import whole
 from .guarded import Failed, guarded
-from .images import draw, fit
+from .images import Picture, draw
+from .own_pictures import load_supplied
 from .packed import Compressor, create, drawings_of, write_chunk
-from .picture_folder import PictureFolder
+from .picture_folder import UNREADABLE, PictureFolder
 from .picture_store import NewFile, PictureStore, picture_hash, shard_of, style
+from .pictures.paper import BlankError
 from .pictures.varied import draw_varied
 from .progress import progress
 from .settings.depiction import Depiction
@@ -87,7 +89,7 @@ def render(
     drawings
         Drawings of each training molecule, each in a style of its own; molecules of other splits have one.
     depiction
-        How to draw; supplied pictures are fitted to its size and palette.
+        How to draw; supplied pictures are brought to its frame as :func:`ocsrflow.own_pictures.load_supplied` says.
     time_limit
         Seconds after which the drawing of one molecule is given up. Some are drawn together first, with this limit for
         all of them; where it is passed, each one has it for itself.
@@ -163,9 +165,7 @@ def _write(
                 plain += result.plain
                 digest.update(result.chunk)
             else:
-                supplied = picture.supplied is not None
-                reason = result.reason if isinstance(result, Failed) else "bad_picture" if supplied else "not_drawn"
-                refused.append((picture.cid, reason, f"{picture.smiles}: {result}"))
+                refused.append((picture.cid, _reason(picture, result), f"{picture.smiles}: {result}"))
         images.resize(len(written), axis=0)
         hashes = np.array([picture_hash(p.cid, p.smiles, p.drawing) for p in written], dtype=np.uint64)
         file["cid"] = np.array([picture.cid for picture in written], dtype=np.int64)
@@ -174,6 +174,14 @@ def _write(
     digest.update(hashes.tobytes())
     new.digest = digest.hexdigest() if written else None
     return written, plain
+
+
+def _reason(picture: Wanted, failure: ValueError | Failed) -> str:
+    if isinstance(failure, Failed):
+        return failure.reason
+    if picture.supplied is None:
+        return "not_drawn"
+    return "blank_picture" if isinstance(failure, BlankError) else "bad_picture"
 
 
 class _Painter:
@@ -186,7 +194,7 @@ class _Painter:
 
     def draw(self, wanted: Wanted) -> Drawn:
         if self.folder is not None:
-            return Drawn(self.compressor.chunk(fit(self.folder.read(str(wanted.supplied)), self.depiction)), False)
+            return Drawn(self.compressor.chunk(self._supplied(self.folder, str(wanted.supplied))), False)
         parsed = parse(wanted.smiles)
         if parsed is None:
             raise ValueError("RDKit cannot parse it")
@@ -194,6 +202,15 @@ class _Painter:
             return Drawn(self.compressor.chunk(draw(parsed, self.depiction, wanted.cid)), False)
         picture, plain = draw_varied(parsed, self.depiction, wanted.cid, wanted.drawing)
         return Drawn(self.compressor.chunk(picture), plain)
+
+    def _supplied(self, folder: PictureFolder, name: str) -> Picture:
+        try:
+            with folder.open(name) as source:
+                return load_supplied(source, self.depiction, name)
+        except BlankError:
+            raise
+        except UNREADABLE as error:
+            raise ValueError(f"picture {name!r} cannot be read: {' '.join(str(error).split())}") from None
 
 
 _painter: _Painter

@@ -6,7 +6,7 @@ from PIL import Image
 from ..images import Picture
 from ..settings.depiction import Depiction
 from .box import Box, Mask, box_of
-from .paper import BLANK, NOTHING, dark_on_white, darkest, histogram
+from .paper import BLANK, NOTHING, BlankError, dark_on_white, darkest, histogram
 
 LEAST = 8  # pixels of the drawing's longer side
 INKED = 0.3  # share of the darkest ink from which on a pixel counts as drawn: above JPEG's ringing
@@ -43,7 +43,7 @@ def normalise(pixels: Picture, depiction: Depiction) -> Picture:
     grey = darkest(drawing)
     ink = 255 - int(grey.min())
     if ink <= BLANK * 255:
-        raise ValueError(NOTHING)
+        raise BlankError(NOTHING)
     noise = _noise(grey)
     threshold = 255 - max(INKED * ink, min(GRAIN * noise, 0.6 * ink))
     inked = grey < threshold
@@ -60,6 +60,18 @@ def normalise(pixels: Picture, depiction: Depiction) -> Picture:
     if frame.ndim == 2:
         return frame[..., None]
     return np.ascontiguousarray(frame[..., ::-1]) if depiction.channel_order == "bgr" else frame
+
+
+def in_frame(pixels: Picture, depiction: Depiction) -> bool:
+    """Whether a picture is one of the depiction's kind already: of its size and colours, drawn on white.
+
+    ``pixels`` are (height, width, 3) uint8.
+    """
+    size = depiction.size
+    on_white = 2 * np.count_nonzero(pixels == 255) > pixels.size
+    if pixels.shape[:2] != (size, size) or not on_white or 255 - int(pixels.min()) <= BLANK * 255:
+        return False
+    return depiction.channels == 3 or bool((pixels == pixels[..., :1]).all())
 
 
 def _noise(grey: Picture) -> float:
