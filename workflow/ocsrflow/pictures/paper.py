@@ -6,6 +6,7 @@ from PIL import Image
 from scipy import ndimage
 
 from ..images import Picture
+from .highlights import without_highlights
 
 BLANK = 0.12  # darkest ink, of 1, of a picture that has nothing on it
 NOTHING = "blank: nothing is drawn on it; give a picture with a molecule"
@@ -20,7 +21,7 @@ class BlankError(ValueError):
 
 
 def dark_on_white(pixels: Picture, channels: int) -> Picture:
-    """The drawing dark on white, light on dark inverted and uneven light evened out.
+    """The drawing dark on white: light on dark inverted, highlights taken out, uneven light evened out.
 
     Parameters
     ----------
@@ -44,6 +45,9 @@ def dark_on_white(pixels: Picture, channels: int) -> Picture:
     if int(np.flatnonzero(counts)[-1]) - int(lowest.min()) <= BLANK * 255:
         raise BlankError(NOTHING)
     inverted = _is_light_on_dark(counts)
+    if pixels.ndim == 3:
+        cleaned = 255 - without_highlights(255 - pixels) if inverted else without_highlights(pixels)
+        pixels, lowest = cleaned, darkest(cleaned)
     if channels == 1:
         drawing = 255 - lightest(pixels) if inverted else lowest
     else:
