@@ -73,15 +73,15 @@ def fit(rows: pd.DataFrame, exact: NDArray[np.bool_]) -> Calibration:
     Parameters
     ----------
     rows
-        Predictions with references: valid, and as far as there are any log_probability (natural logarithm),
-        agreement in [0, 1] and distance in [0, 1].
+        Predictions with references: valid, complete (if known), and as far as there are any log_probability (natural
+        logarithm), agreement in [0, 1] and distance in [0, 1].
     exact
         Whether each is exactly right (pictures,).
     """
     # Here, since scikit-learn takes a second to import, and confidences are computed without it.
     from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 
-    valid = rows["valid"].to_numpy(bool)
+    valid = _usable(rows)
     used = [name for name in WORST if name in rows and rows.loc[valid, name].notna().any()]
     right = [*exact[valid].tolist(), True, False]
     share = float(exact.mean()) if len(exact) else 0.0
@@ -105,12 +105,12 @@ def fit(rows: pd.DataFrame, exact: NDArray[np.bool_]) -> Calibration:
 
 
 def confidence(rows: pd.DataFrame, calibration: Calibration) -> Floats:
-    """Probability that each prediction is exactly right, in [0, 1]; 0 where RDKit does not parse it.
+    """Probability that each prediction is exactly right, in [0, 1]; 0 where RDKit does not parse it, or it was cut off.
 
     Parameters
     ----------
     rows
-        Predictions: valid, and the columns that the calibration was learnt with.
+        Predictions: valid, complete (if known), and the columns that the calibration was learnt with.
     calibration
         Learnt from the same reader's predictions of other pictures.
 
@@ -126,7 +126,13 @@ def confidence(rows: pd.DataFrame, calibration: Calibration) -> Floats:
     standardised = (seen - np.array(calibration.means)) / np.array(calibration.scales)
     logits = calibration.intercept + standardised @ np.array(calibration.coefficients)
     # The logistic function, by a function that does not overflow.
-    return np.where(rows["valid"].to_numpy(bool), (1 + np.tanh(logits / 2)) / 2, 0.0)
+    return np.where(_usable(rows), (1 + np.tanh(logits / 2)) / 2, 0.0)
+
+
+def _usable(rows: pd.DataFrame) -> NDArray[np.bool_]:
+    """Whether each prediction can be right at all: RDKit parses it, and it was not cut off at the greatest length."""
+    usable = rows["valid"].to_numpy(bool)
+    return usable & rows["complete"].to_numpy(bool) if "complete" in rows else usable
 
 
 def _features(rows: pd.DataFrame, names: list[str]) -> Floats:

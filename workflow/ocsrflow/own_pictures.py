@@ -217,9 +217,10 @@ def _transparent_colour(image: Image.Image) -> int | tuple[int, ...] | None:
     On the scale on which Pillow gives the pixels, while it gives the colour as it is in the file.
     """
     colour = image.info.get("transparency")
-    if image.format != "PNG" or not isinstance(colour, int | tuple) or not image.tile:
+    tiles = getattr(image, "tile", None)
+    if image.format != "PNG" or not isinstance(colour, int | tuple) or not tiles:
         return None
-    stored = image.tile[0].args
+    stored = tiles[0].args
     if stored == "RGB;16B" and isinstance(colour, tuple):
         return tuple(value >> 8 for value in colour)
     factor = {"L;2": 85, "L;4": 17}.get(str(stored), 1)

@@ -19,10 +19,10 @@ GRAIN = 3.5  # standard deviations of the paper's noise beyond which a pixel cou
 def normalise(pixels: Picture, depiction: Depiction) -> Picture:
     """A drawing as the models know it: dark on white, cut to what is drawn, and in the frame that RDKit would fill.
 
-    Light on dark is inverted, highlights behind atoms and bonds, uneven light and noise of the paper are taken out, pale ink is darkened. The drawing is
-    scaled by one factor, as large as the frame inside the padding (of a range its middle); lines that are thinner
-    than a pixel then are darkened in proportion. Specks away from the drawing and a number in the corner do not count
-    for its size. A picture that is as RDKit draws it already stays as it is.
+    Light on dark is inverted; highlights behind atoms and bonds, uneven light and noise of the paper are taken out;
+    pale ink is darkened. The drawing is scaled by one factor, as large as the frame inside the padding (of a range its
+    middle); lines that are thinner than a pixel then are darkened in proportion. Specks away from the drawing and a
+    number in the corner do not count for its size. A picture that is as RDKit draws it already stays as it is.
 
     Parameters
     ----------
