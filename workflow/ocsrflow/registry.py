@@ -78,7 +78,7 @@ def _log(opened: Run, folder: Path, registered: str, key: str, name: str, config
         logged: Any = mlflow.pyfunc.log_model(
             name=name,
             python_model=str(Path(__file__).with_name("served.py")),
-            artifacts={"results": str(folder)},
+            artifacts={"results": folder.resolve().as_uri()},
             code_paths=[str(Path(__file__).parent)],
             signature=SIGNATURE,
             pip_requirements=["mlflow", *(f"{package}=={version(package)}" for package in NEEDED)],

@@ -15,9 +15,9 @@ import pandas as pd
 import yaml
 from pyarrow import ArrowException
 
-from .errors import UserError
+from .errors import UserError, of_the_system
 from .progress import progress
-from .store import read_place
+from .store import read_place, sqlite_path
 from .temporary import temporary_folder
 
 WHERE = Path("results/tracking.json")  # which store, where the command line does not say
@@ -117,8 +117,8 @@ class _Store:
     """An MLflow store, whose errors are told in one line; files are fetched into a folder."""
 
     def __init__(self, uri: str, folder: Path) -> None:
-        path = Path(uri.removeprefix("sqlite:///").split("?")[0])
-        if uri.startswith("sqlite:///") and not path.is_file():  # MLflow would make one
+        path = sqlite_path(uri)
+        if path is not None and not path.is_file():  # MLflow would make one
             raise UserError(f"there is no MLflow store {path}; give the right one with --uri")
         self.uri, self.folder = _public(uri), folder  # the address as it is told
         logging.getLogger("urllib3").setLevel(logging.ERROR)  # a line for every try
@@ -253,7 +253,9 @@ def _reading(file: _File) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, OSError, RecursionError, ArrowException, yaml.YAMLError) as error:
-        raise UserError(f"{file.where}: damaged or unreadable ({_line(error)}); {file.mend}") from None
+        raise of_the_system(error, file.where) or UserError(
+            f"{file.where}: damaged or unreadable ({_line(error)}); {file.mend}"
+        ) from None
 
 
 def _line(error: Exception) -> str:

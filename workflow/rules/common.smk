@@ -15,7 +15,19 @@ from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
 PACKAGE_HOME = Path(workflow.basedir) / "workflow"
+
+
+def literal(path):
+    """A path for an input, of which Snakemake would take braces for names to be replaced."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+CONDA = {name: f"{literal(workflow.basedir)}/envs/{name}.yaml" for name in ("chem", "report", "train")}
 PUBLIC = PACKAGE_HOME / "resources" / "public-molecules.tsv.gz"  # molecules that come with this repository
+if os.pathsep in str(PACKAGE_HOME):
+    raise WorkflowError(
+        f"{PACKAGE_HOME}: no Python finds modules below a folder with '{os.pathsep}' in its name; move it"
+    )
 sys.path.insert(0, str(PACKAGE_HOME))
 
 from ocsrflow import closure, dates, files, heads, lifeline, provenance
@@ -105,7 +117,7 @@ surroundings = {
     files.RESULTS: CONFIG.results,
 }
 exports = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in surroundings.items())
-shell.prefix(f"set -euo pipefail; {own_python}export {exports}; ")
+shell.prefix(literal(f"set -euo pipefail; {own_python}export {exports}; "))
 
 
 @cache
@@ -115,32 +127,33 @@ def modules(*stages):
     They are among every rule's inputs, so that an edit runs again exactly the stages that use it: Snakemake compares
     inputs of this size by checksum, so that a `touch` or a fresh checkout runs nothing.
     """
-    package = os.path.relpath(PACKAGE_HOME / "ocsrflow")
+    package = literal(os.path.relpath(PACKAGE_HOME / "ocsrflow"))
     return [f"{package}/{path.as_posix()}" for path in closure.files(*stages)]
 
 
 def templates(page):
     """A page's template and what all pages share."""
-    folder = os.path.relpath(PACKAGE_HOME / "ocsrflow" / "templates")
+    folder = literal(os.path.relpath(PACKAGE_HOME / "ocsrflow" / "templates"))
     return [f"{folder}/{name}" for name in (page, "page.css", "parts.html")]
 
 
 def raw_corpus(wildcards):
     source = SOURCES[wildcards.source]
     if source.kind == "file":
-        return source.path
+        return literal(source.path)
     if source.kind == "pictures":
-        return source.csv
+        return literal(source.csv)
     if source.kind == "public":
-        return ancient(os.path.relpath(PUBLIC))  # a fresh checkout gives it the date of now
+        return ancient(literal(os.path.relpath(PUBLIC)))  # a fresh checkout gives it the date of now
     return f"{CONFIG.results}/corpus/{source.name}/CID-SMILES.gz"
 
 
 def source_size(wildcards):
     # So that a source which was replaced by an older file of another size is seen too.
-    path = Path(raw_corpus(wildcards))
-    own = SOURCES[wildcards.source].kind in ("file", "pictures", "public")
-    return path.stat().st_size if own and path.is_file() else None
+    source = SOURCES[wildcards.source]
+    given = {"file": "path", "pictures": "csv"}.get(source.kind)
+    path = Path(getattr(source, given)) if given else PUBLIC
+    return path.stat().st_size if (given or source.kind == "public") and path.is_file() else None
 
 
 def source_options(source):
@@ -168,7 +181,7 @@ def draw_options(wildcards):
 
 
 def supplied_pictures(source):
-    return source.pictures if source.kind == "pictures" else []
+    return literal(source.pictures) if source.kind == "pictures" else []
 
 
 def picture_store(wildcards):
@@ -188,7 +201,7 @@ def parent_files(wildcards):
     """The trained model that a training starts from, which may be one of this run."""
     model = MODELS[wildcards.model]
     own = settings.parent_in(CONFIG, model)
-    folder = settings.model_folder(CONFIG, own) if own else model.network.parent
+    folder = settings.model_folder(CONFIG, own) if own else literal(model.network.parent or "")
     return [f"{folder}/weights.safetensors", f"{folder}/model.json"] if folder else []
 
 

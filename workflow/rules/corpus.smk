@@ -11,7 +11,7 @@ rule download:
     benchmark:
         "<benchmarks>/download/{source}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     params:
         source=lambda wildcards: source_options(SOURCES[wildcards.source]),
     message:
@@ -34,7 +34,7 @@ rule filter:
     benchmark:
         "<benchmarks>/filter/{source}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     threads: 2
     resources:
         mem_mb=2000,
@@ -64,7 +64,7 @@ rule sample:
     benchmark:
         "<benchmarks>/sample/{dataset}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     threads: 8
     resources:
         mem_mb=8000,

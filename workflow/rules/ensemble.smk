@@ -13,7 +13,7 @@ rule choose:
     benchmark:
         "<benchmarks>/choose/{ensemble}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     threads: 2
     resources:
         mem_mb=4000,
@@ -47,7 +47,7 @@ rule rescore:
     benchmark:
         "<benchmarks>/rescore/{test_set}-{ensemble}.tsv"
     conda:
-        "../../envs/train.yaml"
+        CONDA["train"]
     threads: 8
     resources:
         gpu=lambda wildcards: int(on_gpu(wildcards)),
@@ -86,7 +86,7 @@ rule ensemble:
     benchmark:
         "<benchmarks>/ensemble/{test_set}-{ensemble}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     threads: 2
     resources:
         mem_mb=8000,
@@ -118,7 +118,7 @@ rule constant:
     benchmark:
         "<benchmarks>/constant/{test_set}-constant.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     threads: 2
     resources:
         mem_mb=4000,
@@ -145,7 +145,7 @@ rule osra:
     benchmark:
         "<benchmarks>/osra/{test_set}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     threads: 4
     resources:
         mem_mb=4000,
@@ -177,7 +177,7 @@ rule score:
     benchmark:
         "<benchmarks>/score/{test_set}-{reader}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     threads: 2
     resources:
         mem_mb=4000,

@@ -17,7 +17,7 @@ rule render:
     benchmark:
         "<benchmarks>/render/{dataset}-{shard}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     resources:
         mem_mb=2000,
         runtime=60,
@@ -54,7 +54,7 @@ rule pack:
     benchmark:
         "<benchmarks>/pack/{dataset}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     resources:
         mem_mb=4000,
         runtime=120,
@@ -97,7 +97,7 @@ rule browse:
     benchmark:
         "<benchmarks>/browse/{dataset}.tsv"
     conda:
-        "../../envs/report.yaml"
+        CONDA["report"]
     resources:
         mem_mb=4000,
         runtime=60,
@@ -110,8 +110,8 @@ rule browse:
 
 rule benchmark_set:
     input:
-        images=lambda wildcards: ancient(BENCHMARKS[wildcards.benchmark].images),
-        references=lambda wildcards: BENCHMARKS[wildcards.benchmark].references,
+        images=lambda wildcards: ancient(literal(BENCHMARKS[wildcards.benchmark].images)),
+        references=lambda wildcards: literal(BENCHMARKS[wildcards.benchmark].references),
         code=modules("benchmark_set"),
     output:
         data="<results>/datasets/{benchmark}/images.h5",
@@ -122,7 +122,7 @@ rule benchmark_set:
     benchmark:
         "<benchmarks>/benchmark_set/{benchmark}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     resources:
         mem_mb=4000,
         runtime=240,
@@ -154,7 +154,7 @@ rule draw_set:
     benchmark:
         "<benchmarks>/draw_set/{drawing}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     threads: 2
     resources:
         mem_mb=4000,

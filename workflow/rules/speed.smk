@@ -16,7 +16,7 @@ rule speed_training:
     benchmark:
         "<benchmarks>/speed_training/{model}.tsv"
     conda:
-        "../../envs/train.yaml"
+        CONDA["train"]
     threads: 8
     resources:
         gpu=training_gpus,
@@ -53,7 +53,7 @@ rule speed_prediction:
     benchmark:
         "<benchmarks>/speed_prediction/{ensemble}.tsv"
     conda:
-        "../../envs/train.yaml"
+        CONDA["train"]
     threads: 8
     resources:
         gpu=ensemble_gpus,

@@ -11,7 +11,7 @@ rule tracking:
         "<logs>/tracking.log",
     priority: 100
     conda:
-        "../../envs/report.yaml"
+        CONDA["report"]
     params:
         experiment=f"--experiment={CONFIG.tracking.experiment}",
         server=[f"--uri={CONFIG.tracking.uri}"] if CONFIG.tracking.uri else [],
@@ -41,7 +41,7 @@ rule record_model:
     benchmark:
         "<benchmarks>/record_model/{model}.tsv"
     conda:
-        "../../envs/report.yaml"
+        CONDA["report"]
     resources:
         mem_mb=4000,
         runtime=60,
@@ -73,7 +73,7 @@ rule record_score:
     benchmark:
         "<benchmarks>/record_score/{test_set}-{reader}.tsv"
     conda:
-        "../../envs/report.yaml"
+        CONDA["report"]
     resources:
         mem_mb=2000,
         runtime=60,
@@ -99,7 +99,7 @@ rule record_speed:
     benchmark:
         "<benchmarks>/record_speed/{speed}.tsv"
     conda:
-        "../../envs/report.yaml"
+        CONDA["report"]
     resources:
         mem_mb=2000,
         runtime=60,
@@ -126,7 +126,7 @@ rule record_report:
     benchmark:
         "<benchmarks>/record_report.tsv"
     conda:
-        "../../envs/report.yaml"
+        CONDA["report"]
     resources:
         mem_mb=2000,
         runtime=60,
