@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .images import Picture
 from .model import Reader
-from .network.precision import warn_if_slow
+from .network.precision import settle, warn_if_slow
 from .packed import Packed
 from .search import Candidate, attend, search
 from .settings.reading import Reading
@@ -32,7 +32,8 @@ class Eye:
         Parameters
         ----------
         reader
-            The network, on ``device``.
+            The network, on ``device``; its weights are taken over and must not change any more, see
+            :func:`settle`.
         longest
             Tokens after which a text is cut off.
         reading
@@ -42,6 +43,8 @@ class Eye:
         """
         self.reader, self.longest, self.reading, self.device = reader, longest, reading, device
         self.precision = reader.set_precision(reading.precision, device)
+        settle(reader.encoder.trunk, self.precision)
+        reader.decoder.settle()
         warn_if_slow(self.precision, device)
 
     def see(self, pictures: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ class _Hypotheses:
         """Take memory for as many pictures as ``steps`` has, which is written over."""
         slots, dim = steps.h.shape
         device, wide = steps.c.device, steps.c.dtype
-        self.steps, self.beams, self.vocabulary = steps, beams, len(steps.added)
+        self.steps, self.beams, self.vocabulary = steps, beams, len(steps.weights.added)
         self.look = LOOK[device.type]
         self.h = steps.h.new_empty(slots, beams, dim)
         self.c = steps.c.new_empty(slots, beams, dim)
@@ -287,7 +287,7 @@ _held: WeakKeyDictionary[Decoder, dict[tuple[object, ...], _Hypotheses]] = WeakK
 
 def _hypotheses(decoder: Decoder, steps: Steps, longest: int, beams: int, grammar: bool) -> _Hypotheses:
     """Memory for a search: on a GPU that of an earlier one, where it is large enough."""
-    if grammar and (longest < 2 or len(steps.added) != len(VOCABULARY)):
+    if grammar and (longest < 2 or len(steps.weights.added) != len(VOCABULARY)):
         raise ValueError("a grammar needs a longest text of 2 tokens or more, and a decoder over its vocabulary")
     device = steps.c.device
     held = _held.setdefault(decoder, {}) if device.type in RECORDED else {}
