@@ -158,11 +158,9 @@ class Pool:
                 else:
                     yield Failed("crashed", "its process died")
                 return
-            again: list[Iterator[Result | Failed]] = []
-            for item in items:
-                again.append(self.schedule(function, [item], seconds))
-            for alone in again:
-                yield from alone
+            again = [self.start(function, [item], seconds) for item in items]
+            for item, alone in zip(items, again, strict=True):
+                yield from self.collect(alone, function, [item], seconds)
 
     def schedule(
         self, function: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item], seconds: float

@@ -142,7 +142,7 @@ def _status(failures: "dict[int, ProcessFailure]") -> int:
         if code == -signal.SIGKILL or (code < 0 and code not in stopped and not told):
             reasons = {
                 signal.SIGKILL: "it may have been out of memory: give the job more, or lower training.batch",
-                signal.SIGBUS: "the shared memory, /dev/shm, or the disk may be full: enlarge it (docker run --shm-size=2g)",
+                signal.SIGBUS: "/dev/shm may be full: enlarge it (docker run --shm-size=2g)",  # noqa: S108
             }
             reason = f"; {reasons[signal.Signals(-code)]}" if -code in reasons else ""
             raise UserError(f"rank {rank} was killed by {signal.Signals(-code).name}{reason}")

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -41,7 +41,7 @@ def validate(reader: Reader, packed: Packed, training: Training, place: Place) -
     members = packed.members("validation")[: training.validation_size]
     totals = np.zeros(5)  # entropy, tokens, similarity, valid, pictures
     work = partial(attempts, score)
-    waiting: list[tuple[Sequence[Pair], Iterator[Score | Failed]]] = []
+    waiting: list[tuple[list[Pair], Iterator[Score | Failed]]] = []
     reader.eval()
     # As many parts for each process, since they talk between two; a last one may be empty.
     own = [
@@ -75,9 +75,9 @@ def validate(reader: Reader, packed: Packed, training: Training, place: Place) -
                 waiting.append((chunk, pool.schedule(work, chunk, LIMIT)))
             totals += [float(entropy), len(targets), 0, 0, len(texts)]
             bar.update()
-        for pairs, scored in waiting:
-            for (text, _), found_or_failed in zip(pairs, scored, strict=True):
-                similarity, valid = _or_invalid(found_or_failed, text)
+        for chunk, results in waiting:
+            for (text, _), result in zip(chunk, results, strict=True):
+                similarity, valid = _or_invalid(result, text)
                 totals[2:4] += similarity, valid
     summed = place.total(torch.tensor(totals, device=place.device))
     loss, tokens, similarities, valids, pictures = summed.cpu().tolist()
