@@ -32,7 +32,7 @@ def test_every_rule_finds_what_it_imports_in_its_environment() -> None:
     """With --sdm conda a job has its environment alone."""
     of_module = metadata.packages_distributions()
     rules = "".join(path.read_text() for path in sorted((REPOSITORY / "workflow/rules").glob("*.smk")))
-    found = re.findall(r"\nrule (\w+):.*?envs/(\w+)\.yaml.*?python -m ocsrflow (\w+)", rules, flags=re.DOTALL)
+    found = re.findall(r"\nrule (\w+):.*?CONDA\[\"(\w+)\"\].*?python -m ocsrflow (\w+)", rules, flags=re.DOTALL)
     assert len(found) > 20
     missing = {}
     for rule, name, command in found:

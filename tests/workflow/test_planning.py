@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from support.checkout import CONFIG, copy_checkout, snakemake
@@ -120,3 +121,21 @@ def test_an_edit_runs_exactly_what_depends_on_it(
         assert planned(pretended)[1] == with_followers(rules)
     finally:
         path.write_text(before)
+
+
+def test_a_checkout_may_lie_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    """Its path has what Snakemake, a shell, SQL and addresses read in their own ways, and so has that of a source."""
+    folder = copy_checkout(tmp_path / "a{b}%20c d'e#f?é\"g <x>;h$i" / "ocsrflow")
+    given = "my {corpus} <X> %20#?'1'.smi"
+    config = yaml.safe_load((folder / CONFIG).read_text())
+    config["sources"].append({"name": "given", "kind": "file", "path": given, "max_length": 40})
+    config["datasets"].append(config["datasets"][0] | {"name": "third", "source": "given"})
+    (folder / CONFIG).write_text(yaml.safe_dump(config))
+    (folder / given).write_text("1\tCCO\n2\tCCN\n")
+    plan = snakemake(folder, "-n", "--cores", "2", "--configfile", CONFIG).stdout
+    assert int(re.findall(r"^total +(\d+)$", plan, flags=re.MULTILINE)[0]) > 60
+    wanted = ("results/tracking.json", "results/corpus/given/kept.parquet")
+    snakemake(folder, "--cores", "2", "--configfile", CONFIG, "--", *wanted)
+    assert pq.read_table(folder / wanted[1])["smiles"].to_pylist() == ["CCO", "CCN"]
+    assert (folder / "results/mlflow.db").is_file()
+    assert len(list(tmp_path.iterdir())) == 1

@@ -10,7 +10,7 @@ rule download:
     benchmark:
         "<benchmarks>/download/{source}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     params:
         source=plan.source_options,
     message:
@@ -32,7 +32,7 @@ rule filter:
     benchmark:
         "<benchmarks>/filter/{source}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     threads: 2
     resources:
         mem_mb=2000,
@@ -63,7 +63,7 @@ rule sample:
     benchmark:
         "<benchmarks>/sample/{dataset}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     threads: 8
     resources:
         mem_mb=8000,

@@ -12,7 +12,7 @@ rule choose:
     benchmark:
         "<benchmarks>/choose/{ensemble}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     threads: 2
     resources:
         mem_mb=4000,
@@ -46,7 +46,7 @@ rule rescore:
     benchmark:
         "<benchmarks>/rescore/{test_set}-{ensemble}.tsv"
     conda:
-        "../../envs/train.yaml"
+        CONDA["train"]
     threads: 8
     resources:
         gpu=plan.rescoring_gpus,
@@ -85,7 +85,7 @@ rule vote:
     benchmark:
         "<benchmarks>/vote/{test_set}-{ensemble}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     threads: 2
     resources:
         mem_mb=8000,
@@ -117,7 +117,7 @@ rule constant:
     benchmark:
         "<benchmarks>/constant/{test_set}-constant.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     threads: 2
     resources:
         mem_mb=4000,
@@ -144,7 +144,7 @@ rule osra:
     benchmark:
         "<benchmarks>/osra/{test_set}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     threads: 4
     resources:
         mem_mb=4000,
@@ -176,7 +176,7 @@ rule score:
     benchmark:
         "<benchmarks>/score/{test_set}-{reader}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     threads: 2
     resources:
         mem_mb=4000,

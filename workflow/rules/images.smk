@@ -16,7 +16,7 @@ rule render:
     benchmark:
         "<benchmarks>/render/{dataset}-{shard}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     threads: 16
     resources:
         mem_mb=6000,
@@ -52,7 +52,7 @@ rule pack:
     benchmark:
         "<benchmarks>/pack/{dataset}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     resources:
         mem_mb=4000,
         runtime=120,
@@ -93,7 +93,7 @@ rule browse:
     benchmark:
         "<benchmarks>/browse/{dataset}.tsv"
     conda:
-        "../../envs/report.yaml"
+        CONDA["report"]
     resources:
         mem_mb=4000,
         runtime=60,
@@ -108,8 +108,8 @@ rule browse:
 
 rule benchmark_set:
     input:
-        images=lambda wildcards: ancient(plan.benchmarks[wildcards.benchmark].images),
-        references=lambda wildcards: plan.benchmarks[wildcards.benchmark].references,
+        images=lambda wildcards: ancient(literal(plan.benchmarks[wildcards.benchmark].images)),
+        references=lambda wildcards: literal(plan.benchmarks[wildcards.benchmark].references),
     output:
         data="<results>/datasets/{benchmark}/images.h5",
         originals="<results>/datasets/{benchmark}/originals.zip",
@@ -119,7 +119,7 @@ rule benchmark_set:
     benchmark:
         "<benchmarks>/benchmark_set/{benchmark}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     resources:
         mem_mb=4000,
         runtime=240,
@@ -151,7 +151,7 @@ rule draw_set:
     benchmark:
         "<benchmarks>/draw_set/{drawing}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     threads: 2
     resources:
         mem_mb=4000,

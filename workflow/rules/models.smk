@@ -10,9 +10,9 @@ rule weights:
     benchmark:
         "<benchmarks>/weights/{encoder}.tsv"
     conda:
-        "../../envs/train.yaml"
+        CONDA["train"]
     params:
-        folder=CONFIG.weights_folder,
+        folder=lambda wildcards: CONFIG.weights_folder,
     message:
         "Bring the ImageNet weights of {wildcards.encoder} here"
     shell:
@@ -33,7 +33,7 @@ rule train:
     benchmark:
         "<benchmarks>/train/{model}.tsv"
     conda:
-        "../../envs/train.yaml"
+        CONDA["train"]
     threads: 8
     resources:
         gpu=plan.gpus,
@@ -82,7 +82,7 @@ rule predict:
     benchmark:
         "<benchmarks>/predict/{test_set}-{model}.tsv"
     conda:
-        "../../envs/train.yaml"
+        CONDA["train"]
     threads: 8
     resources:
         gpu=plan.reading_gpus,
@@ -115,7 +115,7 @@ rule redraw:
     benchmark:
         "<benchmarks>/redraw/{test_set}-{model}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     threads: 4
     resources:
         mem_mb=4000,
@@ -140,7 +140,7 @@ rule calibrate:
     benchmark:
         "<benchmarks>/calibrate/{reader}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     threads: 2
     resources:
         mem_mb=4000,

@@ -15,7 +15,7 @@ rule attend:
     benchmark:
         "<benchmarks>/attend/{model}.tsv"
     conda:
-        "../../envs/report.yaml"
+        CONDA["report"]
     threads: 2
     resources:
         mem_mb=8000,
@@ -77,7 +77,7 @@ rule report:
     benchmark:
         "<benchmarks>/report.tsv"
     conda:
-        "../../envs/report.yaml"
+        CONDA["report"]
     resources:
         mem_mb=8000,
         runtime=60,

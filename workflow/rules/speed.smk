@@ -15,7 +15,7 @@ rule speed_training:
     benchmark:
         "<benchmarks>/speed_training/{model}.tsv"
     conda:
-        "../../envs/train.yaml"
+        CONDA["train"]
     threads: 8
     resources:
         gpu=plan.most_gpus,
@@ -52,7 +52,7 @@ rule speed_prediction:
     benchmark:
         "<benchmarks>/speed_prediction/{ensemble}.tsv"
     conda:
-        "../../envs/train.yaml"
+        CONDA["train"]
     threads: 8
     resources:
         gpu=plan.side_by_side_gpus,

@@ -9,7 +9,7 @@ rule tracking:
         "<logs>/tracking.log",
     priority: 100
     conda:
-        "../../envs/report.yaml"
+        CONDA["report"]
     params:
         code=code_version("tracking.tracking"),
         experiment=f"--experiment={CONFIG.tracking.experiment}",
@@ -59,7 +59,7 @@ rule record:
     benchmark:
         "<benchmarks>/record.tsv"
     conda:
-        "../../envs/report.yaml"
+        CONDA["report"]
     resources:
         mem_mb=4000,
         runtime=60,

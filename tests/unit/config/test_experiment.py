@@ -137,6 +137,7 @@ def spoil(path: str, value: object) -> dict[str, Any]:
         ("depiction.styles", {"size": [300, 4000]}, "depiction.styles.size.1: Input should be less than or equal to"),
         ("depiction.styles", {"line_width": 0}, "depiction.styles.line_width: Input should be greater than or equal"),
         ("depiction", {"styles": "varied", "rotation": [0, 90]}, "depiction: rotation has no effect where there are"),
+        ("weights_folder", "my <weights>", "weights_folder: Value error, Snakemake replaces <weights>"),
         ("network.pretrained", "-x", "network.pretrained: a path that begins with '-' would be taken for an option"),
         ("network.stride", 7, "network.stride: 8, 16 or 32 is expected"),
         ("sources.0.url", "ftp://x/y", "sources.0.url: an https:// address"),

@@ -4,9 +4,12 @@ import hashlib
 import json
 import multiprocessing
 import pickle
+import subprocess
+import sys
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import hdf5plugin  # noqa: F401  (registers the zstd filter, as any reader of the files would)
@@ -289,6 +292,59 @@ def test_a_batch_is_whole_until_two_more_are_taken(dataset: Path, workers: int) 
                 np.testing.assert_array_equal(some.pictures.numpy(), packed.pictures(some.positions))
         last = batch
     assert number == 39
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+def test_the_places_for_batches_do_not_grow_with_the_processes(dataset: Path, workers: int) -> None:
+    packed = Packed(dataset / "images.h5")
+    loader = Loader(packed, [np.arange(4)], 4, workers=workers, pin=False)  # whose processes do not start yet
+    assert len(loader._pictures.slots) == 4
+
+
+def test_too_little_shared_memory_is_told_with_its_size_and_setting(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = Packed(dataset / "images.h5")
+    needed = 4 * 100 * 64 * 64
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=needed - 1))
+    for setting in ("training.batch", "training.risk.batch"):
+        with pytest.raises(UserError, match=rf"/dev/shm is too small for 4 batches .* 2 MB are needed.*{setting}"):
+            Loader(packed, [np.arange(9)], 100, workers=2, pin=False, setting=setting)
+    Loader(packed, [np.arange(9)], 100, workers=0, pin=False)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=needed))
+    Loader(packed, [np.arange(9)], 100, workers=2, pin=False)
+
+
+SMALL = """
+import sys
+from pathlib import Path
+import numpy as np
+from ocsrflow.network import batches as loader
+from ocsrflow.runtime.errors import UserError
+from ocsrflow.pictures.packed_file import Packed
+if __name__ == "__main__":
+    class Free:
+        free = 1 << 60
+    loader.shutil.disk_usage = lambda path: Free  # as if another process took what was free
+    try:
+        list(loader.Loader(Packed(Path(sys.argv[1])), [np.arange(9)], 1000, workers=1, pin=False))
+    except UserError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/dev/shm"], capture_output=True).returncode,
+    reason="needs the right to mount",
+)
+def test_a_shared_memory_of_8_megabytes_is_told(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "small.py").write_text(SMALL)
+    command = 'mount -t tmpfs -o size=8m none /dev/shm && exec "$@"'
+    words = [sys.executable, str(tmp_path / "small.py"), str(dataset / "images.h5")]
+    run = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", command, "sh", *words], capture_output=True, text=True, timeout=120
+    )
+    assert run.stdout.startswith("/dev/shm is too small for 4 batches of 1000 pictures: 16 MB are needed"), run.stderr
 
 
 def test_the_reasons_of_the_drawing_reach_the_rejects(tmp_path: Path) -> None:

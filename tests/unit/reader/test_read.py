@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from ocsrflow.chem.similarity import is_valid
@@ -150,6 +151,22 @@ def test_one_model_answers_with_its_own_first_candidate(results: Path, dataset: 
     assert [reply.decision.text for reply in replies] == rows["prediction"].tolist()
     for reply, texts in zip(replies, rows["candidates"], strict=True):
         assert [text for text, _ in reply.candidates] == list(texts)
+
+
+def test_a_team_parses_and_draws_in_the_same_processes_all_its_life(results: Path, dataset: Path) -> None:
+    def workers() -> set[int]:
+        return {child.pid for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())}
+
+    packed = Packed(dataset / "images.h5")
+    before = workers()
+    with Team(find_models([results / "models/second"]), "pairs", Reading(beams=4), CPU, processes=2) as team:
+        seen = []
+        for at in range(3):
+            assert len(team.read(packed.pictures([at]))) == 1
+            seen.append(workers() - before)
+        assert len(seen[0]) == 2
+        assert seen[0] == seen[1] == seen[2]
+    assert workers() == before
 
 
 def read(path: Path) -> list[dict[str, str]]:

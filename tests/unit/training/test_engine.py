@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from ocsrflow.config.network import Network
-from ocsrflow.training.engine import learning_rate_factor
+from ocsrflow.network.model import Reader
+from ocsrflow.training.engine import Engine, learning_rate_factor
+from ocsrflow.training.process_group import Place
 from ocsrflow.training.throughput import peak, training_flops
 from safetensors.torch import load_file
 from support.faults import FULL
 from support.needs import need
 from support.training import EXACT, TRAINING, lines, run_train
+from torch.nn.parallel import DistributedDataParallel
 
 SHARED = TRAINING.model_copy(update={"encoder_lr": 1e-5, "decoder_lr": 1e-4, "attention_penalty": 1.0, "epochs": 2})
 
@@ -93,6 +96,17 @@ def test_operations_are_those_of_the_layers(encoder: str, adds: float) -> None:
 def test_the_smallest_pictures_are_counted_too() -> None:
     network = Network(encoder="resnet18", pretrained="none", frozen_children=0, image_size=32, grid=1, dim=8)
     assert all(value > 0 for value in training_flops(network, 256, (1, 32, 32)))
+
+
+def test_batch_statistics_are_not_sent_at_every_step(tmp_path: Path) -> None:
+    network = Network(encoder="resnet18", pretrained="none", frozen_children=0, image_size=32, grid=1, dim=8)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        engine = Engine(Reader(network, 9), TRAINING, Place(0, 2, torch.device("cpu")), steps=1)
+        assert isinstance(engine.network, DistributedDataParallel)
+        assert engine.network.broadcast_buffers is False
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from rdkit import Chem, DataStructs
 
-from ..runtime.isolated import Failed, attempts, guarded
+from ..runtime.isolated import Failed, Pool, attempts, guarded
 from ..runtime.progress import progress
 from .molecules import canonical_text, parse
 
@@ -52,7 +52,12 @@ def is_valid(smiles: str) -> bool:
 
 
 def known(
-    texts: Iterable[str], *, processes: int = 1, seconds: float = LIMIT, what: str = "parsing"
+    texts: Iterable[str],
+    *,
+    processes: int = 1,
+    seconds: float = LIMIT,
+    what: str = "parsing",
+    pool: Pool | None = None,
 ) -> dict[str, Known | None]:
     """Canonical SMILES and fingerprint of every different text, each worked out once, in parallel.
 
@@ -60,14 +65,14 @@ def known(
 
     Parameters
     ----------
-    texts, processes, seconds, what
+    texts, processes, seconds, what, pool
         As in :func:`known_or_failed`.
 
     Returns
     -------
     By text; None where RDKit cannot parse it.
     """
-    found = known_or_failed(texts, processes=processes, seconds=seconds, what=what)
+    found = known_or_failed(texts, processes=processes, seconds=seconds, what=what, pool=pool)
     for text, result in found.items():
         if isinstance(result, Failed):
             shown = text if len(text) <= 60 else f"{text[:60]}… ({len(text)} characters)"
@@ -76,7 +81,12 @@ def known(
 
 
 def known_or_failed(
-    texts: Iterable[str], *, processes: int = 1, seconds: float = LIMIT, what: str = "parsing"
+    texts: Iterable[str],
+    *,
+    processes: int = 1,
+    seconds: float = LIMIT,
+    what: str = "parsing",
+    pool: Pool | None = None,
 ) -> dict[str, Known | Failed | None]:
     """What :func:`known` finds, and what became of the texts that hang or crash RDKit.
 
@@ -93,6 +103,8 @@ def known_or_failed(
         Time limit of one text.
     what
         What is going on, for the progress bar.
+    pool
+        Processes that are there already; their memory should be limited.
 
     Returns
     -------
@@ -100,7 +112,7 @@ def known_or_failed(
     """
     different = list(dict.fromkeys(texts))
     work = partial(attempts, known_alone)
-    results = guarded(work, different, seconds=seconds, prepare=limit_memory, processes=processes)
+    results = guarded(work, different, seconds=seconds, prepare=limit_memory, processes=processes, pool=pool)
     with closing(results):
         bar = progress(results, total=len(different), what=what, unit="SMILES")
         return dict(zip(different, bar, strict=True))

@@ -1,10 +1,13 @@
 """Batches of a packed data set, in an order that depends on seed and epoch alone."""
 
 import itertools
+import math
+import shutil
 import signal
 import weakref
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,8 @@ from ..pictures.packed_file import Packed
 from ..runtime.errors import UserError
 from ..runtime.isolated import without_ctrl_c
 
-AHEAD = 3  # batches that each process reads ahead
+AHEAD = 2  # batches that are read ahead, by all processes together
+SHARED = Path("/dev/shm")  # noqa: S108  (where Linux keeps memory that processes share)
 
 
 @dataclass
@@ -33,68 +37,112 @@ class Batch:
 
 
 @dataclass
-class Sent:
-    """A batch as a reading process sends it: the pictures stay where they are, in memory that both have.
+class Texts:
+    """The texts of a batch, as in a :class:`Batch`."""
 
-    Tensors sent by PyTorch would each take a connection and a new mapping of memory, some milliseconds a batch.
-    """
-
-    key: int  # of the :class:`Pictures`
-    slot: int
     positions: list[int]
     tokens: NDArray[np.int64]
     steps: list[int]
     targets: NDArray[np.int64]
 
-    def batch(self) -> Batch:
-        """The batch, in the process that made the :class:`Pictures`."""
-        pictures = PICTURES[self.key].slots[self.slot][: len(self.positions)]
-        tokens, targets = torch.from_numpy(self.tokens), torch.from_numpy(self.targets)
-        return Batch(self.positions, pictures, tokens, self.steps, targets)
 
-    def pin_memory(self) -> Batch:
-        """Called by the DataLoader's thread, for copies that overlap with the GPU's work."""
-        batch = self.batch()
-        batch.pictures, batch.tokens = batch.pictures.pin_memory(), batch.tokens.pin_memory()
-        batch.targets = batch.targets.pin_memory()
-        return batch
+@dataclass
+class Part:
+    """Some pictures of a batch, as a reading process sends word of them: they stay in memory that both have.
 
-
-class Pictures(Dataset[Sent | UserError]):
-    """Whole batches of a packed data set by their positions, read into memory that is used over and over.
-
-    New memory for every batch would cost more than the reading. So there are ``slots`` places for a batch, shared
-    with the reading processes, and a batch is valid until two more are taken.
+    Tensors sent by PyTorch would each take a connection and a new mapping of memory, some milliseconds a batch.
     """
 
-    def __init__(self, packed: Packed, largest: int, slots: int, *, shared: bool) -> None:
-        self.packed, self.key = packed, next(KEYS)
+    key: int  # of the :class:`Pictures`
+    batch: int  # its number
+    rows: slice
+    texts: Texts | None  # of the whole batch, with its first part
+
+    def pin_memory(self) -> "Part":
+        """Called by the DataLoader's one thread for that: copy the pictures to where a GPU reads by itself."""
+        PICTURES[self.key].pin(self)
+        return self
+
+
+class Pictures(Dataset[Part | UserError]):
+    """Batches of a packed data set by their positions, read into memory that is used over and over.
+
+    New memory for every batch would cost more than the reading. So there are ``slots`` places for a batch, shared
+    with the reading processes, and a batch is valid until two more are taken. Each process reads a part of every
+    batch, so that the places needed do not grow with the processes.
+    """
+
+    def __init__(self, packed: Packed, largest: int, workers: int, setting: str) -> None:
+        """Take the memory, which is shared where there are reading processes.
+
+        Raises
+        ------
+        UserError
+            Where there is too little of it.
+        """
+        self.packed, self.key, self.parts = packed, next(KEYS), max(1, workers)
+        slots = AHEAD + 2 if workers else 2
+        needed = slots * largest * math.prod(packed.shape)
+        too_small = UserError(
+            f"{SHARED} is too small for {slots} batches of {largest} pictures: {needed / 1e6:,.0f} MB are needed; "
+            f"enlarge it (docker run --shm-size={math.ceil(1.25 * needed / 2**30)}g), or lower {setting}"
+        )
+        if workers and SHARED.is_dir() and shutil.disk_usage(SHARED).free < needed:
+            raise too_small
         self.slots = [torch.empty((largest, *packed.shape), dtype=torch.uint8) for _ in range(slots)]
-        if shared:
-            for slot in self.slots:
+        try:
+            for slot in self.slots if workers else ():
                 slot.share_memory_()  # type: ignore[no-untyped-call]
+        except RuntimeError:  # another process has taken what was free
+            raise too_small from None
+        self.pinned: dict[int, Tensor] = {}
         PICTURES[self.key] = self
 
-    def __getitem__(self, item: tuple[int, NDArray[np.int64]]) -> Sent | UserError:
-        number, positions = item[0] % len(self.slots), item[1]
-        where, tokens, steps, targets = _texts(self.packed, positions)
+    def __getitem__(self, item: tuple[int, int, NDArray[np.int64]]) -> Part | UserError:
+        batch, part, positions = item
+        ends = len(positions) * part // self.parts, len(positions) * (part + 1) // self.parts
+        rows = slice(*ends)
         try:
-            self.packed.pictures(where, self.slots[number][: len(where)].numpy())
+            self.packed.pictures(positions[rows].tolist(), self.slot(batch)[rows].numpy())
         except UserError as error:
             return error  # told by the process that asked: PyTorch would wrap it into a traceback
-        return Sent(self.key, number, where, tokens, steps, targets)
+        return Part(self.key, batch, rows, None if part else self._texts(positions))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "pinned": {}}
+
+    def slot(self, batch: int) -> Tensor:
+        """The place of a batch."""
+        return self.slots[batch % len(self.slots)]
+
+    def items(self, batches: Iterable[NDArray[np.int64]]) -> Iterator[tuple[int, int, NDArray[np.int64]]]:
+        """What the reading processes are asked for: number of a batch, part, positions from the longest text on."""
+        for number, positions in enumerate(batches):
+            lengths = self.packed.offsets[positions + 1] - self.packed.offsets[positions]
+            ordered = positions[np.argsort(-lengths, kind="stable")]
+            for part in range(self.parts):
+                yield number, part, ordered
+
+    def pin(self, part: Part) -> None:
+        """Copy a part to the pinned memory of its batch, which its first part that comes takes."""
+        whole = self.pinned.get(part.batch)
+        if whole is None:
+            whole = self.pinned[part.batch] = torch.empty_like(self.slots[0], pin_memory=True)
+        whole[part.rows].copy_(self.slot(part.batch)[part.rows])
+
+    def batch(self, number: int, texts: Texts) -> Batch:
+        """A batch whose parts have all come."""
+        pictures = self.pinned.pop(number, self.slot(number))[: len(texts.positions)]
+        tokens, targets = torch.from_numpy(texts.tokens), torch.from_numpy(texts.targets)
+        return Batch(texts.positions, pictures, tokens, texts.steps, targets)
+
+    def _texts(self, positions: NDArray[np.int64]) -> Texts:
+        order, tokens, steps, targets = in_steps([self.packed.tokens_of(int(at)) for at in positions])
+        return Texts([int(positions[i]) for i in order], tokens, steps, targets)
 
 
 KEYS = itertools.count()
 PICTURES: weakref.WeakValueDictionary[int, Pictures] = weakref.WeakValueDictionary()
-
-
-def _texts(
-    packed: Packed, positions: NDArray[np.int64]
-) -> tuple[list[int], NDArray[np.int64], list[int], NDArray[np.int64]]:
-    """Positions from the longest text to the shortest, tokens, steps and targets, as in a :class:`Batch`."""
-    order, tokens, steps, targets = in_steps([packed.tokens_of(int(at)) for at in positions])
-    return [int(positions[i]) for i in order], tokens, steps, targets
 
 
 def in_steps(
@@ -220,6 +268,7 @@ class Loader:
         *,
         workers: int,
         pin: bool,
+        setting: str = "training.batch",
     ) -> None:
         """Say what is read.
 
@@ -232,16 +281,22 @@ class Loader:
         largest
             Pictures in the largest of them.
         workers
-            Processes that read ahead; 0 reads in this process.
+            Processes that read ahead, each a part of every batch; 0 reads in this process.
         pin
             Whether batches are copied into memory that a GPU reads by itself.
+        setting
+            The configuration's key of the pictures in a batch, for the message.
+
+        Raises
+        ------
+        UserError
+            Where there is too little shared memory.
         """
-        # Batch n may use the place of batch n - slots: it is begun when batch n - workers · AHEAD is handed out.
-        slots = workers * AHEAD + 2
-        self._pictures = Pictures(packed, largest, slots, shared=workers > 0)
-        self._loader: DataLoader[Sent | UserError] = DataLoader(
+        # Batch n + AHEAD is begun when batch n is handed out, and batch n is valid until n + 2 is.
+        self._pictures = Pictures(packed, largest, workers, setting)
+        self._loader: DataLoader[Part | UserError] = DataLoader(
             self._pictures,
-            sampler=enumerate(batches),  # type: ignore[arg-type]  # an "index": a number, a batch's positions
+            sampler=self._pictures.items(batches),  # type: ignore[arg-type]  # its items are "indices"
             batch_size=None,
             # Else an iterator draws from the global random state, and a training that goes on would not be the same.
             generator=torch.Generator(),
@@ -256,10 +311,14 @@ class Loader:
     def __iter__(self) -> Generator[Batch]:
         with without_ctrl_c():
             received = iter(self._loader)
-        for sent in received:
-            if isinstance(sent, UserError):
-                raise sent
-            yield sent.batch() if isinstance(sent, Sent) else sent  # else pinned, and a batch already
+        texts: Texts | None = None
+        for number, part in enumerate(received):
+            if isinstance(part, UserError):
+                raise part
+            texts = part.texts or texts
+            if (number + 1) % self._pictures.parts == 0:
+                assert texts is not None
+                yield self._pictures.batch(part.batch, texts)
 
 
 def _ignore_signals(_: int) -> None:
@@ -271,5 +330,5 @@ def _ignore_signals(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _as_it_is(sent: Any) -> Any:
-    return sent  # PyTorch would make tensors of the arrays
+def _as_it_is(part: Any) -> Any:
+    return part  # PyTorch would make tensors of the arrays

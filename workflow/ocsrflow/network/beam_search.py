@@ -94,7 +94,7 @@ class _Hypotheses:
         """Begin with the pictures of ``steps``, which is written over."""
         slots = len(steps.h)
         device, wide = steps.c.device, steps.c.dtype
-        self.steps, self.beams, self.vocabulary = steps, beams, len(steps.added)
+        self.steps, self.beams, self.vocabulary = steps, beams, len(steps.weights.added)
         self.look = LOOK[device.type]
         self.h, self.c = (x.unsqueeze(1).repeat(1, beams, 1) for x in (steps.h, steps.c))
         self.score = torch.full((slots, beams), -math.inf, dtype=wide, device=device)

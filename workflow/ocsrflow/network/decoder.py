@@ -31,6 +31,17 @@ class Weights(NamedTuple):
     from_context: Tensor  # (4 dim, channels)
 
 
+class StepWeights(NamedTuple):
+    """What the steps of reading take from the decoder: as :class:`Weights`, with sums that need no state done."""
+
+    added: Tensor  # (vocabulary, dim + channels + 4 dim): bias and what each token adds
+    from_state: Tensor  # (dim, dim + channels + 4 dim)
+    from_context: Tensor  # (channels, 4 dim)
+    score: Tensor  # (dim,)
+    output: Tensor  # (dim, vocabulary), float32 or wider
+    output_bias: Tensor  # (vocabulary,), likewise
+
+
 @functools.lru_cache(maxsize=16)
 def expansion(own: int, grid: int, device: torch.device) -> Tensor:
     """``adaptive_avg_pool2d`` from own x own cells to grid x grid, as the matrix that it is.
@@ -72,6 +83,7 @@ class Decoder(nn.Module):
         # learnt by heart falls to 0.32 in 160 steps, not to 0.05 (dim 256).
         nn.init.uniform_(self.output.weight, -0.1, 0.1)
         nn.init.zeros_(self.output.bias)
+        self._kept: dict[torch.dtype, StepWeights] | None = None  # see settle
 
     def spread(self, features: Tensor) -> Tensor | None:
         """The map from the encoder's own cells to the attention's, (cells, own cells); None where they are the same."""
@@ -112,6 +124,30 @@ class Decoder(nn.Module):
         bias = torch.cat([-self.state_score.bias, self.gate.bias])
         narrowed = (x.to(narrow) for x in (from_state, bias, self.score.weight[0], self.from_context.weight))
         return Weights(from_token, *narrowed)
+
+    def settle(self) -> None:
+        """Work out once what reading takes from the weights, from here on: they must not change any more."""
+        self._kept = {}
+
+    def step_weights(self, narrow: torch.dtype) -> StepWeights:
+        """The weights as the steps of reading take them, for products in ``narrow``."""
+        if self._kept is not None and narrow in self._kept:
+            return self._kept[narrow]
+        weights = self.weights(narrow)
+        wide = weights.from_token.dtype
+        bias = weights.bias.expand(len(weights.from_token), -1)
+        found = StepWeights(
+            torch.cat([bias, weights.from_token.to(narrow)], dim=1),
+            weights.from_state.t(),
+            weights.from_context.t(),
+            weights.score,
+            # In bfloat16 scores between 8 and 16 would be 0.06 apart, and tokens often equally likely.
+            self.output.weight.to(wide).t(),
+            self.output.bias.to(wide),
+        )
+        if self._kept is not None:
+            self._kept[narrow] = found
+        return found
 
     def forward(
         self, features: Tensor, tokens: Tensor, steps: list[int], pictures: Tensor | None = None
@@ -170,16 +206,10 @@ class Steps:
         """
         narrow = product_type(features)
         self.features = features.to(narrow).contiguous()
-        weights = decoder.weights(narrow)
+        self.weights = decoder.step_weights(narrow)
         self.projected, h, c = decoder.start(self.features)
-        self.h, self.c = h.to(narrow), c.to(weights.from_token.dtype)  # the first ones, (pictures, dim)
+        self.h, self.c = h.to(narrow), c.to(self.weights.output.dtype)  # the first ones, (pictures, dim)
         self.spread = decoder.spread(self.features)
-        # What the step adds to before the state is known, for every token of the vocabulary.
-        bias = weights.bias.expand(len(weights.from_token), -1)
-        self.added = torch.cat([bias, weights.from_token.to(narrow)], dim=1)
-        self.from_state, self.from_context = weights.from_state.t(), weights.from_context.t()
-        self.score = weights.score
-        self.output = decoder.output.weight.to(narrow).t(), decoder.output.bias.to(narrow)
         cells, dim = self.projected.shape[1:]
         limit = BLOCK if features.device.type == "cpu" else GPU_BLOCK
         block = min(len(features), max(1, limit // (texts * cells * dim)))
@@ -200,22 +230,24 @@ class Steps:
         New h and c, and the attention (n, k, cells), which sums to 1 over the cells.
         """
         n, k, dim = h.shape
-        mixed = torch.addmm(self.added[last.flatten()], h.flatten(0, 1), self.from_state)
+        weights = self.weights
+        mixed = torch.addmm(weights.added[last.flatten()], h.flatten(0, 1), weights.from_state)
         threshold, gate, gates = torch.split(mixed, [dim, self.features.shape[2], 4 * dim], dim=1)
         attention = self._scores(threshold.view(n, k, dim)).softmax(dim=2, dtype=c.dtype)
         own = attention.to(h.dtype)
         if self.spread is not None:
             own = own @ self.spread
         context = torch.bmm(own, self.features[:n]).flatten(0, 1)
-        gates = torch.addmm(gates, gate.sigmoid() * context, self.from_context).to(c.dtype)
+        gates = torch.addmm(gates, gate.sigmoid() * context, weights.from_context).to(c.dtype)
         i, f, g, o = gates.view(n, k, 4 * dim).chunk(4, dim=2)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         return (torch.sigmoid(o) * torch.tanh(c)).to(h.dtype), c, attention
 
     def log_probabilities(self, h: Tensor) -> Tensor:
         """Natural logarithms of the probabilities of the next token, (n, k, vocabulary), from h (n, k, dim)."""
-        weight, bias = self.output
-        scores = torch.addmm(bias, h.flatten(0, 1), weight).view(*h.shape[:2], -1)
+        weight = self.weights.output
+        rows = h.flatten(0, 1).to(weight.dtype)
+        scores = torch.addmm(self.weights.output_bias, rows, weight).view(*h.shape[:2], -1)
         return scores.log_softmax(dim=2, dtype=self.c.dtype)
 
     def _scores(self, threshold: Tensor) -> Tensor:
@@ -228,7 +260,7 @@ class Steps:
             part = threshold[at : at + block].unsqueeze(2)
             larger = self.memory[: len(part) * k * cells * dim].view(-1, k, cells, dim)
             torch.maximum(self.projected[at : at + len(part)].unsqueeze(1), part, out=larger)
-            torch.mv(larger.flatten(0, 2), self.score, out=scores[at : at + block].view(-1))
+            torch.mv(larger.flatten(0, 2), self.weights.score, out=scores[at : at + block].view(-1))
         return scores
 
 

@@ -16,7 +16,7 @@ from ..depiction.plain import Picture
 from ..pictures.packed_file import Packed
 from .beam_search import Candidate, attend, search
 from .model import Reader
-from .precision import warn_if_slow
+from .precision import settle, warn_if_slow
 
 LAST, LIKELY = 10, 0.5  # tokens at the end of a text that has the greatest length, and how likely each one is
 WARM_UP = 5  # pictures read before the clock counts
@@ -33,7 +33,8 @@ class Eye:
         Parameters
         ----------
         reader
-            The network, on ``device``.
+            The network, on ``device``; its weights are taken over and must not change any more, see
+            :func:`settle`.
         longest
             Tokens after which a text is cut off.
         reading
@@ -43,6 +44,8 @@ class Eye:
         """
         self.reader, self.longest, self.reading, self.device = reader, longest, reading, device
         self.precision = reader.set_precision(reading.precision, device)
+        settle(reader.encoder.trunk, self.precision)
+        reader.decoder.settle()
         warn_if_slow(self.precision, device)
 
     def see(self, pictures: Tensor) -> Tensor:

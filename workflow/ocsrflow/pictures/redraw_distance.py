@@ -17,7 +17,7 @@ from ..chem.molecules import parse
 from ..chem.similarity import limit_memory
 from ..config.depiction import Depiction
 from ..depiction.plain import Picture, draw
-from ..runtime.isolated import Failed, attempts, guarded
+from ..runtime.isolated import Failed, Pool, attempts, guarded
 
 FRAME = 128  # pixels of the longer side of a drawing, in which any two are compared
 EDGE = 3  # white around it, in which strokes that overlap the frame still count
@@ -190,6 +190,7 @@ def fits(
     *,
     processes: int = 1,
     seconds: float = SECONDS,
+    pool: Pool | None = None,
 ) -> list[list[float]]:
     """How badly each picture's candidates fit it: :meth:`Redrawer.distances`, in processes that may hang or crash.
 
@@ -205,17 +206,31 @@ def fits(
         So many pictures are worked on at a time.
     seconds
         Time limit of a picture, past which all its distances are NaN.
+    pool
+        Processes that are there already, as :func:`pool_of` makes them for this depiction.
     """
     items = [(picture, list(own)) for picture, own in zip(pictures, texts, strict=True)]
     work = partial(attempts, _distances)
     found = guarded(
-        work, items, seconds=seconds, prepare=_prepare, arguments=(depiction,), processes=processes, chunk=CHUNK
+        work,
+        items,
+        seconds=seconds,
+        prepare=_prepare,
+        arguments=(depiction,),
+        processes=processes,
+        chunk=CHUNK,
+        pool=pool,
     )
     with closing(found):
         return [
             [math.nan] * len(own) if isinstance(result, Failed) else result
             for (_, own), result in zip(items, found, strict=True)
         ]
+
+
+def pool_of(depiction: Depiction, processes: int) -> Pool:
+    """Processes that parse texts and draw them in this depiction, for as long as a reader lives."""
+    return Pool(_prepare, (depiction,), processes=processes)
 
 
 _redrawer: Redrawer  # of a process that guarded started

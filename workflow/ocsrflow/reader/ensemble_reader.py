@@ -22,7 +22,7 @@ from ..ensemble.voting_methods import METHODS, Ballot, Decision, Pooled
 from ..network.beam_search import likelihood
 from ..network.model import load_reader
 from ..network.model_reader import Eye, best_first, is_complete
-from ..pictures.redraw_distance import fits
+from ..pictures.redraw_distance import fits, pool_of
 from ..runtime.errors import UserError
 from ..runtime.files import read_json
 from .find_models import Lineup
@@ -41,7 +41,11 @@ class Reply:
 
 
 class Team:
-    """Some trained models, loaded."""
+    """Some trained models, loaded.
+
+    Candidates are parsed and drawn by processes that start with the first pictures and end with :meth:`close`, with a
+    ``with`` block, or with this process.
+    """
 
     def __init__(
         self, lineup: Lineup, method: str, reading: Reading, device: torch.device, *, processes: int = 1
@@ -80,17 +84,27 @@ class Team:
             Eye(reader.eval(), int(facts["training"]["decode_length"]), reading, device) for reader, facts in loaded
         ]
         self.method = method if len(self.eyes) > 1 else "pairs"
-        self.processes = processes
+        self._pool = pool_of(self.depiction, processes)
         together = lineup.together(self.method)
         paths = [together] if together else lineup.alone()
         self.calibrations = [path and _calibration(path) for path in paths]
+
+    def __enter__(self) -> "Team":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._pool.close(at_once=kind is not None)
+
+    def close(self) -> None:
+        """End the processes that parse and draw."""
+        self._pool.close()
 
     def read(self, pictures: NDArray[np.uint8]) -> list[Reply]:
         """The answers to some pictures, (pictures, channels, size, size)."""
         features = [eye.see(torch.from_numpy(pictures)) for eye in self.eyes]
         written = [eye.write(own) for eye, own in zip(self.eyes, features, strict=True)]
         texts = {decode(c.tokens) for found in written for candidates in found for c in candidates}
-        molecules = known(texts, processes=self.processes, what="parsing the candidates")
+        molecules = known(texts, what="parsing the candidates", pool=self._pool)
         ranked = [[best_first(c, lambda text: molecules[text] is not None) for c in found] for found in written]
         pools = [
             [
@@ -160,7 +174,7 @@ class Team:
         return [list(zip(*of_picture, strict=True)) for of_picture in zip(*each, strict=True)]
 
     def _distances(self, pictures: list[Picture], texts: list[list[str]]) -> list[list[float]]:
-        return fits(pictures, texts, self.depiction, processes=self.processes)
+        return fits(pictures, texts, self.depiction, pool=self._pool)
 
     def _confidences(self, decisions: list[Decision], usable: list[bool], ballots: list[Ballot]) -> list[float]:
         """By the calibration of all together, or else the mean of what each model alone would be trusted with.

@@ -109,7 +109,7 @@ def predict(
         )
     answers: list[Answer] = []
     try:
-        with progress(total=len(found), what="reading", unit="pictures") as bar:
+        with team, progress(total=len(found), what="reading", unit="pictures") as bar:
             loaded = load_all(found, team.depiction)
             while part := list(islice(loaded, batch)):
                 answers += _read(team, part, attention)

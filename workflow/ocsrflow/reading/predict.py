@@ -88,7 +88,7 @@ def predict_set(
     found: dict[int, tuple[list[Candidate], float]] = {}
     parts = [members[at : at + batch] for at in range(0, len(members), batch)]
     workers = threads if device.type == "cuda" else 0
-    loader = Loader(packed, parts, batch, workers=workers, pin=device.type == "cuda")
+    loader = Loader(packed, parts, batch, workers=workers, pin=device.type == "cuda", setting="--batch")
     began = before = 0.0
     for pictures in progress(loader, total=len(parts), what=f"{model['name']} reads", unit="batches"):
         began = began or time.perf_counter()  # not before the workers that read pictures run

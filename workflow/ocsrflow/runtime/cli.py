@@ -32,6 +32,8 @@ def explain(error: Exception) -> str | None:
     text = str(error)
     number = error.errno if isinstance(error, OSError) else None
     where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+    if "No space left" in text and ("shared memory" in text or "/dev/shm" in text):  # noqa: S108
+        return "no space left in /dev/shm, the memory that processes share: enlarge it (docker run --shm-size=2g)"
     if number in NO_SPACE or "No space left" in text or any(f"errno = {n}," in text for n in NO_SPACE):
         return f"no space left on the disk{where}: free some space and run the same command again"
     if not isinstance(error, OSError):

@@ -64,7 +64,11 @@ def parts(path: Path, read: Callable[[h5py.File], Iterable[T]]) -> Generator[T]:
         # Python 3.12 warns of forks in processes with threads. This child calls nothing but HDF5, whose lock h5py
         # passes on, and the C library, which does the same.
         warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
+        try:
+            child = os.fork()
+        except OSError as error:
+            reason = f"no process can be started to read it ({error.strerror})"
+            raise UserError(f"{path}: {reason}: free some memory, and run the same command again") from None
     if child == 0:
         _serve(path, read, sender)
     sender.close()

@@ -5,11 +5,13 @@ import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from contextlib import contextmanager, nullcontext
+from typing import Any, TypeVar
 
 from loky.backend import get_context
 from pebble import ProcessExpired, ProcessPool
+
+from .parent_watch import follow_parent
 
 CHUNK = 32  # items handed over at a time: one by one, handing over would take a tenth of the time
 AHEAD = 3  # chunks that wait for each process
@@ -59,63 +61,89 @@ def attempts(function: Callable[[Item], Result], items: Sequence[Item]) -> list[
     return found
 
 
-class Guarded(Generic[Item, Result]):
+class Pool:
     """Processes that work on items, where an item that hangs or kills its process costs only itself.
 
-    To be used in a ``with`` block; the processes start with the first items and end with the block.
+    To be used in a ``with`` block, or closed; the processes start with the first items.
     """
 
     def __init__(
         self,
-        function: Callable[[Sequence[Item]], list[Result]],
-        *,
-        seconds: float,
         prepare: Callable[..., None],
         arguments: tuple[Any, ...] = (),
+        *,
         processes: int = 1,
+        function: Callable[..., Any] | None = None,
     ) -> None:
-        """Parameters as in :func:`guarded`."""
-        self.function, self.seconds = function, seconds
+        """Say how the processes begin.
+
+        Parameters
+        ----------
+        prepare, arguments
+            Called first in every new process.
+        processes
+            How many there are.
+        function
+            What they will be asked for, where it may be of the program's main module.
+        """
+        self.processes = processes
         # loky's processes do not import the program's main module, unlike multiprocessing's: it may bring PyTorch and
         # MLflow with it, or be a user's script without a guard. Where the work is a function of that module, they do.
         of_main = b"__main__" in pickle.dumps((function, prepare, arguments))
         context = get_context("loky_init_main" if of_main else "loky")
-        self.pool = ProcessPool(
+        self._pool = ProcessPool(
             max_workers=processes, context=context, initializer=_begin, initargs=(prepare, *arguments)
         )
         with without_ctrl_c():
-            assert self.pool.active  # it starts the threads that will start the processes
+            assert self._pool.active  # it starts the threads that will start the processes
 
-    def __enter__(self) -> "Guarded[Item, Result]":
+    def __enter__(self) -> "Pool":
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self.pool.close()  # type: ignore[no-untyped-call]
+        self.close(at_once=kind is not None)
+
+    def close(self, *, at_once: bool = False) -> None:
+        """End the processes; ``at_once``, whatever they are at."""
+        if at_once:
+            self._pool.stop()  # type: ignore[no-untyped-call]
         else:
-            self.pool.stop()  # type: ignore[no-untyped-call]
-        self.pool.join()
+            self._pool.close()  # type: ignore[no-untyped-call]
+        self._pool.join()
 
-    def schedule(self, items: Sequence[Item]) -> Iterator[Result | Failed]:
-        """Hand items over at once, as one chunk; going through what is returned waits for their results, in order.
+    def start(
+        self, function: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item], seconds: float
+    ) -> "Future[list[Result]]":
+        """Hand items over at once, as one chunk, for :meth:`collect`."""
+        future: Future[list[Result]] = self._pool.schedule(function, args=[items], timeout=seconds)
+        return future
 
-        Where the chunk fails, its items are tried again one by one.
-        """
-        return self._collect(items, self.pool.schedule(self.function, args=[items], timeout=self.seconds))
-
-    def _collect(self, chunk: Sequence[Item], future: "Future[list[Result]]") -> Iterator[Result | Failed]:
+    def collect(
+        self,
+        future: "Future[list[Result]]",
+        function: Callable[[Sequence[Item]], list[Result]],
+        items: Sequence[Item],
+        seconds: float,
+    ) -> Iterator[Result | Failed]:
+        """Wait for the results of a chunk, in order. Where it fails, its items are tried again one by one."""
         try:
             yield from future.result()
         except (TimeoutError, ProcessExpired) as error:
-            if len(chunk) == 1:
+            if len(items) == 1:
                 if isinstance(error, TimeoutError):
-                    yield Failed("too_slow", f"not done in {self.seconds:g} s")
+                    yield Failed("too_slow", f"not done in {seconds:g} s")
                 else:
                     yield Failed("crashed", "its process died")
                 return
-            again = [self.schedule([item]) for item in chunk]
+            again = [self.schedule(function, [item], seconds) for item in items]
             for alone in again:
                 yield from alone
+
+    def schedule(
+        self, function: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item], seconds: float
+    ) -> Iterator[Result | Failed]:
+        """Hand items over at once, as one chunk; going through what is returned waits for their results, in order."""
+        return self.collect(self.start(function, items, seconds), function, items, seconds)
 
 
 def guarded(
@@ -127,6 +155,7 @@ def guarded(
     arguments: tuple[Any, ...] = (),
     processes: int = 1,
     chunk: int = CHUNK,
+    pool: Pool | None = None,
 ) -> Generator[Result | Failed]:
     """The results of all items, in order.
 
@@ -147,21 +176,32 @@ def guarded(
         How many processes share the work, at most; no more are started than there are chunks.
     chunk
         Items handed to a process at a time.
+    pool
+        Processes that are there already, prepared for this work, and go on afterwards.
     """
     if not items:
         return
-    workers = max(1, min(processes, -(-len(items) // chunk)))
-    with Guarded(function, seconds=seconds, prepare=prepare, arguments=arguments, processes=workers) as pool:
-        waiting: deque[Iterator[Result | Failed]] = deque()
-        for at in range(0, len(items), chunk):
-            waiting.append(pool.schedule(items[at : at + chunk]))
-            if len(waiting) > AHEAD * workers:
-                yield from waiting.popleft()
-        while waiting:
-            yield from waiting.popleft()
+    workers = pool.processes if pool else max(1, min(processes, -(-len(items) // chunk)))
+    own = Pool(prepare, arguments, processes=workers, function=function) if pool is None else nullcontext(pool)
+    waiting: deque[tuple[Future[list[Result]], Sequence[Item]]] = deque()
+    with own as pool:
+        try:
+            for at in range(0, len(items), chunk):
+                part = items[at : at + chunk]
+                waiting.append((pool.start(function, part, seconds), part))
+                if len(waiting) > AHEAD * workers:
+                    future, part = waiting.popleft()
+                    yield from pool.collect(future, function, part, seconds)
+            while waiting:
+                future, part = waiting.popleft()
+                yield from pool.collect(future, function, part, seconds)
+        finally:
+            for future, _ in waiting:  # where nobody waits for the rest
+                future.cancel()
 
 
 def _begin(prepare: Callable[..., None], *arguments: Any) -> None:
     # Pebble's own handler would wait for the end of what hangs, and hold the other processes up for three seconds.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    follow_parent()
     prepare(*arguments)

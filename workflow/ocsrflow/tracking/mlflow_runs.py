@@ -17,7 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,12 +25,13 @@ from typing import Any
 
 from ..runtime.errors import UserError
 from ..runtime.files import read_json
-from .mlflow_store import Place, patiently, read_place
+from .mlflow_store import Place, patiently, read_place, sqlite_path
 
 # isort: split
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
 
 KEY = "ocsrflow.key"
@@ -80,6 +81,10 @@ def ensure(place: Place) -> None:
         Where the server cannot be reached, or the store cannot be made.
     """
     try:
+        path = sqlite_path(place.uri)
+        if path is not None and not path.is_file():
+            # Its own experiment 0 would point into the working directory, whose path MLflow puts into SQL as it is.
+            SqlAlchemyStore(place.uri, place.artifacts)
         client = MlflowClient(tracking_uri=place.uri)
         found = client.get_experiment_by_name(place.experiment)
         if found is None:
@@ -113,7 +118,8 @@ class Run:
         about = of_workflow(where.parent) if about is None else about
         # Two jobs may open a run at once: it must be made by one of them only.
         with open(where.with_suffix(".lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            with suppress(OSError):  # a file system without locks: at worst there are two runs
+                fcntl.flock(lock, fcntl.LOCK_EX)
             opened = self._find(identity.key) or self._make(identity, about)
         self.run_id: str = opened.info.run_id
         self.client.update_run(self.run_id, status="RUNNING")

@@ -1,6 +1,7 @@
 """Where MLflow keeps the runs, and how this package talks to it."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,7 +35,11 @@ class Place:
     @property
     def artifacts(self) -> str | None:
         """Where the files of runs lie; None where a server knows."""
-        return str((self.results / ARTIFACTS).resolve()) if self.uri.startswith("sqlite:") else None
+        if not self.uri.startswith("sqlite:"):
+            return None
+        folder = (self.results / ARTIFACTS).resolve()
+        # MLflow takes a path for an address, in which %, ? and # mean something else, and puts it into SQL as it is.
+        return str(folder) if re.fullmatch(r"[\w/ .,+@=~-]+", str(folder)) else folder.as_uri()
 
 
 def read_place(where: Path) -> Place:
@@ -50,7 +55,26 @@ def read_place(where: Path) -> Place:
         uri, experiment = str(found["uri"] or ""), str(found["experiment"])
     except (TypeError, KeyError):
         raise UserError(f"{where}: damaged, it does not say where to log; remove it and run the workflow") from None
-    return Place(uri or f"sqlite:///{where.parent / FILE}", experiment, where.parent, not uri)
+    return Place(uri or sqlite_uri(where.parent / FILE), experiment, where.parent, not uri)
+
+
+def sqlite_uri(path: Path) -> str:
+    """The address of an SQLite file for MLflow, in which a question mark would begin options.
+
+    Raises
+    ------
+    UserError
+        Where there is one in the path, and no way round it.
+    """
+    text = os.path.relpath(path) if "?" in str(path) else str(path)
+    if "?" in text:
+        raise UserError(f"{path}: MLflow takes no file with '?' in its path; start this in its folder, or rename that")
+    return f"sqlite:///{text}"
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file of an SQLite address; None for another kind of address."""
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri.startswith("sqlite:///") else None
 
 
 def write_place(where: Path, uri: str, experiment: str) -> None:

@@ -103,7 +103,7 @@ def _log(opened: Run, results: Path, named: str, key: str, name: str, config: Ma
         logged: Any = mlflow.pyfunc.log_model(
             name=name,
             python_model=str(HOME / "reader/mlflow_pyfunc.py"),
-            artifacts={"results": str(folder)},
+            artifacts={"results": folder.resolve().as_uri()},
             code_paths=[str(HOME)],
             signature=SIGNATURE,
             pip_requirements=["mlflow", *(f"{package}=={version(package)}" for package in NEEDED)],

@@ -50,7 +50,11 @@ class Engine:
             # Said of depthwise weights at every start; it concerns a few kilobytes.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             devices = [place.device] if place.cuda else None
-            self.network = DistributedDataParallel(self.reader, device_ids=devices, gradient_as_bucket_view=True)
+            # Batch statistics are not sent at every step: a step does not depend on them, and they are aligned before
+            # each validation.
+            self.network = DistributedDataParallel(
+                self.reader, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
         self.optimiser = _optimiser(reader, training)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimiser, lambda step: learning_rate_factor(step, steps, training)

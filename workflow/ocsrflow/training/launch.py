@@ -136,9 +136,10 @@ def _status(failures: "dict[int, ProcessFailure]") -> int:
     for rank, code in codes.items():
         # The others lose the connection and say so, which is no reason to be silent about the one that was killed.
         if code == -signal.SIGKILL or (code < 0 and code not in stopped and not told):
-            memory = code in (-signal.SIGKILL, -signal.SIGBUS)
-            raise UserError(
-                f"rank {rank} was killed by {signal.Signals(-code).name}"
-                + ("; it may have been out of memory: give the job more, or lower training.batch" if memory else "")
-            )
+            reasons = {
+                signal.SIGKILL: "it may have been out of memory: give the job more, or lower training.batch",
+                signal.SIGBUS: "shared memory (/dev/shm) or the disk may be full; enlarge it (docker run --shm-size)",
+            }
+            reason = f"; {reasons[signal.Signals(-code)]}" if -code in reasons else ""
+            raise UserError(f"rank {rank} was killed by {signal.Signals(-code).name}{reason}")
     return told[0] if told else STOPPED

@@ -335,7 +335,14 @@ class Loop:
         workers = max(1, self.threads // place.world)
         largest = math.ceil(risk.batch / place.world)
         batches = (share.positions for share in shares())
-        loader = Loader(self.packed, batches, largest, workers=workers if place.cuda else 0, pin=place.cuda)
+        loader = Loader(
+            self.packed,
+            batches,
+            largest,
+            workers=workers if place.cuda else 0,
+            pin=place.cuda,
+            setting="training.risk.batch",
+        )
         bar = progress(
             total=risk.steps, initial=done, what=f"{self.name}, minimum risk", unit="steps", shown=place.first
         )

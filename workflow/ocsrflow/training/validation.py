@@ -1,24 +1,32 @@
 """Validation during a training: teacher-forced loss and the scores of greedy reading."""
 
 import math
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 
-from ..chem.similarity import is_valid, tanimoto
+from ..chem.similarity import LIMIT
 from ..chem.tokenizer import decode
 from ..config.training import Training
 from ..network.batches import Loader
 from ..network.beam_search import search
 from ..network.model import Reader
 from ..pictures.packed_file import Packed
+from ..runtime.isolated import CHUNK, Failed, Pool, attempts
 from ..runtime.progress import progress
 from .process_group import Place
+from .rewards import Pair, Score, prepare, score
 
 
 def validate(reader: Reader, packed: Packed, training: Training, place: Place) -> dict[str, float]:
     """Score a network on the first pictures of the validation split; the processes share the work.
+
+    Texts are parsed in a process of their own meanwhile: what a network writes can hold RDKit up for minutes, or crash
+    it. Such a text counts as invalid, and a line on standard error says so.
 
     Returns
     -------
@@ -32,6 +40,8 @@ def validate(reader: Reader, packed: Packed, training: Training, place: Place) -
     """
     members = packed.members("validation")[: training.validation_size]
     totals = np.zeros(5)  # entropy, tokens, similarity, valid, pictures
+    work = partial(attempts, score)
+    waiting: list[tuple[Sequence[Pair], Iterator[Score | Failed]]] = []
     reader.eval()
     # As many parts for each process, since they talk between two; a last one may be empty.
     own = [
@@ -46,6 +56,7 @@ def validate(reader: Reader, packed: Packed, training: Training, place: Place) -
         torch.inference_mode(),
         reader.autocast(),
         progress(total=len(own), what="validating", unit="batches", shown=place.first, leave=False) as bar,
+        Pool(prepare) as pool,
     ):
         for part in own:
             place.heed()
@@ -58,15 +69,23 @@ def validate(reader: Reader, packed: Packed, training: Training, place: Place) -
             entropy = nn.functional.cross_entropy(scores.float(), targets, reduction="sum")
             found = search(reader.decoder, features, training.decode_length)
             texts = [decode(candidates[0].tokens) for candidates in found]
-            references = [decode(packed.tokens_of(at)) for at in batch.positions]
-            totals += [
-                float(entropy),
-                len(targets),
-                sum(map(tanimoto, texts, references)),
-                sum(map(is_valid, texts)),
-                len(texts),
-            ]
+            pairs = list(zip(texts, (decode(packed.tokens_of(at)) for at in batch.positions), strict=True))
+            for at in range(0, len(pairs), CHUNK):
+                chunk = pairs[at : at + CHUNK]
+                waiting.append((chunk, pool.schedule(work, chunk, LIMIT)))
+            totals += [float(entropy), len(targets), 0, 0, len(texts)]
             bar.update()
+        for chunk, scored in waiting:
+            for (text, _), found_or_failed in zip(chunk, scored, strict=True):
+                similarity, valid = _or_invalid(found_or_failed, text)
+                totals[2:4] += similarity, valid
     summed = place.total(torch.tensor(totals, device=place.device))
-    loss, tokens, similarity, valid, pictures = summed.cpu().tolist()
-    return {"loss": loss / tokens, "tanimoto": similarity / pictures, "validity": valid / pictures}
+    loss, tokens, similarities, valids, pictures = summed.cpu().tolist()
+    return {"loss": loss / tokens, "tanimoto": similarities / pictures, "validity": valids / pictures}
+
+
+def _or_invalid(result: Score | Failed, text: str) -> Score:
+    if isinstance(result, Failed):
+        print(f"validating: counted as invalid, {result}: {text}", file=sys.stderr, flush=True)
+        return 0.0, False
+    return result
