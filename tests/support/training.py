@@ -13,7 +13,14 @@ NETWORK = Network(
     encoder="shufflenet_v2_x0_5", pretrained="none", frozen_children=0, image_size=64, stride=16, grid=4, dim=32
 )
 TRAINING = Training(
-    batch=16, epochs=2, encoder_lr=2e-3, decoder_lr=5e-3, validation_size=8, decode_length=20, attention_penalty=0
+    batch=16,
+    epochs=2,
+    encoder_lr=2e-3,
+    decoder_lr=5e-3,
+    validation_size=8,
+    decode_length=20,
+    attention_penalty=0,
+    precision="float32",  # by default some processors compute in bfloat16, and what is compared is equal in part only
 )
 RISK = Risk(steps=6, batch=8, candidates=3, validate_every=4)
 WITH_RISK = TRAINING.model_copy(update={"risk": RISK, "epochs": 1})

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 from support.checkout import REPOSITORY
+from support.needs import need
 from support.servers import free_port, wait_for
-from test_tracking_server import postgres_programs
 
 SOCKETS = "/var/run/postgresql"
 NAME = "mlflow.example.org"
@@ -34,9 +34,9 @@ def commands() -> list[str]:
 @pytest.fixture
 def cluster() -> Iterator[list[str]]:
     """Debian's PostgreSQL, new: its socket where Debian has it, for those alone who are started with these words."""
-    programs = postgres_programs()
-    if programs is None or "postgres" not in {user.pw_name for user in pwd.getpwall()} or not Path(SOCKETS).is_dir():
-        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    programs = Path(need("initdb")).parent
+    if "postgres" not in {user.pw_name for user in pwd.getpwall()} or not Path(SOCKETS).is_dir():
+        pytest.skip("needs the user and the folder of Debian's PostgreSQL")
     if os.geteuid() != 0 or subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
         pytest.skip("needs root, who makes the role, and the right to mount")
     with tempfile.TemporaryDirectory(prefix="ocsrflow-pg-") as folder:

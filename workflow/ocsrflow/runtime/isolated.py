@@ -135,9 +135,9 @@ class Pool:
                 else:
                     yield Failed("crashed", "its process died")
                 return
-            again = [self.schedule(function, [item], seconds) for item in items]
-            for alone in again:
-                yield from alone
+            again = [(item, self.start(function, [item], seconds)) for item in items]
+            for item, alone in again:
+                yield from self.collect(alone, function, [item], seconds)
 
     def schedule(
         self, function: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item], seconds: float

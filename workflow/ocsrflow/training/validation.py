@@ -75,8 +75,8 @@ def validate(reader: Reader, packed: Packed, training: Training, place: Place) -
                 waiting.append((chunk, pool.schedule(work, chunk, LIMIT)))
             totals += [float(entropy), len(targets), 0, 0, len(texts)]
             bar.update()
-        for chunk, scored in waiting:
-            for (text, _), found_or_failed in zip(chunk, scored, strict=True):
+        for asked, scored in waiting:
+            for (text, _), found_or_failed in zip(asked, scored, strict=True):
                 similarity, valid = _or_invalid(found_or_failed, text)
                 totals[2:4] += similarity, valid
     summed = place.total(torch.tensor(totals, device=place.device))
