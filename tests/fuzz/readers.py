@@ -26,14 +26,13 @@ from ocsrflow.config.reading import Reading
 from ocsrflow.config.training import Training
 from ocsrflow.corpus.filter import filter_corpus
 from ocsrflow.corpus.picture_folder import UNREADABLE, PictureFolder
-from ocsrflow.depiction.plain import fit
 from ocsrflow.ensemble.calibrate import Calibration, confidence
 from ocsrflow.network.model import Reader as Net
 from ocsrflow.network.model import load_reader
 from ocsrflow.pictures.benchmark_set import benchmark_set
 from ocsrflow.pictures.pack import Places
 from ocsrflow.pictures.packed_file import SPLITS, TEXTS, Compressor, Packed, PackedWriter, create, write_chunk
-from ocsrflow.pictures.picture_files import load
+from ocsrflow.pictures.picture_files import load, load_supplied
 from ocsrflow.pictures.picture_store import PictureStore, picture_hash
 from ocsrflow.pictures.render import INDEX
 from ocsrflow.reader.ensemble_reader import Team
@@ -106,14 +105,14 @@ def own_picture(path: Path) -> None:
 
 def supplied_picture(path: Path) -> None:
     """A picture of the contest's form."""
-    found = fit(PictureFolder(path.parent).read(path.name), SMALL)
+    found = load_supplied(path, SMALL)
     assert found.shape == (32, 32, 1)
 
 
 def archive(path: Path) -> None:
     """A zip archive of pictures: all of it, both ways."""
     folder = PictureFolder(path)
-    ways = (lambda name: fit(folder.read(name), SMALL), lambda name: _opened(folder, name))
+    ways = (folder.read, lambda name: _opened(folder, name))
     _all(*(functools.partial(way, name) for name in sorted(folder.names()) for way in ways))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ocsrflow.chem.molecules import parse
+from ocsrflow.chem.molecules import canonical_text, parse, without_stereo
 from ocsrflow.chem.scores import EXACT, Score, _look_closer, _Pair, bootstrap, evaluate, wilson
 from ocsrflow.chem.similarity import tanimoto
 from rdkit import Chem, RDConfig
@@ -36,6 +36,26 @@ def test_the_four_exact_matches_differ_where_they_should() -> None:
     assert found["perfect"] == 0.75
 
 
+def test_isotopes_count_where_stereo_does_not() -> None:
+    cases = [
+        ("[13CH3]CO", "CCO", False),
+        ("[2H]C([2H])([2H])CO", "CCO", False),
+        ("[2H]O[2H]", "O", False),
+        ("C[C@H]([2H])O", "C[C@@H]([2H])O", True),  # a centre by an isotope alone
+        ("C[C@@H]([2H])O", "CCO", False),
+        ("[13CH3][C@@H](C)O", "CC([13CH3])O", True),
+        ("[13CH3]/C=C/C", "[13CH3]/C=C\\C", True),
+        ("[13CH3]/C=C/C", "C/C=C/C", False),
+        ("[235U]", "[238U]", False),
+        ("[H]/N=C(/C)CC", "CCC(C)=N", True),  # a hydrogen that is written for stereo alone
+        ("C[S@](=O)CC", "CCS(C)=O", True),
+    ]
+    pairs = [_Pair(*two, exact=False) for a, b, _ in cases for two in ((a, b), (b, a))]
+    found = [details.same[1] for details in _look_closer(pairs, 1, 10.0)]
+    assert found == [same for *_, same in cases for _ in range(2)]
+    assert values(["[13CH3]CO", "OC[13CH3]"], ["CCO", "[13CH3]CO"])["exact_no_stereo"] == 0.5
+
+
 def test_standard_inchi_joins_mobile_hydrogens() -> None:
     found = values(["Cc1cnc[nH]1"], ["Cc1c[nH]cn1"])
     assert found["exact_inchi"] == 1.0
@@ -46,6 +66,19 @@ def test_a_molecule_without_an_inchi_equals_none() -> None:
     found = values(["*CC", "C" * 1100], ["*CC", "C" * 1100])  # a wildcard; more atoms than InChI takes
     assert found["exact"] == found["exact_no_stereo"] == 1.0
     assert found["exact_inchi"] == 0.0
+
+
+def test_equal_molecules_without_a_bond_are_perfect() -> None:
+    found = values(["C", "[Cl-].[Na+]"], ["C", "[Na+].[Cl-]"])
+    assert (found["tanimoto"], found["perfect"], found["exact"]) == (1.0, 1.0, 1.0)
+    assert values(["C"], ["N"])["tanimoto"] == 0.0
+
+
+def test_a_name_after_a_smiles_makes_it_invalid_in_both_lists() -> None:
+    found = evaluate(["CCO ethanol", "CCO", "CCO"], ["CCO", "CCO ethanol", "CCO"])
+    assert found.dropped.tolist() == [1]
+    assert found.valid.tolist() == [False, True]
+    assert found.scores["exact"].value == 0.5
 
 
 def test_an_invalid_prediction_is_wrong_in_everything() -> None:
@@ -103,7 +136,7 @@ def plainly_same(prediction: str, reference: str) -> tuple[bool, ...]:
             (
                 Chem.MolToSmiles(molecule),
                 Chem.MolToSmiles(flat) if flat is not None else "",
-                Chem.MolToSmiles(molecule, isomericSmiles=False),
+                canonical_text(without_stereo(molecule)),
                 Chem.MolToInchi(molecule),
             )
         )

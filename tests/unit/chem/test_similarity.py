@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from ocsrflow.chem.similarity import Known, fingerprint, known
+from ocsrflow.chem.similarity import Known, known, remembered, tanimoto
 from ocsrflow.runtime.isolated import CHUNK, Failed, attempts, guarded
 from rdkit import Chem
 from support.data import GOLD, nci
@@ -27,7 +27,8 @@ def test_what_is_known_is_what_rdkit_says(processes: int) -> None:
         else:
             assert isinstance(own, Known)
             assert own.canonical == Chem.MolToSmiles(molecule)
-            assert own.fingerprint == Chem.RDKFingerprint(molecule) == fingerprint(text)
+            assert own == remembered(text)
+            assert own.fingerprint == Chem.RDKFingerprint(molecule)
     assert {text for text, own in found.items() if own is None} == {"", "C(C", "not a molecule"}
 
 
@@ -42,6 +43,23 @@ def test_spellings_of_a_molecule_have_one_fingerprint() -> None:
                 assert Chem.RDKFingerprint(other) == Chem.RDKFingerprint(molecule)
                 looked_at += 1
     assert looked_at > 250
+
+
+@pytest.mark.parametrize("text", ["C", "[Na+].[Cl-]", "O", "[13CH4]", "[H+]", "[Fe+2].[Cl-].[Cl-]", "CCO"])
+def test_the_same_molecules_have_similarity_1(text: str) -> None:
+    assert tanimoto(text, ".".join(reversed(text.split(".")))) == 1.0
+
+
+@pytest.mark.parametrize(("a", "b"), [("C", "[13CH4]"), ("[Na+].[Cl-]", "[K+].[Br-]"), ("O", "S"), ("C", "C(C")])
+def test_different_molecules_without_a_bond_have_similarity_0(a: str, b: str) -> None:
+    assert tanimoto(a, b) == tanimoto(b, a) == 0.0
+
+
+@pytest.mark.parametrize(
+    "text", ["CCO ethanol", " CCO", "CCO\tx", "CCO\nCCC", "CCO |$;;a$|", "CCO\x00C", "CCO\xa0", "\ufeffCCO", "ССО"]
+)
+def test_a_smiles_is_printable_ascii_without_spaces(text: str) -> None:
+    assert known(["CCO", text])[text] is None
 
 
 def test_nothing_is_known_of_no_texts() -> None:

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from ocsrflow.config.depiction import Depiction
 from ocsrflow.depiction import plain as images
-from ocsrflow.depiction.plain import draw, fit
+from ocsrflow.depiction.plain import draw
 from PIL import Image
 from pydantic import ValidationError
 from rdkit import Chem, RDConfig
@@ -134,8 +134,6 @@ def test_bgr_swaps_red_and_blue_of_drawn_colour_pictures_only() -> None:
     assert (picture != picture[..., ::-1]).any()
     grey = example(palette="black_and_white")
     np.testing.assert_array_equal(example(palette="black_and_white", channel_order="bgr"), grey)
-    supplied = Image.new("RGB", (64, 64), (10, 20, 30))
-    assert (fit(supplied, Depiction(size=64, channel_order="bgr")) == (10, 20, 30)).all()
 
 
 def test_black_and_white_is_one_channel_and_drops_nothing() -> None:

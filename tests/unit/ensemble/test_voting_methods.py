@@ -7,20 +7,15 @@ from collections.abc import Mapping, Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ocsrflow.chem.similarity import Known, fingerprint, tanimoto
+from ocsrflow.chem.similarity import Known, remembered, tanimoto
 from ocsrflow.ensemble.voting_methods import METHODS, Ballot, Pooled, oracle, pair_points, pair_vote, similarities, vote
-from rdkit import Chem
 
 NAN = math.nan
 
 
 def look(*texts: str) -> dict[str, Known | None]:
     """What RDKit makes of some texts, in this process."""
-    found = {}
-    for text in texts:
-        print_ = fingerprint(text)
-        found[text] = None if print_ is None else Known(Chem.MolToSmiles(Chem.MolFromSmiles(text)), print_)
-    return found
+    return {text: remembered(text) for text in texts}
 
 
 def decide(
@@ -78,10 +73,14 @@ def test_ties_go_to_the_earlier_member() -> None:
     assert vote(["CCN", "CCO"]).winner == 0
 
 
-def test_molecules_without_a_bond_are_similar_to_nothing_not_even_themselves() -> None:
-    # Three pairs of similarity 0 keep their order: 3 to 0 and 1, 2 to 0 and 2, 1 to 1 and 2.
-    found = vote(["CC", "C", "C"])
-    assert (found.winner, found.points) == (0, (5, 4, 3))
+@pytest.mark.parametrize(("text", "again"), [("C", "[CH4]"), ("[Na+].[Cl-]", "[Cl-].[Na+]"), ("[2H+]", "[2H+]")])
+def test_equal_molecules_without_a_bond_are_a_perfect_pair(text: str, again: str) -> None:
+    found = vote(["CC", text, again])
+    assert (found.winner, found.points) == (1, (0, 0, 0))
+    for method in METHODS:  # by agreement too, where a method goes by it
+        assert METHODS[method](Ballot((text, again), (-1.0, -1.0)), look(text, again)).agreement == 1.0
+    # Different ones are similar to nothing: three pairs of 0 keep their order.
+    assert vote(["[K+].[Br-]", text, "CC"]).points == (5, 4, 3)
 
 
 def plain_rule(similarity: Mapping[tuple[int, int], float], valid: Sequence[int], members: int) -> int:
@@ -117,7 +116,7 @@ def test_the_pair_rule_is_the_plain_one(data: st.DataObject, members: int) -> No
 def test_similarities_are_rdkits() -> None:
     texts = ["CCO", "CCN", "C(C", "CCO", "C", "OCC"]
     expected = [[tanimoto(a, b) for b in texts] for a in texts]
-    assert similarities([fingerprint(text) for text in texts]) == expected
+    assert similarities([remembered(text) for text in texts]) == expected
 
 
 # The others that pick an answer

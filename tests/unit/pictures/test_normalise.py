@@ -35,6 +35,24 @@ def test_what_the_renderer_drew_stays_as_it_is(depiction: Depiction) -> None:
     assert kept >= 0.98 * len(NCI[::60])
 
 
+@pytest.mark.parametrize("depiction", [GREY, Depiction(), Depiction(channel_order="bgr")], ids=["128", "300", "bgr"])
+def test_one_and_two_atoms_stay_as_rdkit_draws_them(depiction: Depiction) -> None:
+    texts = "O C N S [H+] [Na+] Cl [Fe+3] [He] CC C=C C#C N#N CO O=O [H][H] ClCl [Na+].[Cl-] [K+].[Br-] "
+    for text in (texts + "[13CH4] [2H]O[2H] C=O C#N [C-]#[O+] [Li]C [OH-].[Na+]").split():
+        picture = draw(Chem.MolFromSmiles(text), depiction)
+        rgb = picture[..., ::-1] if depiction.channel_order == "bgr" else picture
+        pixels = np.ascontiguousarray(np.broadcast_to(rgb, (*rgb.shape[:2], 3)))
+        np.testing.assert_array_equal(normalise(pixels, depiction), picture, text)
+
+
+@pytest.mark.parametrize("smiles", ["C1CCCCC1", "c1ccccc1O", "CCCCCCO", CHAIN])
+def test_what_is_small_in_the_frame_is_enlarged(smiles: str) -> None:
+    pixels = np.full((300, 300), 255, np.uint8)
+    pixels[90:210, 90:210] = draw(Chem.MolFromSmiles(smiles), Depiction(size=120, palette="black_and_white"))[..., 0]
+    top, bottom, left, right = extent(normalise(pixels, Depiction(palette="black_and_white")))
+    assert max(bottom - top, right - left) > 260
+
+
 def extent(picture: Picture) -> tuple[int, int, int, int]:
     inked = picture.min(axis=-1) < 128
     rows, columns = np.flatnonzero(inked.any(axis=1)), np.flatnonzero(inked.any(axis=0))

@@ -15,15 +15,19 @@ import pandas as pd
 import pytest
 from ocsrflow.chem.tokenizer import VOCABULARY, decode
 from ocsrflow.config.depiction import Depiction
-from ocsrflow.depiction.plain import draw, fit
+from ocsrflow.depiction.plain import draw
 from ocsrflow.network.batches import Loader
 from ocsrflow.pictures.pack import pack
 from ocsrflow.pictures.packed_file import SPLITS, Packed, create, fletcher32, frame_of, read_chunk
+from ocsrflow.pictures.picture_files import load, load_supplied
+from ocsrflow.pictures.redraw_distance import distance
 from ocsrflow.pictures.render import render
 from ocsrflow.runtime.errors import UserError
-from PIL import Image
+from PIL import Image, ImageOps
 from rdkit import Chem
 from support.data import make_dataset
+from support.drawings import sheet
+from test_picture_files import light_on_transparent, stored
 
 pytestmark = pytest.mark.usefixtures("drawn_here")
 
@@ -122,39 +126,86 @@ def test_what_cannot_be_drawn_is_counted_and_left_out(tmp_path: Path) -> None:
     assert pd.read_csv(tmp_path / "pack.csv").to_numpy().tolist() == [["not_drawn", 1, "C(C"]]
 
 
+def supplied(folder: Path, form: str = "folder") -> Path:
+    """Pictures of many kinds, each of the same drawing; two blank ones, and one that is none."""
+    place = folder / "png"
+    place.mkdir()
+    plain = sheet()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned to the right
+    grey = np.asarray(plain.convert("L"))
+    plain.save(place / "plain.png")
+    plain.transpose(Image.Transpose.ROTATE_90).save(place / "turned.jpg", quality=95, exif=exif)
+    light_on_transparent(plain).save(place / "transparent.png")
+    ImageOps.invert(plain).save(place / "inverted.png")
+    Image.fromarray(grey.astype(np.uint16) * 16).save(place / "twelve.png")  # 12 bits of 16
+    Image.fromarray(grey.astype(np.uint16) * 257).save(place / "sixteen.tif")
+    plain.quantize(16).save(place / "palette.gif")
+    Image.new("RGB", (90, 60), "white").save(place / "white.png")
+    Image.new("RGBA", (90, 60)).save(place / "clear.png")
+    (place / "broken.png").write_bytes(b"\x89PNG no")
+    if form == "folder":
+        return place
+    with zipfile.ZipFile(folder / "png.zip", "w") as archive:
+        for path in place.iterdir():
+            archive.write(path, path.name)
+    return folder / "png.zip"
+
+
 @pytest.mark.parametrize("form", ["folder", "zip"])
-def test_supplied_pictures_are_fitted_on_white(tmp_path: Path, form: str) -> None:
+def test_supplied_pictures_are_prepared_as_ones_own_are(tmp_path: Path, form: str) -> None:
+    place = supplied(tmp_path, form)
+    names = sorted(path.name for path in (tmp_path / "png").iterdir())
+    depiction = Depiction(size=64)
+    found = draw_shard(sample_table(tmp_path, ["C" * n for n in range(1, 11)], names), pictures=place)
+    refused = pd.read_csv(tmp_path / "render-0.csv")
+    assert dict(zip([names[cid - 1] for cid in refused["cid"]], refused["reason"], strict=True)) == {
+        "broken.png": "bad_picture",
+        "clear.png": "blank_picture",
+        "white.png": "blank_picture",
+    }
+    assert "broken.png" in refused["example"][0]
+    read = [name for cid, name in enumerate(names, 1) if cid not in refused["cid"].tolist()]
+    assert len(read) == len(found) == 7
+    plain = load(tmp_path / "png" / "plain.png", depiction)
+    for name, picture in zip(read, found, strict=True):
+        np.testing.assert_array_equal(picture, load(tmp_path / "png" / name, depiction), name)
+        assert distance(picture, plain) < 0.01, name
+    pack_shard(tmp_path, render_rejects=tmp_path)
+    assert len(Packed(tmp_path / "images.h5")) == 7
+    assert dict(pd.read_csv(tmp_path / "pack.csv")[["reason", "count"]].to_numpy()) == {
+        "blank_picture": 2,
+        "bad_picture": 1,
+    }
+
+
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+def test_supplied_pictures_in_the_frame_stay_pixel_for_pixel(tmp_path: Path, order: str) -> None:
+    """As the contest's do, 300 × 300 in RGB, with red and blue as they come; also where they do not fill the frame."""
+    smiles = ["O", "CC", "[Na+].[Cl-]", "CC(=O)Oc1ccccc1C(=O)O", "C" * 40]
     folder = tmp_path / "png"
     folder.mkdir()
-    same = Image.new("RGB", (64, 64), (10, 20, 30))
-    same.save(folder / "same.png")
-    wide = Image.new("RGBA", (128, 64), (0, 0, 0, 0))  # transparent: white
-    wide.paste((255, 0, 0, 255), (0, 0, 64, 64))
-    wide.save(folder / "wide.png")
-    (folder / "broken.png").write_bytes(b"\x89PNG no")
-    place = folder
-    if form == "zip":
-        place = tmp_path / "png.zip"
-        with zipfile.ZipFile(place, "w") as archive:
-            for path in folder.iterdir():
-                archive.write(path, path.name)
-    source = sample_table(tmp_path, ["C", "CC", "CCC"], ["same.png", "wide.png", "broken.png"])
-    first, second = draw_shard(source, pictures=place)
-    assert (first == (10, 20, 30)).all()
-    assert second[32, 10].tolist() == [255, 0, 0]
-    assert second[32, 50].tolist() == [255, 255, 255]
-    assert second[5, 10].tolist() == [255, 255, 255]
-    refused = pd.read_csv(tmp_path / "render-0.csv")
-    assert refused["reason"].tolist() == ["bad_picture"]
-    assert "broken.png" in refused["example"][0]
+    drawings = [draw(Chem.MolFromSmiles(text), Depiction(channel_order=order)) for text in smiles]
+    drawings[3] = np.roll(drawings[3], 20, axis=1)  # not centred
+    for cid, drawing in enumerate(drawings, 1):
+        Image.fromarray(drawing).save(folder / f"{cid}.png")
+    source = sample_table(tmp_path, smiles, [f"{cid}.png" for cid in range(1, 6)])
+    found = draw_shard(source, pictures=folder, depiction=Depiction(channel_order=order))
+    np.testing.assert_array_equal(found, drawings)
 
 
-def test_pictures_of_sixteen_bits_keep_their_greys() -> None:
-    grey = np.full((64, 64), 30_000, np.uint16)
-    grey[:32] = 65_535
-    picture = fit(Image.fromarray(grey), Depiction(size=64))
-    assert picture[0, 0].tolist() == [255] * 3
-    assert picture[63, 63].tolist() == [117] * 3
+def test_supplied_pictures_of_the_frames_size_are_put_upright_and_on_white(tmp_path: Path) -> None:
+    drawing = Image.fromarray(draw(Chem.MolFromSmiles("CC(=O)Oc1ccccc1C(=O)O"), Depiction()))
+    ImageOps.invert(drawing).save(tmp_path / "inverted.png")
+    for order in ("rgb", "bgr"):
+        depiction = Depiction(channel_order=order)
+        np.testing.assert_array_equal(load_supplied(stored(drawing), depiction), np.asarray(drawing))
+        inverted = load_supplied(tmp_path / "inverted.png", depiction)
+        assert np.median(inverted) == 255
+        assert distance(inverted, np.asarray(drawing)) < 0.01
+    grey = Depiction(palette="black_and_white")
+    assert load_supplied(stored(drawing), grey).shape == (300, 300, 1)
+    assert load_supplied(stored(drawing), grey).min() < 30  # a coloured label is black, as one's own would be
 
 
 def test_no_text_travels_with_a_picture(dataset: Path) -> None:

@@ -1,6 +1,8 @@
 """Pictures from anywhere: all kinds of files come out alike, and refusals are one clear line."""
 
 import io
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,6 +80,47 @@ def test_all_kinds_of_files_come_out_alike(kind: str, depiction: Depiction) -> N
     assert np.abs(found.astype(int) - plain).mean() < 3.5  # JPEG's dirt and a scan's noise
     assert distance(found, plain) < 0.01
     assert found[0].min() == 255  # white paper
+
+
+def png(levels: np.ndarray, bits: int, transparent: int) -> io.BytesIO:
+    """A PNG of whole numbers, (height, width) or (height, width, 3), one of which stands for transparency (tRNS)."""
+    height, width = levels.shape[:2]
+    shifts = np.arange(bits - 1, -1, -1)
+    rows = np.packbits((levels[..., None] >> shifts & 1).astype(np.uint8).reshape(height, -1), axis=1)
+    rgb = levels.ndim == 3
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, 2 if rgb else 0, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    colour = struct.pack(">H", transparent) * (3 if rgb else 1)
+    chunks = (chunk(b"IHDR", header), chunk(b"tRNS", colour), chunk(b"IDAT", pixels), chunk(b"IEND", b""))
+    return io.BytesIO(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
+@pytest.mark.parametrize("rgb", [False, True], ids=["grey", "rgb"])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_a_transparent_colour_of_a_png_is_white(bits: int, rgb: bool) -> None:
+    """Of any depth: a black drawing on black paper that is transparent shows; so does a white one on white."""
+    if rgb and bits < 8:
+        return  # there are no such PNGs
+    drawn = np.asarray(sheet().convert("L")) < 128
+    plain = load(stored(Image.fromarray(np.where(drawn, 0, 255).astype(np.uint8))), GREY)
+    most = 2**bits - 1
+    papers = {0: most, most: 0} | ({300: 0, 0x1234: 0x1300} if bits == 16 else {})
+    for paper, ink in papers.items():
+        levels = np.where(drawn, ink, paper)
+        found = load(png(np.repeat(levels[..., None], 3, -1) if rgb else levels, bits, paper), GREY)
+        assert distance(found, plain) < 0.01, paper
+
+
+def test_pictures_of_sixteen_bits_are_put_upright() -> None:
+    upright = grey_16_bit(sheet())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = stored(upright.transpose(Image.Transpose.ROTATE_90), "PNG", exif=exif)
+    np.testing.assert_array_equal(load(turned, GREY), load(stored(upright), GREY))
 
 
 def refusal(folder: Path, name: str, data: bytes) -> str:

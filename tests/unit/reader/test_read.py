@@ -16,12 +16,15 @@ import pandas as pd
 import pytest
 import torch
 from ocsrflow.chem.similarity import is_valid
-from ocsrflow.chem.tokenizer import tokenize
+from ocsrflow.chem.tokenizer import END, encode, tokenize
 from ocsrflow.config.reading import Reading
 from ocsrflow.ensemble.calibrate import Calibration, confidence, fit
 from ocsrflow.ensemble.choose import choose
 from ocsrflow.ensemble.vote import ensemble
 from ocsrflow.ensemble.voting_methods import Ballot, Decision, Pooled
+from ocsrflow.evaluation.score import score
+from ocsrflow.network.beam_search import Candidate
+from ocsrflow.network.model_reader import is_complete
 from ocsrflow.pictures.packed_file import Packed
 from ocsrflow.reader.ensemble_reader import Reply, Team
 from ocsrflow.reader.find_models import find_models
@@ -34,6 +37,7 @@ from ocsrflow.runtime.errors import UserError
 from ocsrflow.runtime.files import read_json, write_json
 from PIL import Image
 from rdkit import Chem
+from safetensors.torch import load_file, save_file
 from support.data import make_model
 from support.processes import hear_ctrl_c
 from support.waiting import PATIENCE, wait_until
@@ -94,6 +98,9 @@ def test_the_table_of_predictions_holds_together(results: Path, dataset: Path) -
         assert row.valid == is_valid(row.prediction)
         assert math.log(np.prod(row.token_probabilities.astype(float))) == pytest.approx(row.log_probability, abs=1e-3)
         assert len(row.token_probabilities) == len(tokenize(row.prediction)) + 1
+        # The models write texts of 10 tokens at most, their end included.
+        assert row.complete or len(row.token_probabilities) == 10
+        assert row.complete == row.candidate_complete[0]
         ranks = [(not is_valid(text), -value) for text, value in zip(texts, values, strict=True)]
         assert ranks == sorted(ranks)  # what RDKit parses comes first, then the likelier
     assert (rows["seconds"] > 0).all()
@@ -122,9 +129,11 @@ def test_a_team_answers_as_the_stages_do(results: Path, dataset: Path, method: s
     packed = Packed(dataset / "images.h5")
     team = Team(find_models([results]), method, Reading(beams=4), CPU)
     replies = team.read(packed.pictures(packed.members("test").tolist()))
+    assert all(reply.complete or reply.confidence == 0 for reply in replies)
     name = "both" if method == "pairs" else f"both.{method}"
     rows = pd.read_parquet(results / f"predictions/{name}.parquet")
     assert [reply.decision.text for reply in replies] == rows["prediction"].tolist()
+    assert [reply.complete for reply in replies] == rows["complete"].tolist()
     for column in ("agreement", "log_probability", "distance"):
         found = [getattr(reply.decision, column) for reply in replies]
         np.testing.assert_allclose(found, rows[column], atol=1e-3)
@@ -193,6 +202,63 @@ def test_json_has_more_and_sdf_has_molecules(results: Path, pictures: Path, tmp_
         assert molecule.GetProp("smiles") == rows[name]["smiles"]
         assert molecule.GetDoubleProp("confidence") == rows[name]["confidence"]
         assert Chem.MolToSmiles(molecule) == Chem.CanonSmiles(rows[name]["smiles"])
+
+
+def never_ending(model: Path, folder: Path, end: float) -> Path:
+    """A model that finds the end of a text more likely, or less, by a number of nats, and carbon likely else."""
+    shutil.copytree(model, folder)
+    weights = load_file(folder / "weights.safetensors")
+    for key in weights:
+        if key.endswith("output.bias"):
+            weights[key][END] += end
+            weights[key][encode("C")[0]] += 20
+    save_file(weights, folder / "weights.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("grammar", [True, False])
+def test_answers_that_are_cut_off_are_marked(
+    results: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], grammar: bool
+) -> None:
+    """A model that would write carbons for ever, and one that ends by itself."""
+    out = tmp_path / "o.csv"
+    for end, complete in ((-20.0, False), (60.0, True)):
+        model = never_ending(results / "models/first", tmp_path / f"models{end}" / "one", end)
+        predict([pictures], models=[model], out=out, grammar=grammar, beams=1)
+        for row in read(out):
+            assert row["complete"] == str(complete).lower()
+            assert float(row["confidence"]) == 0 or complete
+            assert row["valid"] == "true" or complete  # cut off, it looks like a molecule
+        told = "answers were cut off at the longest text" in capsys.readouterr().err
+        assert told is not complete
+
+
+def test_a_text_of_the_greatest_length_may_have_ended_by_itself() -> None:
+    sure = [0.9] * 12
+    assert is_complete(Candidate([7] * 11, -1.0, sure), 12)
+    assert is_complete(Candidate([7] * 11, -9.0, [*sure[:-1], 0.1]), 13)
+    assert not is_complete(Candidate([7] * 11, -9.0, [*sure[:-1], 0.1]), 12)  # the end was forced
+    assert not is_complete(Candidate([7] * 11, -9.0, [*sure[:-3], 0.01, 0.9, 0.9]), 12)  # a bracket was
+    assert not is_complete(Candidate([7] * 12, -1.0, sure), 12)  # it has no end
+
+
+def test_what_is_cut_off_has_no_confidence_and_teaches_none() -> None:
+    rows = pd.DataFrame(
+        {"log_probability": [-0.1, -1.0, -9.0, -0.1], "valid": True, "complete": [True, True, True, False]}
+    )
+    learnt = fit(rows, np.array([True, True, False, False]))
+    assert learnt.coefficients == fit(rows[:3], np.array([True, True, False])).coefficients
+    found = confidence(rows, learnt)
+    assert found[3] == 0 < found[2] < found[0]
+
+
+def test_a_score_counts_what_was_cut_off(results: Path, tmp_path: Path) -> None:
+    rows = pd.read_parquet(results / "predictions/first.parquet")
+    rows["complete"] = [number > 1 for number in range(len(rows))]
+    rows.to_parquet(tmp_path / "p.parquet", index=False)
+    facts, out = results / "predictions/first.json", tmp_path / "o.json"
+    score(tmp_path / "p.parquet", facts=facts, test_set="t", out=out, images=tmp_path / "o.parquet")
+    assert read_json(out)["cut_off"] == 2
 
 
 def copied(results: Path, folder: Path, **changed: Any) -> Path:
@@ -296,7 +362,7 @@ def test_sdf_has_the_smiles_as_it_is(tmp_path: Path) -> None:
     write_answers(tmp_path / "o.sdf", [Answer("a.png", reply), Answer("slow.png", refused)])
     (molecule,) = Chem.SDMolSupplier(str(tmp_path / "o.sdf"))
     numbers = {"confidence": 0.75, "log_probability": -0.5, "agreement": 1.0, "distance": 0.1}
-    assert molecule.GetPropsAsDict() == {"smiles": smiles, "valid": "true"} | numbers
+    assert molecule.GetPropsAsDict() == {"smiles": smiles, "valid": "true", "complete": "true"} | numbers
 
 
 def test_models_are_found_from_any_folder(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

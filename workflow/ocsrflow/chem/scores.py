@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rdkit import Chem, DataStructs
+from rdkit import Chem
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula, CalcNumRings
 
 from ..runtime.isolated import Failed, attempts, guarded
 from ..runtime.progress import progress
-from .molecules import canonical, parse
-from .similarity import LIMIT, Known, known_or_failed, limit_memory
+from .molecules import canonical, canonical_text, parse, without_stereo
+from .similarity import LIMIT, Known, known_or_failed, known_similarity, limit_memory
 
 BOOTSTRAPS = 1000
 DRAWS = 1_000_000  # of the bootstrap at a time, for its memory
@@ -117,9 +117,9 @@ def evaluate(
     Returns
     -------
     Scores by name: ``tanimoto`` (mean, bootstrap interval), and as shares with Wilson intervals ``exact`` (RDKit
-    canonical isomeric SMILES equal), ``exact_no_cis_trans`` (``/`` and ``\`` deleted first), ``exact_no_stereo``,
-    ``exact_inchi`` (standard InChI equal; false where RDKit gives none), ``validity`` (RDKit parses the prediction),
-    ``perfect`` (Tanimoto 1).
+    canonical isomeric SMILES equal), ``exact_no_cis_trans`` (``/`` and ``\`` deleted first), ``exact_no_stereo``
+    (stereo removed, isotopes kept), ``exact_inchi`` (standard InChI equal; false where RDKit gives none), ``validity``
+    (RDKit parses the prediction), ``perfect`` (Tanimoto 1).
 
     Groups of pictures by their references, rows of {group, images, tanimoto, exact, validity} for those that occur:
     ``length`` of the SMILES as written, ten characters a bin; ``stereo`` that it specifies; ``rings``, RDKit's count
@@ -172,8 +172,7 @@ def _pair(prediction: str, reference: str, parsed: dict[str, Known]) -> _Pair:
 def _similarity(pair: _Pair, parsed: dict[str, Known]) -> float:
     if pair.prediction is None:
         return 0.0
-    a, b = parsed[pair.prediction].fingerprint, parsed[pair.reference].fingerprint
-    return float(DataStructs.TanimotoSimilarity(a, b))
+    return known_similarity(parsed[pair.prediction], parsed[pair.reference])
 
 
 def _look_closer(pairs: Sequence[_Pair], processes: int, seconds: float) -> list[_Details]:
@@ -217,7 +216,7 @@ def _same(pair: _Pair, reference: Chem.Mol) -> tuple[bool, bool, bool]:
     assert prediction is not None
     if CalcMolFormula(prediction) != CalcMolFormula(reference):
         return no_cis_trans, False, False
-    no_stereo = len({Chem.MolToSmiles(molecule, isomericSmiles=False) for molecule in (prediction, reference)}) == 1
+    no_stereo = len({canonical_text(without_stereo(molecule)) for molecule in (prediction, reference)}) == 1
     text = Chem.MolToInchi(reference)
     return no_cis_trans, no_stereo, bool(text) and Chem.MolToInchi(prediction) == text
 

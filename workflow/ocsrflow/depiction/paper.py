@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from ..pictures.highlights import without_highlights
 from .plain import Picture
 
 BLANK = 0.12  # darkest ink, of 1, of a picture that has nothing on it
@@ -15,8 +16,12 @@ SAME = 0.85  # of the lightness around: what is darker is no paper in weaker lig
 LEAST = 0.02  # lightness, of 1, that paper has at least
 
 
+class BlankError(ValueError):
+    """Nothing is drawn on a picture."""
+
+
 def dark_on_white(pixels: Picture, channels: int) -> Picture:
-    """The drawing dark on white, light on dark inverted and uneven light evened out.
+    """The drawing dark on white: light on dark inverted, highlights taken out, uneven light evened out.
 
     Parameters
     ----------
@@ -31,15 +36,18 @@ def dark_on_white(pixels: Picture, channels: int) -> Picture:
 
     Raises
     ------
-    ValueError
+    BlankError
         Where all of the picture has nearly the same colour.
     """
     lightness = pixels if pixels.ndim == 2 else np.asarray(Image.fromarray(pixels).convert("L"))
     counts = histogram(lightness)
     lowest = darkest(pixels)
     if int(np.flatnonzero(counts)[-1]) - int(lowest.min()) <= BLANK * 255:
-        raise ValueError(NOTHING)
+        raise BlankError(NOTHING)
     inverted = _is_light_on_dark(counts)
+    if pixels.ndim == 3:
+        cleaned = 255 - without_highlights(255 - pixels) if inverted else without_highlights(pixels)
+        pixels, lowest = cleaned, darkest(cleaned)
     if channels == 1:
         drawing = 255 - lightest(pixels) if inverted else lowest
     else:

@@ -1,4 +1,4 @@
-"""Pictures of molecules as arrays: drawn by RDKit, or fitted from any picture."""
+"""Pictures of molecules as arrays, drawn by RDKit."""
 
 import functools
 import math
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyspng
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from rdkit import Chem
 from rdkit.Chem import Draw
 from rdkit.Chem.Draw import rdMolDraw2D
@@ -181,19 +181,3 @@ def _near_an_inner_edge(picture: Picture, window: Window) -> bool:
     edges = [picture[:height, width - clear : width]] * (width < size)
     edges += [picture[height - clear : height, :width]] * (height < size)
     return any(edge.tobytes().strip(b"\xff") for edge in edges)  # much faster than the minimum of a narrow strip
-
-
-def fit(image: Image.Image, depiction: Depiction) -> Picture:
-    """Any picture on white, scaled to fit the frame and centred: (size, size, channels) uint8."""
-    if image.mode == "F":
-        raise ValueError("a picture of floating-point numbers, whose white is unknown")
-    if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip to 8
-        image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).clip(0, 255).round().astype(np.uint8))
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    white.alpha_composite(image)
-    size = (depiction.size, depiction.size)
-    if white.size != size:
-        white = ImageOps.pad(white, size, Image.Resampling.LANCZOS, color="white")
-    array = np.asarray(white.convert("RGB" if depiction.channels == 3 else "L"))
-    return array.reshape(*size, depiction.channels)

@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from rdkit import DataStructs
 
 from ..chem.scores import wilson
-from ..chem.similarity import known
+from ..chem.similarity import known, known_similarity
 from ..reading.prediction_tables import with_distances
 from ..runtime.errors import UserError
 from ..runtime.files import write_json
@@ -82,15 +81,15 @@ def fit(rows: pd.DataFrame, exact: NDArray[np.bool_]) -> Calibration:
     Parameters
     ----------
     rows
-        Predictions with references: valid, and as far as there are any log_probability (natural logarithm),
-        agreement in [0, 1] and distance in [0, 1].
+        Predictions with references: valid, complete (if known), and as far as there are any log_probability (natural
+        logarithm), agreement in [0, 1] and distance in [0, 1].
     exact
         Whether each is exactly right (pictures,).
     """
     # Here, since scikit-learn takes a second to import, and confidences are computed without it.
     from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 
-    valid = rows["valid"].to_numpy(bool)
+    valid = _usable(rows)
     used = [name for name in WORST if name in rows and rows.loc[valid, name].notna().any()]
     right = [*exact[valid].tolist(), True, False]
     share = float(exact.mean()) if len(exact) else 0.0
@@ -114,12 +113,12 @@ def fit(rows: pd.DataFrame, exact: NDArray[np.bool_]) -> Calibration:
 
 
 def confidence(rows: pd.DataFrame, calibration: Calibration) -> Floats:
-    """Probability that each prediction is exactly right, in [0, 1]; 0 where RDKit does not parse it.
+    """Probability that each prediction is exactly right, in [0, 1]; 0 where RDKit does not parse it, or it was cut off.
 
     Parameters
     ----------
     rows
-        Predictions: valid, and the columns that the calibration was learnt with.
+        Predictions: valid, complete (if known), and the columns that the calibration was learnt with.
     calibration
         Learnt from the same reader's predictions of other pictures.
 
@@ -135,7 +134,13 @@ def confidence(rows: pd.DataFrame, calibration: Calibration) -> Floats:
     standardised = (seen - np.array(calibration.means)) / np.array(calibration.scales)
     logits = calibration.intercept + standardised @ np.array(calibration.coefficients)
     # The logistic function, by a function that does not overflow.
-    return np.where(rows["valid"].to_numpy(bool), (1 + np.tanh(logits / 2)) / 2, 0.0)
+    return np.where(_usable(rows), (1 + np.tanh(logits / 2)) / 2, 0.0)
+
+
+def _usable(rows: pd.DataFrame) -> NDArray[np.bool_]:
+    """Whether each prediction can be right at all: RDKit parses it, and it was not cut off at the greatest length."""
+    usable = rows["valid"].to_numpy(bool)
+    return usable & rows["complete"].to_numpy(bool) if "complete" in rows else usable
 
 
 def _features(rows: pd.DataFrame, names: list[str]) -> Floats:
@@ -233,11 +238,8 @@ def calibrate(predictions: Path, *, out: Path, redrawn: Path | None = None, proc
     pairs = [(molecules[a], molecules[b]) for a, b in zip(rows["prediction"], rows["reference"], strict=True)]
     exact = np.array([a is not None and b is not None and a.canonical == b.canonical for a, b in pairs])
     calibration = fit(rows, exact)
-    similarity = [
-        DataStructs.TanimotoSimilarity(a.fingerprint, b.fingerprint) if a is not None and b is not None else 0.0
-        for a, b in pairs
-    ]
-    write_json(out, {**calibration.to_json(), "tanimoto": float(np.mean(similarity))})
+    mean = float(np.mean([known_similarity(a, b) for a, b in pairs]))
+    write_json(out, {**calibration.to_json(), "tanimoto": mean})
     area = auroc(confidence(rows, calibration), exact)
     by = ", ".join(calibration.features) or "their share alone"
     told = "" if area is None else f", area under the ROC curve on them {area:.3f}"

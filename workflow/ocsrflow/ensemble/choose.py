@@ -13,9 +13,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from rdkit import DataStructs
 
-from ..chem.similarity import known
+from ..chem.similarity import known, known_similarities
 from ..reading.prediction_tables import read_predictions
 from ..runtime.errors import UserError
 from ..runtime.files import write_json
@@ -126,9 +125,9 @@ def look(tables: Sequence[pd.DataFrame], *, processes: int = 1, what: str = "tex
     scores = np.zeros(valid.shape)
     for picture, i in enumerate(used):
         right = molecules[references[i]]
-        read = [found.fingerprint for text in rows[i] if (found := molecules[text]) is not None]
+        read = [found for text in rows[i] if (found := molecules[text]) is not None]
         if right is not None and read:
-            scores[picture, valid[picture]] = DataStructs.BulkTanimotoSimilarity(right.fingerprint, read)
+            scores[picture, valid[picture]] = known_similarities(right, read)
     return Answers(similarity, valid, scores)
 
 

@@ -1,6 +1,7 @@
 """Stage ``vote``: models decide together about every picture, by :mod:`ocsrflow.ensemble.voting_methods`."""
 
 import hashlib
+import itertools
 import math
 import statistics
 import time
@@ -14,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from rdkit import Chem
 
-from ..chem.molecules import parse
+from ..chem.molecules import canonical_text, parse
 from ..chem.similarity import Known, known
 from ..config.methods import MethodName
 from ..reading.prediction_tables import read_beside, read_predictions
@@ -55,10 +56,11 @@ def ensemble(
         Where the files go: NAME.parquet and NAME.json of the pair rule, NAME.METHOD.parquet and NAME.METHOD.json of the
         other methods and of the oracle, which takes the best member of each picture. The Parquet files have cid, id,
         reference, prediction, agreement (mean Tanimoto similarity with the members' answers), log_probability (natural
-        logarithm; mean over the members where it is known), distance (of its drawing from the picture), valid, and
-        winner (first member whose answer it is, or nothing). The JSON files have the members, the mean similarity of
-        every pair (valid predictions only), the pictures that each member won, and the seconds per image: the members
-        one after the other, what the method needs besides, and the vote with the parsing of the texts.
+        logarithm; mean over the members where it is known), distance (of its drawing from the picture), valid, complete
+        (a member ended the text by itself), and winner (first member whose answer it is, or nothing). The JSON files
+        have the members, the mean similarity of every pair (valid predictions only), the pictures that each member won,
+        and the seconds per image: the members one after the other, what the method needs besides, and the vote with the
+        parsing of the texts.
     methods
         Methods of :mod:`ocsrflow.ensemble.voting_methods`; without it the pair rule.
     choice
@@ -240,7 +242,7 @@ def vote_seconds(method: str, ballots: Sequence[Ballot], molecules: Molecules) -
 
 def _parsed(text: str) -> Known | None:
     molecule = parse(text)
-    return None if molecule is None else Known(Chem.MolToSmiles(molecule), Chem.RDKFingerprint(molecule))
+    return None if molecule is None else Known(canonical_text(molecule), Chem.RDKFingerprint(molecule))
 
 
 def pair_matrix(similarity: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -259,6 +261,19 @@ def pair_matrix(similarity: NDArray[np.float64], valid: NDArray[np.bool_]) -> ND
     return matrix
 
 
+def _complete_texts(members: list[Member]) -> list[set[str]]:
+    """Of each picture the texts that a member ended by itself; all of a member that does not say which."""
+    found: list[set[str]] = [set() for _ in range(len(members[0].rows))]
+    for rows in (member.rows for member in members):
+        if "candidate_complete" in rows:
+            for own, texts, ended in zip(found, rows["candidates"], rows["candidate_complete"], strict=True):
+                own.update(itertools.compress(texts, ended))
+        else:
+            for own, text in zip(found, rows["prediction"], strict=True):
+                own.add(text)
+    return found
+
+
 class _Output:
     """The files of an ensemble, of each method."""
 
@@ -266,6 +281,7 @@ class _Output:
         self, folder: Path, name: str, members: list[Member], ballots: list[Ballot], molecules: Molecules
     ) -> None:
         self.folder, self.name, self.members, self.molecules = folder, name, members, molecules
+        self.complete = _complete_texts(members)
         self.pairs = pair_matrix(*similarity_of_answers([ballot.answers for ballot in ballots], molecules)).tolist()
 
     def write(self, method: str, decisions: list[Decision], *, besides: float, vote: float) -> None:
@@ -274,6 +290,7 @@ class _Output:
         names = [member.name for member in self.members]
         first = self.members[0].rows
         rows = first[[column for column in ("cid", "id", "reference") if column in first]].assign(
+            complete=[d.text in own for d, own in zip(decisions, self.complete, strict=True)],
             prediction=[d.text for d in decisions],
             agreement=[d.agreement for d in decisions],
             log_probability=[d.log_probability for d in decisions],

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from rdkit import DataStructs
 
-from ..chem.similarity import Known, fingerprint
+from ..chem.similarity import Known, known_similarities, known_similarity, remembered
 
 Molecules = Mapping[str, Known | None]  # of every text of a ballot; None where RDKit cannot parse it
 Similarity = Sequence[Sequence[float]]  # Tanimoto similarity of every two members' answers; 0 with an invalid one
@@ -61,18 +60,17 @@ class Vote:
 Method = Callable[[Ballot, Molecules], Decision]
 
 
-def similarities(prints: Sequence[DataStructs.ExplicitBitVect | None]) -> list[list[float]]:
-    """Tanimoto similarity of every two fingerprints; 0 with one that is None.
+def similarities(answers: Sequence[Known | None]) -> list[list[float]]:
+    """Tanimoto similarity of every two answers; 0 with one that is None.
 
-    Members mostly agree, so each different object is compared once.
+    Members mostly agree, so each different molecule is compared once.
     """
-    different = {id(print_): print_ for print_ in prints if print_ is not None}
+    different = {own.canonical: own for own in answers if own is not None}
     others = list(different.values())
-    rows = {
-        key: dict(zip(different, DataStructs.BulkTanimotoSimilarity(print_, others), strict=True))
-        for key, print_ in different.items()
-    }
-    return [[rows[id(a)][id(b)] if a is not None and b is not None else 0.0 for b in prints] for a in prints]
+    rows = {text: dict(zip(different, known_similarities(own, others), strict=True)) for text, own in different.items()}
+    return [
+        [rows[a.canonical][b.canonical] if a is not None and b is not None else 0.0 for b in answers] for a in answers
+    ]
 
 
 def similarity_of_answers(
@@ -92,9 +90,9 @@ def similarity_of_answers(
     Tanimoto similarities (pictures, members, members), 0 with an invalid answer; whether each is valid
     (pictures, members).
     """
-    prints = [[_print(molecules[text]) for text in row] for row in answers]
-    valid = [[print_ is not None for print_ in row] for row in prints]
-    return np.array([similarities(row) for row in prints]), np.array(valid, dtype=bool)
+    found = [[molecules[text] for text in row] for row in answers]
+    valid = [[own is not None for own in row] for row in found]
+    return np.array([similarities(row) for row in found]), np.array(valid, dtype=bool)
 
 
 def pair_points(similarity: dict[tuple[int, int], float], members: int) -> tuple[int, ...]:
@@ -141,20 +139,19 @@ def pair_vote(similarity: Similarity, valid: Sequence[int]) -> Vote:
 
 def vote(predictions: list[str]) -> Vote:
     """The pair rule for one picture, from one SMILES of each member."""
-    prints = [fingerprint(text) for text in predictions]
-    return pair_vote(similarities(prints), [i for i, print_ in enumerate(prints) if print_ is not None])
+    found = [remembered(text) for text in predictions]
+    return pair_vote(similarities(found), [i for i, own in enumerate(found) if own is not None])
 
 
 def pairs(ballot: Ballot, molecules: Molecules) -> Decision:
     """The pair rule of the slides."""
-    prints = [_print(molecules[text]) for text in ballot.answers]
-    found = pair_vote(similarities(prints), _valid(ballot, molecules))
+    found = pair_vote(similarities([molecules[text] for text in ballot.answers]), _valid(ballot, molecules))
     return _answer(ballot, molecules, found.winner, found.points)
 
 
 def medoid(ballot: Ballot, molecules: Molecules) -> Decision:
     """The valid answer most similar to the other answers, by the sum of its Tanimoto similarities to them."""
-    similarity = similarities([_print(molecules[text]) for text in ballot.answers])
+    similarity = similarities([molecules[text] for text in ballot.answers])
     # Sums rounded once, so that those of the same numbers in another order are equal and tie.
     total = [math.fsum(value for j, value in enumerate(row) if j != i) for i, row in enumerate(similarity)]
     return _answer(ballot, molecules, max(_valid(ballot, molecules), key=lambda i: total[i], default=0))
@@ -211,8 +208,7 @@ def oracle(ballot: Ballot, reference: str, molecules: Molecules) -> Decision:
         found = molecules[ballot.answers[i]]
         if found is None or right is None:
             return 0.0, False, found is not None
-        similarity = DataStructs.TanimotoSimilarity(found.fingerprint, right.fingerprint)
-        return similarity, found.canonical == right.canonical, True
+        return known_similarity(found, right), found.canonical == right.canonical, True
 
     return _answer(ballot, molecules, max(range(len(ballot.answers)), key=worth))
 
@@ -267,19 +263,15 @@ def _pooled(ballot: Ballot, molecules: Molecules, pooled: _Molecule) -> Decision
 
 
 def _agreement(ballot: Ballot, molecules: Molecules, text: str) -> float:
-    chosen = _print(molecules[text])
+    chosen = molecules[text]
     if chosen is None:
         return 0.0
-    others = [print_ for answer in ballot.answers if (print_ := _print(molecules[answer])) is not None]
-    return math.fsum(DataStructs.BulkTanimotoSimilarity(chosen, others)) / len(ballot.answers)
+    others = [own for answer in ballot.answers if (own := molecules[answer]) is not None]
+    return math.fsum(known_similarities(chosen, others)) / len(ballot.answers)
 
 
 def _valid(ballot: Ballot, molecules: Molecules) -> list[int]:
     return [i for i, text in enumerate(ballot.answers) if molecules[text] is not None]
-
-
-def _print(known: Known | None) -> DataStructs.ExplicitBitVect | None:
-    return None if known is None else known.fingerprint
 
 
 def _canonical(known: Known | None) -> str:

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rdkit import DataStructs
 
-from ..chem.similarity import known
+from ..chem.similarity import known, known_similarities
 from ..pictures.packed_file import Packed
 from ..runtime.errors import UserError
 from ..runtime.files import whole, write_json
@@ -61,13 +60,13 @@ def constant(
     source = Packed(candidates) if candidates else packed
     texts = source.text("smiles", source.members("train")[:CANDIDATES])
     molecules = known([*references[:PICTURES], *texts], processes=processes, what="parsing")
-    seen = [found.fingerprint for text in references[:PICTURES] if (found := molecules[text]) is not None]
-    tried = {text: found.fingerprint for text in texts if (found := molecules[text]) is not None}
+    seen = [found for text in references[:PICTURES] if (found := molecules[text]) is not None]
+    tried = {text: found for text in texts if (found := molecules[text]) is not None}
     if not seen or not tried:
         raise UserError(f"{data}: no constant answer without a reference and a candidate that RDKit parses")
     means = {
-        text: float(np.mean(DataStructs.BulkTanimotoSimilarity(print_, seen)))
-        for text, print_ in progress(tried.items(), total=len(tried), what="best constant answer", unit="candidates")
+        text: float(np.mean(known_similarities(molecule, seen)))
+        for text, molecule in progress(tried.items(), total=len(tried), what="best constant answer", unit="candidates")
     }
     answer = max(means, key=means.__getitem__)
     with whole(out) as part:

@@ -38,9 +38,9 @@ def score(
     test_set
         Name of the test set.
     out
-        JSON file: the facts; ``validation_tanimoto``, from the calibration; every score with its 95 % interval, for all
-        pictures and for groups of them; and how well each sign of trust goes with being right (``trust``: its area
-        under the ROC curve, and a calibration curve).
+        JSON file: the facts; ``cut_off``, how many answers were cut off; ``validation_tanimoto``, from the calibration;
+        every score with its 95 % interval, for all pictures and for groups of them; and how well each sign of trust
+        goes with being right (``trust``: its area under the ROC curve, and a calibration curve).
     images
         Parquet file, a row a picture: cid, id, reference, tanimoto, exact, valid, and the signs of trust there are.
     redrawn
@@ -76,6 +76,7 @@ def score(
             "test_set": test_set,
             "images": len(found.used),
             "dropped_references": found.dropped_references,
+            "cut_off": int((~used["complete"].astype(bool)).sum()) if "complete" in used else 0,
             "scores": {name: asdict(value) for name, value in found.scores.items()},
             "groups": {
                 kind: [{key: asdict(v) if hasattr(v, "low") else v for key, v in row.items()} for row in groups]

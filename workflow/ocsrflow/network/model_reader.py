@@ -18,6 +18,7 @@ from .beam_search import Candidate, attend, search
 from .model import Reader
 from .precision import warn_if_slow
 
+LAST, LIKELY = 10, 0.5  # tokens at the end of a text that has the greatest length, and how likely each one is
 WARM_UP = 5  # pictures read before the clock counts
 
 Answer = TypeVar("Answer")
@@ -93,6 +94,17 @@ def best_first(candidates: Sequence[Candidate], parsed: Callable[[str], bool]) -
     for candidate in candidates:  # two token rows may spell one text: the likelier one stands for it
         texts.setdefault(decode(candidate.tokens), candidate)
     return sorted(texts.items(), key=lambda item: (not parsed(item[0]), -item[1].log_probability))
+
+
+def is_complete(candidate: Candidate, longest: int) -> bool:
+    """Whether the network ended a text by itself, and was not cut off at ``longest`` tokens, its end included.
+
+    Without a grammar such a text has no end. With one it is as long as it can be, and was made to close what was open
+    and to end: somewhere at its end the network would rather have gone on.
+    """
+    if not candidate.ended:
+        return False
+    return len(candidate.token_probabilities) < longest or min(candidate.token_probabilities[-LAST:]) >= LIKELY
 
 
 def timed(

@@ -18,7 +18,7 @@ from ..corpus.picture_folder import FORMATS, LONGEST_SIDE, MOST_PIXELS, too_larg
 from ..depiction.plain import Picture
 from ..runtime.csv_tables import FORMULA
 from ..runtime.errors import UserError, system_error, visible
-from .normalise import normalise
+from .normalise import in_frame, normalise
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".gif", ".webp", ".bmp")
 KINDS = "PNG, JPEG, TIFF, GIF, WebP, BMP"
@@ -120,6 +120,19 @@ def load(source: Path | BinaryIO, depiction: Depiction, name: str | None = None)
     return normalise(read_pixels(source, name), depiction)
 
 
+def load_supplied(source: Path | BinaryIO, depiction: Depiction, name: str | None = None) -> Picture:
+    """A picture of a data set's own, from a file: as :func:`load` makes it, but one in the frame stays pixel for pixel.
+
+    In the frame are the contest's pictures, at the size of the depiction: see
+    :func:`ocsrflow.pictures.normalise.in_frame`. Colours stay in the order in which they come, that of the depiction.
+    """
+    pixels = read_pixels(source, name)
+    if in_frame(pixels, depiction):
+        return pixels[..., : depiction.channels]
+    swapped = depiction.channels == 3 and depiction.channel_order == "bgr"
+    return normalise(pixels[..., ::-1] if swapped else pixels, depiction)
+
+
 def read_pixels(source: Path | BinaryIO, name: str | None = None) -> NDArray[np.uint8]:
     """A picture from a file: (height, width, 3) uint8 RGB, upright and on white.
 
@@ -181,12 +194,13 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
     """(height, width, 3) RGB of an opened image, upright and on white; decoded here, when its size is known."""
     if too_large(image):
         raise _TooLarge
+    colour = _transparent_colour(image)
     image.load()
-    if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: whatever is brightest is white
-        levels = np.asarray(image).astype(np.float32)
-        brightest = float(np.nanmax(levels))
-        image = Image.fromarray((np.nan_to_num(levels) * (255 / max(brightest, 1e-9))).clip(0, 255).astype(np.uint8))
+    if colour is not None:
+        image.info["transparency"] = colour
     image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _eight_bits(image)
     factor = int(np.ceil(np.sqrt(image.width * image.height / KEPT_PIXELS)))
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -197,6 +211,33 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode == "RGBA":
         image = _opaque(image)
     return np.asarray(image.convert("RGB"))
+
+
+def _transparent_colour(image: Image.Image) -> int | tuple[int, ...] | None:
+    """The colour that stands for transparency in a PNG that is not decoded yet; None where there is none.
+
+    On the scale on which Pillow gives the pixels, while it gives the colour as it is in the file.
+    """
+    colour = image.info.get("transparency")
+    tiles = getattr(image, "tile", None)
+    if image.format != "PNG" or not isinstance(colour, int | tuple) or not tiles:
+        return None
+    stored = tiles[0].args
+    if stored == "RGB;16B" and isinstance(colour, tuple):
+        return tuple(value >> 8 for value in colour)
+    factor = {"L;2": 85, "L;4": 17}.get(str(stored), 1)
+    return colour * factor if isinstance(colour, int) else colour
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """A picture of more bits, or of floating-point numbers, in 8 bits: whatever is brightest is white."""
+    levels = np.asarray(image).astype(np.float32)
+    brightest = float(np.nanmax(levels))
+    grey = Image.fromarray((np.nan_to_num(levels) * (255 / max(brightest, 1e-9))).clip(0, 255).astype(np.uint8))
+    colour = image.info.get("transparency")
+    if colour is None:
+        return grey
+    return Image.merge("LA", (grey, Image.fromarray((levels != colour).astype(np.uint8) * 255)))
 
 
 def _opaque(image: Image.Image) -> Image.Image:

@@ -14,14 +14,16 @@ import rdkit
 
 from ..chem.molecules import parse
 from ..config.depiction import Depiction
-from ..corpus.picture_folder import PictureFolder
-from ..depiction.plain import draw, fit
+from ..corpus.picture_folder import UNREADABLE, PictureFolder
+from ..depiction.paper import BlankError
+from ..depiction.plain import Picture, draw
 from ..runtime.csv_tables import write_csv
 from ..runtime.errors import UserError
 from ..runtime.files import whole
 from ..runtime.isolated import Failed, guarded
 from ..runtime.progress import progress
 from .packed_file import Compressor, create, drawings_of, write_chunk
+from .picture_files import load_supplied
 from .picture_store import NewFile, PictureStore, picture_hash, shard_of, style
 from .varied import draw_varied
 
@@ -87,7 +89,8 @@ def render(
     drawings
         Drawings of each training molecule, each in a style of its own; molecules of other splits have one.
     depiction
-        How to draw; supplied pictures are fitted to its size and palette.
+        How to draw; supplied pictures are brought to its frame as
+        :func:`ocsrflow.pictures.picture_files.load_supplied` says.
     time_limit
         Seconds after which the drawing of one molecule is given up. Some are drawn together first, with this limit for
         all of them; where it is passed, each one has it for itself.
@@ -172,9 +175,7 @@ def _write(
                 plain += result.plain
                 digest.update(result.chunk)
             else:
-                supplied = picture.supplied is not None
-                reason = result.reason if isinstance(result, Failed) else "bad_picture" if supplied else "not_drawn"
-                refused.append((picture.cid, reason, f"{picture.smiles}: {result}"))
+                refused.append((picture.cid, _reason(picture, result), f"{picture.smiles}: {result}"))
         images.resize(len(written), axis=0)
         hashes = np.array([picture_hash(p.cid, p.smiles, p.drawing) for p in written], dtype=np.uint64)
         file["cid"] = np.array([picture.cid for picture in written], dtype=np.int64)
@@ -183,6 +184,14 @@ def _write(
     digest.update(hashes.tobytes())
     new.digest = digest.hexdigest() if written else None
     return written, plain
+
+
+def _reason(picture: Wanted, failure: ValueError | Failed) -> str:
+    if isinstance(failure, Failed):
+        return failure.reason
+    if picture.supplied is None:
+        return "not_drawn"
+    return "blank_picture" if isinstance(failure, BlankError) else "bad_picture"
 
 
 class _Painter:
@@ -195,7 +204,7 @@ class _Painter:
 
     def draw(self, wanted: Wanted) -> Drawn:
         if self.folder is not None:
-            return Drawn(self.compressor.chunk(fit(self.folder.read(str(wanted.supplied)), self.depiction)), False)
+            return Drawn(self.compressor.chunk(self._supplied(self.folder, str(wanted.supplied))), False)
         parsed = parse(wanted.smiles)
         if parsed is None:
             raise ValueError("RDKit cannot parse it")
@@ -203,6 +212,15 @@ class _Painter:
             return Drawn(self.compressor.chunk(draw(parsed, self.depiction, wanted.cid)), False)
         picture, plain = draw_varied(parsed, self.depiction, wanted.cid, wanted.drawing)
         return Drawn(self.compressor.chunk(picture), plain)
+
+    def _supplied(self, folder: PictureFolder, name: str) -> Picture:
+        try:
+            with folder.open(name) as source:
+                return load_supplied(source, self.depiction, name)
+        except BlankError:
+            raise
+        except UNREADABLE as error:
+            raise ValueError(f"picture {name!r} cannot be read: {' '.join(str(error).split())}") from None
 
 
 _painter: _Painter

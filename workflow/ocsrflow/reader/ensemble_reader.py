@@ -21,7 +21,7 @@ from ..ensemble.calibrate import confidence as confidences
 from ..ensemble.voting_methods import METHODS, Ballot, Decision, Pooled
 from ..network.beam_search import likelihood
 from ..network.model import load_reader
-from ..network.model_reader import Eye, best_first
+from ..network.model_reader import Eye, best_first, is_complete
 from ..pictures.redraw_distance import fits
 from ..runtime.errors import UserError
 from ..runtime.files import read_json
@@ -37,6 +37,7 @@ class Reply:
     confidence: float  # that the answer is exactly right, in [0, 1]
     candidates: list[tuple[str, float]]  # what they had in mind, with the mean log-probability, likeliest first
     members: dict[str, str]  # the answer of each
+    complete: bool = True  # a model ended the text by itself; else the confidence is 0
 
 
 class Team:
@@ -123,11 +124,20 @@ class Team:
         in_mind = [[(text, c.log_probability) for text, c in own] for own in ranked[0]]
         if len(self.eyes) > 1:
             in_mind = [_likeliest(ballot) for ballot in ballots]
-        sure = self._confidences(decisions, valid, ballots)
+        complete = [
+            any(
+                t == d.text and is_complete(c, eye.longest)
+                for eye, own in zip(self.eyes, read, strict=True)
+                for t, c in own
+            )
+            for d, read in zip(decisions, zip(*ranked, strict=True), strict=True)
+        ]
+        usable = [ok and whole for ok, whole in zip(valid, complete, strict=True)]
+        sure = self._confidences(decisions, usable, ballots)
         return [
-            Reply(decision, ok, confidence, candidates, dict(zip(self.names, ballot.answers, strict=True)))
-            for decision, ok, confidence, candidates, ballot in zip(
-                decisions, valid, sure, in_mind, ballots, strict=True
+            Reply(decision, ok, confidence, candidates, dict(zip(self.names, ballot.answers, strict=True)), whole)
+            for decision, ok, confidence, candidates, ballot, whole in zip(
+                decisions, valid, sure, in_mind, ballots, complete, strict=True
             )
         ]
 
@@ -152,13 +162,16 @@ class Team:
     def _distances(self, pictures: list[Picture], texts: list[list[str]]) -> list[list[float]]:
         return fits(pictures, texts, self.depiction, processes=self.processes)
 
-    def _confidences(self, decisions: list[Decision], valid: list[bool], ballots: list[Ballot]) -> list[float]:
-        """By the calibration of all together; or else the mean of what each model alone would be trusted with."""
+    def _confidences(self, decisions: list[Decision], usable: list[bool], ballots: list[Ballot]) -> list[float]:
+        """By the calibration of all together, or else the mean of what each model alone would be trusted with.
+
+        0 for what is not ``usable``: no molecule, or cut off.
+        """
         rows = pd.DataFrame(
             {
                 "log_probability": [d.log_probability for d in decisions],
                 "distance": [d.distance for d in decisions],
-                "valid": valid,
+                "valid": usable,
             }
         )
         if len(self.calibrations) == 1 and self.calibrations[0]:

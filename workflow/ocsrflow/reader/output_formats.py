@@ -16,7 +16,7 @@ from ..runtime.files import whole, write_json
 from .ensemble_reader import Reply
 
 FORMS = (".csv", ".json", ".sdf")
-COLUMNS = ("id", "smiles", "confidence", "log_probability", "agreement", "distance", "valid", "error")
+COLUMNS = ("id", "smiles", "confidence", "log_probability", "agreement", "distance", "valid", "complete", "error")
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ def _row(answer: Answer) -> dict[str, Any]:
         "agreement": round(found.agreement, 4) if len(reply.members) > 1 else None,
         "distance": None if math.isnan(found.distance) else round(found.distance, 4),
         "valid": reply.valid,
+        "complete": reply.complete,
         "error": "",
     }
 

@@ -55,8 +55,9 @@ def predict(
     out
         Output, whose name ends in .csv, .json or .sdf: for each picture its file name (id), SMILES, confidence (the
         probability that the SMILES is exactly right), log-probability (natural logarithm), agreement (mean Tanimoto
-        similarity with what each model read), distance (of a drawing of the SMILES from the picture, 0 to 1), and an
-        error where it could not be read.
+        similarity with what each model read), distance (of a drawing of the SMILES from the picture, 0 to 1), whether
+        it is valid (RDKit parses it) and complete (not cut off at the model's longest text; else its confidence is 0),
+        and an error where it could not be read.
     models
         Folder of a trained model (results/models/NAME), given again for each of several that answer together; or one
         file of an ensemble's members (results/ensembles/NAME.json); or a folder of results, which means its only
@@ -118,6 +119,8 @@ def predict(
             write_answers(out, answers)
         if 0 < len(answers) < len(found):
             print(f"{len(answers)} of {len(found)} pictures were read; these are in {out}", file=sys.stderr)
+    if cut_off := sum(answer.reply is not None and not answer.reply.complete for answer in answers):
+        print(f"{cut_off} answers were cut off at the longest text: confidence 0 (column complete)", file=sys.stderr)
     refused = [answer for answer in answers if answer.reply is None]
     for answer in refused:
         print(f"{answer.id}: {answer.error}", file=sys.stderr)

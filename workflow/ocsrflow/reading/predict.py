@@ -15,7 +15,7 @@ from ..config.reading import Reading
 from ..network.batches import Loader
 from ..network.beam_search import Candidate
 from ..network.model import load_reader
-from ..network.model_reader import Eye, best_first, timed
+from ..network.model_reader import Eye, best_first, is_complete, timed
 from ..pictures.packed_file import Packed
 from ..runtime.files import whole, write_json
 from ..runtime.gpu_lease import device_of, take
@@ -49,8 +49,11 @@ def predict_set(
     out
         Parquet file, a row a picture: cid, id, reference, prediction, log_probability (natural logarithm, of the whole
         text with its end), token_probabilities (of each token given those before; the last is the end's), valid (RDKit
-        parses it), candidates and candidate_log_probabilities (those that RDKit parses first, then by probability; the
-        prediction is the first), seconds (an equal share of those of its batch).
+        parses it), complete (it was not cut off at the greatest length, see
+        :func:`ocsrflow.network.model_reader.is_complete`), candidates, candidate_log_probabilities and
+        candidate_complete (those
+        that RDKit parses first, then by probability; the prediction is the first), seconds (an equal share of those of
+        its batch).
     facts
         JSON file: the model, its seconds per image (one at a time, median, warm) and images per second (batched).
     reading
@@ -94,7 +97,7 @@ def predict_set(
         seconds, before = (time.perf_counter() - before) / len(candidates), time.perf_counter()
         found.update((at, (those, seconds)) for at, those in zip(pictures.positions, candidates, strict=True))
     batched = len(members) / (time.perf_counter() - began)
-    rows, hopeless = _table([found[int(at)] for at in members], threads)
+    rows, hopeless = _table([found[int(at)] for at in members], eye.longest, threads)
     rows.insert(0, "cid", packed.cid[members])
     rows.insert(1, "id", packed.ids(members))
     rows.insert(2, "reference", packed.text("smiles", members))
@@ -116,7 +119,7 @@ def predict_set(
     )
 
 
-def _table(found: list[tuple[list[Candidate], float]], processes: int) -> tuple[pd.DataFrame, set[str]]:
+def _table(found: list[tuple[list[Candidate], float]], longest: int, processes: int) -> tuple[pd.DataFrame, set[str]]:
     """The rows of the table, and the texts that RDKit does not parse."""
     texts = {decode(candidate.tokens) for candidates, _ in found for candidate in candidates}
     molecules = known(texts, processes=processes, what="parsing the candidates")
@@ -124,14 +127,17 @@ def _table(found: list[tuple[list[Candidate], float]], processes: int) -> tuple[
     for candidates, seconds in found:
         ordered = best_first(candidates, lambda text: molecules[text] is not None)
         prediction, best = ordered[0]
+        complete = [is_complete(candidate, longest) for _, candidate in ordered]
         rows.append(
             {
                 "prediction": prediction,
                 "log_probability": best.log_probability,
                 "token_probabilities": np.array(best.token_probabilities, np.float32),
                 "valid": molecules[prediction] is not None,
+                "complete": complete[0],
                 "candidates": [text for text, _ in ordered],
                 "candidate_log_probabilities": [candidate.log_probability for _, candidate in ordered],
+                "candidate_complete": complete,
                 "seconds": seconds,
             }
         )

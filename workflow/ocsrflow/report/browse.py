@@ -95,9 +95,7 @@ def browse(
     sets = [_hashed(path, names[path]) for path in paths]
     picked = np.unique(np.linspace(0, len(data) - 1, min(molecules, len(data))).round().astype(np.int64))
     characters, texts = _read_smiles(data, picked, name)
-    rows = pd.DataFrame(
-        {"split": pd.Categorical.from_codes(data.split.astype(np.int64), list(SPLITS)), "length": characters}
-    )
+    rows = pd.DataFrame({"split": pd.Categorical(np.array(SPLITS)[data.split], list(SPLITS)), "length": characters})
     overlaps, leaks = _overlaps(sets)
     tokens = _count_tokens(data)
     drawn, refused = _chemistry(texts, name)

@@ -13,7 +13,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDepictor, rdFMCS
 from rdkit.Chem.Draw import rdMolDraw2D
 
-from ..chem.molecules import parse
+from ..chem.molecules import canonical_text, parse
 from ..chem.tokenizer import tokenize
 from ..pictures.packed_file import Packed
 from .html import data_uri, png_uri, small_png
@@ -163,7 +163,7 @@ def draw_difference(prediction: str, reference: str) -> tuple[str, str, str]:
     read, wanted = parse(prediction), parse(reference)
     if read is None or wanted is None:
         return _draw(read), _draw(wanted), ""
-    if Chem.MolToSmiles(read) == Chem.MolToSmiles(wanted):
+    if canonical_text(read) == canonical_text(wanted):
         return _draw(read), _draw(wanted), ""
     found = rdFMCS.FindMCS([read, wanted], timeout=SECONDS, ringMatchesRingOnly=True)
     common = Chem.MolFromSmarts(found.smartsString) if found.numAtoms else None
@@ -195,7 +195,7 @@ def _place_alike(molecule: Chem.Mol, like: Chem.Mol, pairs: list[tuple[int, int]
         shown = Chem.MolFromMolBlock(Chem.MolToMolBlock(molecule))
     except (ValueError, RuntimeError):
         shown = None
-    if shown is None or Chem.MolToSmiles(shown) != Chem.MolToSmiles(molecule) or _torn(molecule):
+    if shown is None or canonical_text(shown) != canonical_text(molecule) or _torn(molecule):
         rdDepictor.Compute2DCoords(molecule)
 
 

@@ -9,9 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from types import TracebackType
 
-from rdkit import DataStructs
-
-from ..chem.similarity import LIMIT, RECENT, Known, known_alone, limit_memory
+from ..chem.similarity import LIMIT, RECENT, Known, known_alone, known_similarity, limit_memory
 from ..config.risk import Reward
 from ..runtime.isolated import CHUNK, Failed, Guarded, attempts
 from ..runtime.parent_watch import follow_parent
@@ -33,9 +31,7 @@ def reward(kind: Reward, pair: Pair) -> float:
     text, right = map(_known, pair)
     if text is None or right is None:
         return 0.0
-    if text.canonical == right.canonical:
-        return 1.0
-    return float(DataStructs.TanimotoSimilarity(text.fingerprint, right.fingerprint)) if kind == "tanimoto" else 0.0
+    return known_similarity(text, right) if kind == "tanimoto" else float(text.canonical == right.canonical)
 
 
 @lru_cache(maxsize=RECENT)
