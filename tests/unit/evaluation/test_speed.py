@@ -84,6 +84,15 @@ def test_too_few_gpus_are_told_and_no_error(
     assert found["device"] is None
 
 
+FAILING = """
+import os, sys
+if "clocked_training" in sys.orig_argv and "launch" not in sys.orig_argv:  # a process of the launcher
+    with open(sys.orig_argv[-1].replace(".json", "-1.json"), "w") as file:
+        file.write('{"not_measured": "memory"}')
+    os._exit(1)
+"""
+
+
 def test_too_little_memory_is_a_result(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def step(*_: object) -> None:  # as the engine does; memory of a GPU cannot be had here
         raise UserError("out of GPU memory with 16 pictures on a GPU")
@@ -98,10 +107,9 @@ def test_too_little_memory_is_a_result(dataset: Path, tmp_path: Path, monkeypatc
         "not_measured": "out of GPU memory with 16 pictures on a GPU",
     }
     # The launcher's status says that the processes failed, and the stage takes their word.
-    worker = "import sys; open(sys.argv[2].replace('.json', '-1.json'), 'w').write('{\"not_measured\": \"memory\"}')"
-    (tmp_path / "failing.py").write_text(f"{worker}; sys.exit(1)")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    assert speed_training._measured(["--gpus", 0, "failing"]) == {"not_measured": "memory"}
+    (tmp_path / "sitecustomize.py").write_text(FAILING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    assert speed_training._measured(["--gpus", 0, "--", "clocked_training"]) == {"not_measured": "memory"}
 
 
 def test_a_slow_machine_does_fewer_steps(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
