@@ -79,7 +79,7 @@ def test_the_recipe_for_a_server(cluster: list[str], tmp_path: Path) -> None:
         with open(tmp_path / f"{kind}.log", "wb") as log:
             server = subprocess.Popen(words, cwd=tmp_path, env=env, stdout=log, stderr=log, start_new_session=True)
         try:
-            wait_for(f"http://127.0.0.1:{port}/health", server)
+            wait_for(f"http://127.0.0.1:{port}/health", server, tmp_path / f"{kind}.log")
             here, there = f"127.0.0.1:{port}", f"https://{NAME}"
             for name, host, origin in (
                 ("local address", here, f"http://{here}"),
