@@ -64,6 +64,7 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
     """Run the command line, by default that of this process, and leave the process."""
     name, *rest = (sys.argv[1:] if words is None else list(words)) or ["--help"]
     if name in ("--help", "-h"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # who reads it may leave
         print(overview())
         sys.exit(0)
     if name not in COMMANDS:

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from ..pictures.highlights import without_highlights
+from .highlights import without_highlights
 from .plain import Picture
 
 BLANK = 0.12  # darkest ink, of 1, of a picture that has nothing on it

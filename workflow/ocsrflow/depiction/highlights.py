@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..depiction.plain import Picture
+from .plain import Picture
 
 SAMPLES = 100  # rows and columns that are looked at for the paper
 FLAT = 8  # levels by which paper of one colour may differ

@@ -6,8 +6,8 @@ import random
 import numpy as np
 import pytest
 from ocsrflow.config.depiction import Depiction
+from ocsrflow.depiction.highlights import without_highlights
 from ocsrflow.depiction.plain import Picture
-from ocsrflow.pictures.highlights import without_highlights
 from ocsrflow.pictures.normalise import normalise
 from ocsrflow.pictures.redraw_distance import distance
 from PIL import Image
