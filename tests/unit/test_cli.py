@@ -9,7 +9,6 @@ from support.waiting import PATIENCE
 
 STAGE = """
 import sys, time
-from support.waiting import PATIENCE
 from ocsrflow.cli import run
 from ocsrflow.errors import UserError
 

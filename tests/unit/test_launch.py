@@ -13,6 +13,7 @@ import pytest
 from ocsrflow.errors import UserError
 from ocsrflow.gpus import Lease
 from ocsrflow.launch import launch
+from support.processes import python_path
 from support.waiting import PATIENCE, wait_until
 
 WORKER = """
@@ -63,7 +64,7 @@ class Run:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            env={**os.environ, "PATH": path, "TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(folder)},
+            env={**os.environ, "PATH": path, "TMPDIR": str(folder / "tmp"), "PYTHONPATH": python_path(folder)},
         )
         self.started.append(self)
 

@@ -14,6 +14,7 @@ from ocsrflow.settings.reading import Reading
 from ocsrflow.settings.training import Training
 from ocsrflow.side_by_side import SideBySide
 from support.data import TINY, make_model
+from support.processes import python_path
 
 TRAINING = Training(batch=16, decode_length=10)
 
@@ -99,7 +100,7 @@ def test_too_little_memory_is_a_result(dataset: Path, tmp_path: Path, monkeypatc
     # The launcher's status says that the processes failed, and the stage takes their word.
     worker = "import sys; open(sys.argv[2].replace('.json', '-1.json'), 'w').write('{\"not_measured\": \"memory\"}')"
     (tmp_path / "failing.py").write_text(f"{worker}; sys.exit(1)")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", python_path(tmp_path))
     assert speed_training._measured(["--gpus", 0, "failing"]) == {"not_measured": "memory"}
 
 
