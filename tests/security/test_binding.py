@@ -12,6 +12,7 @@ import psutil
 import pytest
 import yaml
 from support.checkout import REPOSITORY
+from support.processes import python_path
 from support.servers import end_server, free_port, start_server
 from support.waiting import PATIENCE, wait_until
 
@@ -41,7 +42,7 @@ def test_the_processes_of_a_training_listen_to_this_machine_alone(tmp_path: Path
     start = "import sys; from ocsrflow.training import launch; launch.PROGRAM = ('-m',); "
     words = ["-c", start + "launch.launch('worker', sys.argv[1], gpus=0, processes=2)", str(tmp_path)]
     (tmp_path / "tmp").mkdir()
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "TMPDIR": str(tmp_path / "tmp")}
+    environment = {**os.environ, "PYTHONPATH": python_path(tmp_path), "TMPDIR": str(tmp_path / "tmp")}
     launcher = subprocess.Popen([sys.executable, *words], env=environment)
     try:
         wait_until(lambda: len(list(tmp_path.glob("joined*"))) == 2 or launcher.poll() is not None, "two processes")

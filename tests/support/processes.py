@@ -1,7 +1,9 @@
 """Processes that tests start."""
 
+import os
 import signal
 from collections.abc import Iterable
+from pathlib import Path
 
 import psutil
 
@@ -35,3 +37,8 @@ def _read(path: str) -> str:
 def hear_ctrl_c() -> None:
     """Called in a process about to be started: one in the background of a shell is deaf to SIGINT otherwise."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def python_path(folder: Path) -> str:
+    """``PYTHONPATH`` with one folder more, before those that are there."""
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))

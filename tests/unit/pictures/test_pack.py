@@ -16,10 +16,11 @@ import hdf5plugin  # noqa: F401  (registers the zstd filter, as any reader of th
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from ocsrflow.chem.tokenizer import VOCABULARY, decode
 from ocsrflow.config.depiction import Depiction
 from ocsrflow.depiction.plain import draw
-from ocsrflow.network.batches import Loader
+from ocsrflow.network.batches import Loader, Part
 from ocsrflow.pictures.pack import pack
 from ocsrflow.pictures.packed_file import SPLITS, Packed, create, fletcher32, frame_of, read_chunk
 from ocsrflow.pictures.picture_files import load, load_supplied
@@ -292,6 +293,30 @@ def test_a_batch_is_whole_until_two_more_are_taken(dataset: Path, workers: int) 
                 np.testing.assert_array_equal(some.pictures.numpy(), packed.pictures(some.positions))
         last = batch
     assert number == 39
+
+
+def test_parts_are_pinned_into_one_batch_in_whatever_order_they_come(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = Packed(dataset / "images.h5")
+    real = torch.empty_like
+    monkeypatch.setattr(torch, "empty_like", lambda like, pin_memory: real(like))  # no GPU to pin memory for
+    positions = [np.arange(9), np.arange(5, 10)]
+    pictures = Loader(packed, positions, 9, workers=3, pin=False)._pictures
+    items = [pictures[item] for item in pictures.items(positions)]
+    assert len(items) == 6
+    for part in (items[i] for i in (4, 1, 2, 0, 5, 3)):
+        assert isinstance(part, Part)
+        assert part.pin_memory() is part
+    for slot in pictures.slots:
+        slot.zero_()
+    for number, first in enumerate((items[0], items[3])):
+        assert isinstance(first, Part)
+        assert first.texts is not None
+        batch = pictures.batch(number, first.texts)
+        np.testing.assert_array_equal(batch.pictures.numpy(), packed.pictures(batch.positions))
+        assert sorted(batch.positions) == positions[number].tolist()
+    assert pictures.pinned == {}
 
 
 @pytest.mark.parametrize("workers", [1, 8])
