@@ -35,7 +35,7 @@ from ocsrflow.pictures.packed_file import SPLITS, TEXTS, Compressor, Packed, Pac
 from ocsrflow.pictures.picture_files import load, load_supplied
 from ocsrflow.pictures.picture_store import PictureStore, picture_hash
 from ocsrflow.pictures.render import INDEX
-from ocsrflow.reader.ensemble_reader import Team
+from ocsrflow.reader.ensemble_reader import EnsembleReader
 from ocsrflow.reader.find_models import find_models
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.training.checkpoints import Checkpoints
@@ -167,7 +167,7 @@ def description(path: Path) -> None:
         folder.mkdir(parents=True)
         shutil.copy(path, folder / "model.json")
         (folder / "weights.safetensors").symlink_to(tiny_model() / "weights.safetensors")
-        Team(find_models([folder]), "pairs", Reading(), torch.device("cpu"))
+        EnsembleReader(find_models([folder]), "pairs", Reading(), torch.device("cpu"))
 
 
 def calibration(path: Path) -> None:
@@ -178,7 +178,7 @@ def calibration(path: Path) -> None:
         (results / "calibration").mkdir()
         (results / "models/tiny").symlink_to(tiny_model())
         shutil.copy(path, results / "calibration/tiny.json")
-        team = Team(find_models([results / "models/tiny"]), "pairs", Reading(), torch.device("cpu"))
+        team = EnsembleReader(find_models([results / "models/tiny"]), "pairs", Reading(), torch.device("cpu"))
         rows = pd.DataFrame({"log_probability": [-1.0], "distance": [0.5], "valid": [True]})
         assert 0 <= confidence(rows, team.calibrations[0])[0] <= 1
 

@@ -20,7 +20,7 @@ WORKER = """
 import pathlib, sys, time
 from ocsrflow.training.process_group import join
 place = join(2)
-assert place.everybodys(place.rank) == [0, 1]
+assert place.all_gather(place.rank) == [0, 1]
 pathlib.Path(sys.argv[1], f"joined{place.rank}").touch()
 while not pathlib.Path(sys.argv[1], "seen").exists():
     time.sleep(0.02)

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ocsrflow.chem.similarity import Known, remembered, tanimoto
-from ocsrflow.ensemble.voting_methods import METHODS, Ballot, Pooled, oracle, pair_points, pair_vote, similarities, vote
+from ocsrflow.ensemble.voting_methods import (
+    METHODS,
+    Candidates,
+    Pooled,
+    oracle,
+    pair_points,
+    pair_vote,
+    similarities,
+    vote,
+)
 
 NAN = math.nan
 
@@ -22,7 +31,7 @@ def decide(
     method: str, answers: Sequence[str], log_probabilities: Sequence[float] = (), pool: Sequence[Pooled] = ()
 ) -> tuple[str, int | None]:
     """Text and winner; members without log-probabilities are equally sure."""
-    ballot = Ballot(tuple(answers), tuple(log_probabilities or [-1.0] * len(answers)), tuple(pool))
+    ballot = Candidates(tuple(answers), tuple(log_probabilities or [-1.0] * len(answers)), tuple(pool))
     found = METHODS[method](ballot, look(*answers, *(pooled.text for pooled in pool)))
     return found.text, found.winner
 
@@ -78,7 +87,7 @@ def test_equal_molecules_without_a_bond_are_a_perfect_pair(text: str, again: str
     found = vote(["CC", text, again])
     assert (found.winner, found.points) == (1, (0, 0, 0))
     for method in METHODS:  # by agreement too, where a method goes by it
-        assert METHODS[method](Ballot((text, again), (-1.0, -1.0)), look(text, again)).agreement == 1.0
+        assert METHODS[method](Candidates((text, again), (-1.0, -1.0)), look(text, again)).agreement == 1.0
     # Different ones are similar to nothing: three pairs of 0 keep their order.
     assert vote(["[K+].[Br-]", text, "CC"]).points == (5, 4, 3)
 
@@ -165,7 +174,7 @@ def test_spellings_of_a_molecule_are_added_up() -> None:
         Pooled("OCC", (half, half), NAN),
         Pooled("CCO", (half, half + 0.01), NAN),
     ]
-    ballot = Ballot(("CCN", "OCC"), (-1.0, -1.0), tuple(pool))
+    ballot = Candidates(("CCN", "OCC"), (-1.0, -1.0), tuple(pool))
     found = METHODS["rescored"](ballot, look("CCN", "OCC", "CCO"))
     assert (found.text, found.winner) == ("CCO", 1)  # the likelier spelling, and who answered that molecule
     both = [math.log(0.4), math.log(0.2 + 0.2 * math.exp(0.01))]
@@ -193,20 +202,22 @@ def test_without_a_valid_candidate_it_is_the_pair_rule(method: str) -> None:
 
 def test_agreement_is_with_all_members_and_invalid_ones_count_nothing() -> None:
     answers = ("CCO", "C(C", "OCC", "CCN")
-    found = METHODS["pairs"](Ballot(answers, (-1.0,) * 4), look(*answers))
+    found = METHODS["pairs"](Candidates(answers, (-1.0,) * 4), look(*answers))
     assert found.agreement == pytest.approx((1 + 0 + 1 + tanimoto("CCO", "CCN")) / 4)
-    nothing = METHODS["pairs"](Ballot(("C(C", "C(C"), (-1.0, -1.0)), look("C(C"))
+    nothing = METHODS["pairs"](Candidates(("C(C", "C(C"), (-1.0, -1.0)), look("C(C"))
     assert nothing.agreement == 0.0
 
 
 def test_likelihood_and_distance_are_those_of_the_pool_where_it_has_them() -> None:
-    ballot = Ballot(("CCO", "OCC"), (-1.0, -2.0), (Pooled("OCC", (-3.0, -5.0), 0.25), Pooled("CCN", (-9.0, -9.0), 0.5)))
+    ballot = Candidates(
+        ("CCO", "OCC"), (-1.0, -2.0), (Pooled("OCC", (-3.0, -5.0), 0.25), Pooled("CCN", (-9.0, -9.0), 0.5))
+    )
     for method in METHODS:
         found = METHODS[method](ballot, look("CCO", "OCC", "CCN"))
         assert (found.winner, found.log_probability, found.distance) == (0, -4.0, 0.25)
-    without = METHODS["pairs"](Ballot(("CCO", "OCC"), (-1.0, -2.0), (Pooled("CCO", (), 0.25),)), look("CCO", "OCC"))
+    without = METHODS["pairs"](Candidates(("CCO", "OCC"), (-1.0, -2.0), (Pooled("CCO", (), 0.25),)), look("CCO", "OCC"))
     assert (without.log_probability, without.distance) == (-1.0, 0.25)
-    bare = METHODS["pairs"](Ballot(("CCO", "OCC"), (-1.0, -2.0)), look("CCO", "OCC"))
+    bare = METHODS["pairs"](Candidates(("CCO", "OCC"), (-1.0, -2.0)), look("CCO", "OCC"))
     assert bare.log_probability == -1.0
     assert math.isnan(bare.distance)
 
@@ -222,7 +233,7 @@ def test_members_that_agree_get_their_answer(text: str, members: int, method: st
 
 def test_the_oracle_takes_the_member_nearest_to_the_reference() -> None:
     def best(answers: Sequence[str], reference: str) -> int | None:
-        return oracle(Ballot(tuple(answers), (-1.0,) * len(answers)), reference, look(*answers, reference)).winner
+        return oracle(Candidates(tuple(answers), (-1.0,) * len(answers)), reference, look(*answers, reference)).winner
 
     assert best(["CCN", "CCCO", "CCCCCCO"], "CCO") == 1
     assert best(["CCN", "CCN"], "CCO") == 0
@@ -233,7 +244,7 @@ def test_the_oracle_takes_the_member_nearest_to_the_reference() -> None:
 
 @given(st.lists(st.sampled_from(["CCO", "CCN", "CCCO", "C(C", "OCC"]), min_size=1, max_size=4))
 def test_no_method_that_picks_an_answer_beats_the_oracle(answers: list[str]) -> None:
-    molecules, ballot = look(*answers, "CCO"), Ballot(tuple(answers), (-1.0,) * len(answers))
+    molecules, ballot = look(*answers, "CCO"), Candidates(tuple(answers), (-1.0,) * len(answers))
     ceiling = tanimoto(oracle(ballot, "CCO", molecules).text, "CCO")
     for method in METHODS.values():
         assert tanimoto(method(ballot, molecules).text, "CCO") <= ceiling

@@ -8,7 +8,7 @@ from ocsrflow.config.network import Network
 from ocsrflow.config.reading import Reading
 from ocsrflow.network.encoders import RECIPES
 from ocsrflow.network.model import Encoder, Reader
-from ocsrflow.network.model_reader import Eye
+from ocsrflow.network.model_reader import ModelReader
 
 # Large encoders are built whole, but see small pictures.
 PIXELS = {"inception_v3": 96, "nasnet_a_large": 96, "xception": 96}
@@ -38,7 +38,7 @@ def test_every_encoder_builds_learns_a_step_and_reads(encoder: str) -> None:
     before = first.detach().clone()
     torch.optim.Adam(reader.parameters(), lr=1e-2).step()
     assert not torch.equal(first, before)
-    found = Eye(reader.eval(), 6, Reading(beams=2), torch.device("cpu")).candidates(pictures)
+    found = ModelReader(reader.eval(), 6, Reading(beams=2), torch.device("cpu")).candidates(pictures)
     assert len(found) == 2
     for candidates in found:
         assert len(candidates) == 2

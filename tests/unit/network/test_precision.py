@@ -13,7 +13,7 @@ from ocsrflow.network.beam_search import search
 from ocsrflow.network.decoder import Decoder, Steps
 from ocsrflow.network.encoders import RECIPES
 from ocsrflow.network.model import Reader
-from ocsrflow.network.model_reader import Eye
+from ocsrflow.network.model_reader import ModelReader
 from ocsrflow.reading.predict import predict_set
 from support.training import NETWORK, TRAINING, lines, run_train
 
@@ -86,14 +86,14 @@ def test_a_slow_bfloat16_is_said_once(capfd: pytest.CaptureFixture[str], monkeyp
     precision._warn.cache_clear()
     has(monkeypatch)
     for _ in range(2):
-        Eye(Reader(RESNET, 9).eval(), 5, Reading(precision="bfloat16"), CPU)
+        ModelReader(Reader(RESNET, 9).eval(), 5, Reading(precision="bfloat16"), CPU)
     assert capfd.readouterr().err.splitlines() == [
         "this CPU has neither AMX-BF16 nor AVX512-BF16: precision bfloat16 is slower here than float32"
     ]
     precision._warn.cache_clear()
     has(monkeypatch, "amx_bf16")
-    Eye(Reader(RESNET, 9).eval(), 5, Reading(precision="bfloat16"), CPU)
-    Eye(Reader(RESNET, 9).eval(), 5, Reading(), CPU)
+    ModelReader(Reader(RESNET, 9).eval(), 5, Reading(precision="bfloat16"), CPU)
+    ModelReader(Reader(RESNET, 9).eval(), 5, Reading(), CPU)
     assert capfd.readouterr().err == ""
 
 
@@ -107,15 +107,15 @@ def test_weights_are_brought_into_their_order_and_type_once(asked: Any, monkeypa
     with torch.inference_mode():
         expected = reader.encoder(pictures)
         texts = search(reader.decoder, expected, 8, beams=2)
-    eye = Eye(reader, 8, Reading(precision=asked, beams=2, grammar=False), CPU)
+    model_reader = ModelReader(reader, 8, Reading(precision=asked, beams=2, grammar=False), CPU)
     convolutions = [layer for layer in reader.encoder.trunk.modules() if isinstance(layer, torch.nn.Conv2d)]
     assert all(layer.weight.is_contiguous(memory_format=torch.channels_last) for layer in convolutions)
     assert {layer.weight.dtype for layer in convolutions} == {getattr(torch, asked)}
     assert {value.dtype for value in reader.encoder.buffers() if value.is_floating_point()} == {torch.float32}
-    found = eye.see(pictures)
+    found = model_reader.see(pictures)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     for _ in range(2):  # the second time with the decoder's sums that were kept
-        again = eye.write(found)
+        again = model_reader.write(found)
         assert [[c.tokens for c in own] for own in again] == [[c.tokens for c in own] for own in texts]
     assert reader.decoder.step_weights(torch.float32) is reader.decoder.step_weights(torch.float32)
 

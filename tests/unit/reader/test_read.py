@@ -22,14 +22,14 @@ from ocsrflow.config.reading import Reading
 from ocsrflow.ensemble.calibrate import Calibration, confidence, fit
 from ocsrflow.ensemble.choose import choose
 from ocsrflow.ensemble.vote import ensemble
-from ocsrflow.ensemble.voting_methods import Ballot, Decision, Pooled
+from ocsrflow.ensemble.voting_methods import Candidates, Decision, Pooled
 from ocsrflow.evaluation.score import score
 from ocsrflow.network.beam_search import Candidate
 from ocsrflow.network.model_reader import is_complete
 from ocsrflow.pictures.packed_file import Packed
-from ocsrflow.reader.ensemble_reader import Reply, Team
+from ocsrflow.reader.ensemble_reader import Answer, EnsembleReader
 from ocsrflow.reader.find_models import find_models
-from ocsrflow.reader.output_formats import Answer, write_answers
+from ocsrflow.reader.output_formats import PictureAnswer, write_answers
 from ocsrflow.reader.read import predict
 from ocsrflow.reading.predict import predict_set
 from ocsrflow.reading.redraw import redraw
@@ -128,7 +128,7 @@ def test_a_model_scores_its_own_candidates_as_it_did_when_it_wrote_them(results:
 @pytest.mark.parametrize("method", ["pairs", "medoid", "votes", "rescored", "redrawn"])
 def test_a_team_answers_as_the_stages_do(results: Path, dataset: Path, method: str) -> None:
     packed = Packed(dataset / "images.h5")
-    team = Team(find_models([results]), method, Reading(beams=4), CPU)
+    team = EnsembleReader(find_models([results]), method, Reading(beams=4), CPU)
     replies = team.read(packed.pictures(packed.members("test").tolist()))
     assert all(reply.complete or reply.confidence == 0 for reply in replies)
     name = "both" if method == "pairs" else f"both.{method}"
@@ -145,7 +145,7 @@ def test_a_team_answers_as_the_stages_do(results: Path, dataset: Path, method: s
 
 def test_one_model_answers_with_its_own_first_candidate(results: Path, dataset: Path) -> None:
     packed = Packed(dataset / "images.h5")
-    team = Team(find_models([results / "models/second"]), "rescored", Reading(beams=4), CPU)
+    team = EnsembleReader(find_models([results / "models/second"]), "rescored", Reading(beams=4), CPU)
     replies = team.read(packed.pictures(packed.members("test").tolist()))
     rows = pd.read_parquet(results / "predictions/second.parquet")
     assert [reply.decision.text for reply in replies] == rows["prediction"].tolist()
@@ -159,7 +159,7 @@ def test_a_team_parses_and_draws_in_the_same_processes_all_its_life(results: Pat
 
     packed = Packed(dataset / "images.h5")
     before = workers()
-    with Team(find_models([results / "models/second"]), "pairs", Reading(beams=4), CPU, processes=2) as team:
+    with EnsembleReader(find_models([results / "models/second"]), "pairs", Reading(beams=4), CPU, processes=2) as team:
         seen = []
         for at in range(3):
             assert len(team.read(packed.pictures([at]))) == 1
@@ -337,9 +337,9 @@ def test_the_confidence_is_that_of_the_very_team_or_else_of_its_members(results:
     assert (both.together("votes"), both.together("pairs")) == (calibrations["both.votes"], None)
     assert both.method() == "votes"
     # Without one of both together, each model's calibration is asked with its own log-probability.
-    team = Team(both, "pairs", Reading(beams=2), CPU)
+    team = EnsembleReader(both, "pairs", Reading(beams=2), CPU)
     decision = Decision("CCO", 0, 1.0, -3.0, 0.1)
-    ballot = Ballot(("CCO", "CCN"), (-1.0, -2.0), (Pooled("CCO", (-1.0, -5.0), 0.1),))
+    ballot = Candidates(("CCO", "CCN"), (-1.0, -2.0), (Pooled("CCO", (-1.0, -5.0), 0.1),))
     alone = pd.DataFrame({"log_probability": [-1.0, -5.0], "distance": 0.1, "valid": True})
     expected = confidence(alone, Calibration.from_json(learnt)).mean()
     assert team._confidences([decision], [True], [ballot]) == pytest.approx([expected])
@@ -374,9 +374,9 @@ def test_names_of_any_bytes_and_length(results: Path, pictures: Path, tmp_path: 
 
 def test_sdf_has_the_smiles_as_it_is(tmp_path: Path) -> None:
     smiles = r"C/C=C\C"
-    reply = Reply(Decision(smiles, 0, 1.0, -0.5, 0.1), True, 0.75, [], {"one": smiles, "two": smiles})
-    refused = Reply(Decision("C" * 10, 0, 1.0, -0.5, 0.1), False, 0.0, [], {"one": "C", "two": "C"})
-    write_answers(tmp_path / "o.sdf", [Answer("a.png", reply), Answer("slow.png", refused)])
+    reply = Answer(Decision(smiles, 0, 1.0, -0.5, 0.1), True, 0.75, [], {"one": smiles, "two": smiles})
+    refused = Answer(Decision("C" * 10, 0, 1.0, -0.5, 0.1), False, 0.0, [], {"one": "C", "two": "C"})
+    write_answers(tmp_path / "o.sdf", [PictureAnswer("a.png", reply), PictureAnswer("slow.png", refused)])
     (molecule,) = Chem.SDMolSupplier(str(tmp_path / "o.sdf"))
     numbers = {"confidence": 0.75, "log_probability": -0.5, "agreement": 1.0, "distance": 0.1}
     assert molecule.GetPropsAsDict() == {"smiles": smiles, "valid": "true", "complete": "true"} | numbers
@@ -401,11 +401,11 @@ def test_damaged_descriptions_are_told(results: Path, tmp_path: Path) -> None:
         (home / "calibration").mkdir(exist_ok=True)
         (home / "calibration/first.json").write_text(text)
         with pytest.raises(UserError, match=rf"calibration/first\.json: {told}"):
-            Team(find_models([home / "models/first"]), "pairs", Reading(), CPU)
+            EnsembleReader(find_models([home / "models/first"]), "pairs", Reading(), CPU)
     for text, told in {"{": "damaged, no JSON", '{"name": "x"}': "not the description of a trained model"}.items():
         (home / "models/second/model.json").write_text(text)
         with pytest.raises(UserError, match=told):
-            Team(find_models([home / "models/second"]), "pairs", Reading(), CPU)
+            EnsembleReader(find_models([home / "models/second"]), "pairs", Reading(), CPU)
 
 
 @pytest.mark.parametrize("option", ["--batch=0", "--beams=0", "--threads=0", "--gpus=2"])

@@ -24,7 +24,7 @@ from ocsrflow.runtime.errors import UserError
 from ocsrflow.runtime.isolated import attempts
 from ocsrflow.training import rewards as rewards_module
 from ocsrflow.training import train as stage
-from ocsrflow.training.process_group import Place
+from ocsrflow.training.process_group import ProcessGroup
 from ocsrflow.training.rewards import Rewards, reward
 from ocsrflow.training.risk import RiskEngine, distinct, expected_error, log_probabilities
 from pydantic import ValidationError
@@ -33,7 +33,7 @@ from support.checkout import TESTS
 from support.data import TINY
 from support.training import EXACT, NETWORK, RISK, TRAINING, WITH_RISK, lines, run_train, without_times
 
-ALONE = Place(0, 1, torch.device("cpu"))
+ALONE = ProcessGroup(0, 1, torch.device("cpu"))
 
 
 def test_the_risk_of_two_candidates_is_that_worked_out_by_hand() -> None:

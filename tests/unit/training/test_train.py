@@ -19,7 +19,7 @@ from ocsrflow.reading.predict import predict_set
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.training import train as stage
 from ocsrflow.training.engine import Engine, average
-from ocsrflow.training.process_group import Place
+from ocsrflow.training.process_group import ProcessGroup
 from safetensors.torch import load_file
 from support.training import NETWORK, TRAINING, lines, run_train
 
@@ -148,7 +148,7 @@ def test_the_average_of_the_weights_is_what_is_kept(dataset: Path, tmp_path: Pat
 
 def test_the_average_is_that_of_the_weights_after_every_step() -> None:
     reader = Reader(NETWORK, 30)
-    engine = Engine(reader, TRAINING.model_copy(update={"ema": 0.75}), Place(0, 1, torch.device("cpu")), 100)
+    engine = Engine(reader, TRAINING.model_copy(update={"ema": 0.75}), ProcessGroup(0, 1, torch.device("cpu")), 100)
     assert engine.averaged is not None
     expected = None
     for number, value in enumerate((1.0, 5.0, 2.0)):

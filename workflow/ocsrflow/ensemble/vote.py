@@ -23,7 +23,7 @@ from ..runtime.errors import UserError
 from ..runtime.files import read_json, whole, write_json
 from ..runtime.progress import progress
 from ..runtime.slurm_job import of_cluster
-from .voting_methods import METHODS, POOLED, Ballot, Decision, Molecules, Pooled, oracle, similarity_of_answers
+from .voting_methods import METHODS, POOLED, Candidates, Decision, Molecules, Pooled, oracle, similarity_of_answers
 
 TIMED = 200  # pictures whose votes are timed
 
@@ -98,12 +98,12 @@ def ensemble(
         decide = METHODS[method]
         decisions = [decide(b, molecules) for b in progress(ballots, what=f"{name}: {method}", unit="pictures")]
         seconds = vote_seconds(method, ballots[:TIMED], molecules)
-        besides = rescored.seconds if rescored is not None and method in POOLED else 0.0
+        extra_seconds = rescored.seconds if rescored is not None and method in POOLED else 0.0
         if method == "redrawn":
-            besides += sum(member.redraw_seconds for member in members)
-        out.write(method, decisions, besides=besides, vote=seconds)
+            extra_seconds += sum(member.redraw_seconds for member in members)
+        out.write(method, decisions, extra_seconds=extra_seconds, vote=seconds)
     best = [oracle(ballot, reference, molecules) for ballot, reference in zip(ballots, references, strict=True)]
-    out.write("oracle", best, besides=0.0, vote=0.0)
+    out.write("oracle", best, extra_seconds=0.0, vote=0.0)
 
 
 @dataclass(frozen=True)
@@ -192,14 +192,14 @@ def _read_likelihoods(path: Path | None, facts: Path | None, members: list[Membe
     return Likelihoods(list(rows["candidates"]), values, seconds)
 
 
-def make_ballots(members: list[Member], rescored: Likelihoods | None) -> list[Ballot]:
+def make_ballots(members: list[Member], rescored: Likelihoods | None) -> list[Candidates]:
     """What the members read, picture by picture.
 
     The pool has what one of these members proposed, as far as there are likelihoods of it: that is the valid ones.
     """
     answers = zip(*(member.rows["prediction"] for member in members), strict=True)
     likely = zip(*(member.rows["log_probability"] for member in members), strict=True)
-    ballots = [Ballot(texts, values) for texts, values in zip(answers, likely, strict=True)]
+    ballots = [Candidates(texts, values) for texts, values in zip(answers, likely, strict=True)]
     if rescored is None and members[0].distances is None:
         return ballots
     proposed = zip(*(_candidates(member) for member in members), strict=True)
@@ -224,7 +224,7 @@ def _pool(
     return tuple(Pooled(text, tuple(values), distances[text]) for text, values in scored if text in distances)
 
 
-def vote_seconds(method: str, ballots: Sequence[Ballot], molecules: Molecules) -> float:
+def vote_seconds(method: str, ballots: Sequence[Candidates], molecules: Molecules) -> float:
     """Seconds that a method takes for one picture, median, with the parsing of the texts it looks at.
 
     Nothing is remembered from one picture to the next. Texts that are known not to parse are not tried again, since
@@ -278,14 +278,14 @@ class _Output:
     """The files of an ensemble, of each method."""
 
     def __init__(
-        self, folder: Path, name: str, members: list[Member], ballots: list[Ballot], molecules: Molecules
+        self, folder: Path, name: str, members: list[Member], ballots: list[Candidates], molecules: Molecules
     ) -> None:
         self.folder, self.name, self.members, self.molecules = folder, name, members, molecules
         self.complete = _complete_texts(members)
         self.pairs = pair_matrix(*similarity_of_answers([ballot.answers for ballot in ballots], molecules)).tolist()
 
-    def write(self, method: str, decisions: list[Decision], *, besides: float, vote: float) -> None:
-        """Write what a method decided; ``besides`` and ``vote`` are the seconds per image that it adds to reading."""
+    def write(self, method: str, decisions: list[Decision], *, extra_seconds: float, vote: float) -> None:
+        """Write what a method decided; ``extra_seconds`` and ``vote`` are the seconds per image that it adds to reading."""
         reader = self.name if method == "pairs" else f"{self.name}.{method}"
         names = [member.name for member in self.members]
         first = self.members[0].rows
@@ -314,7 +314,7 @@ class _Output:
                 "members": names,
                 "pairs": self.pairs,
                 "wins": {member: int((rows["winner"] == member).sum()) for member in names},
-                "seconds_per_image": reading + besides + vote,
+                "seconds_per_image": reading + extra_seconds + vote,
                 "seconds_per_vote": vote,
                 "device": self.members[0].facts["device"],
             },

@@ -1,6 +1,6 @@
 """How the members of an ensemble decide about one picture: the pair rule of the slides, and others beside it.
 
-Every method is a function of a :class:`Ballot`, which holds what the members read in the picture, and of what RDKit
+Every method is a function of a :class:`Candidates`, which holds what the members read in the picture, and of what RDKit
 makes of those texts. Two texts are the same molecule where their canonical isomeric SMILES are equal. Where RDKit can
 parse no member's answer, every method that picks an answer takes the first member's, as the pair rule has it.
 """
@@ -29,7 +29,7 @@ class Pooled:
 
 
 @dataclass(frozen=True)
-class Ballot:
+class Candidates:
     """What the members read in one picture, in the order of the members."""
 
     answers: tuple[str, ...]
@@ -57,7 +57,7 @@ class Vote:
     points: tuple[int, ...]  # by member; all 0 where no vote was needed
 
 
-Method = Callable[[Ballot, Molecules], Decision]
+Method = Callable[[Candidates, Molecules], Decision]
 
 
 def similarities(answers: Sequence[Known | None]) -> list[list[float]]:
@@ -143,13 +143,13 @@ def vote(predictions: list[str]) -> Vote:
     return pair_vote(similarities(found), [i for i, own in enumerate(found) if own is not None])
 
 
-def pairs(ballot: Ballot, molecules: Molecules) -> Decision:
+def pairs(ballot: Candidates, molecules: Molecules) -> Decision:
     """The pair rule of the slides."""
     found = pair_vote(similarities([molecules[text] for text in ballot.answers]), _valid(ballot, molecules))
     return _answer(ballot, molecules, found.winner, found.points)
 
 
-def medoid(ballot: Ballot, molecules: Molecules) -> Decision:
+def medoid(ballot: Candidates, molecules: Molecules) -> Decision:
     """The valid answer most similar to the other answers, by the sum of its Tanimoto similarities to them."""
     similarity = similarities([molecules[text] for text in ballot.answers])
     # Sums rounded once, so that those of the same numbers in another order are equal and tie.
@@ -157,7 +157,7 @@ def medoid(ballot: Ballot, molecules: Molecules) -> Decision:
     return _answer(ballot, molecules, max(_valid(ballot, molecules), key=lambda i: total[i], default=0))
 
 
-def votes(ballot: Ballot, molecules: Molecules) -> Decision:
+def votes(ballot: Candidates, molecules: Molecules) -> Decision:
     """The molecule with most votes of the members, each weighed by the probability that it gives to its answer."""
     weights: dict[str, list[float]] = {}
     first: dict[str, int] = {}  # member that answered it
@@ -170,7 +170,7 @@ def votes(ballot: Ballot, molecules: Molecules) -> Decision:
     return _answer(ballot, molecules, 0 if best is None else first[best])
 
 
-def rescored(ballot: Ballot, molecules: Molecules) -> Decision:
+def rescored(ballot: Candidates, molecules: Molecules) -> Decision:
     """The molecule of the pool that all members together find likeliest: by the mean of their log-probabilities.
 
     A member's probability of a molecule is the sum over the spellings of it in the pool, so that a molecule that the
@@ -182,7 +182,7 @@ def rescored(ballot: Ballot, molecules: Molecules) -> Decision:
     return pairs(ballot, molecules) if best is None else _pooled(ballot, molecules, pool[best])
 
 
-def redrawn(ballot: Ballot, molecules: Molecules) -> Decision:
+def redrawn(ballot: Candidates, molecules: Molecules) -> Decision:
     """The molecule of the pool whose drawing is nearest to the picture; of equally near ones the likelier.
 
     A molecule without a drawing is farther than any. An empty pool: as :func:`pairs`.
@@ -196,7 +196,7 @@ METHODS: dict[str, Method] = {method.__name__: method for method in (pairs, medo
 POOLED = ("rescored", "redrawn")  # those that look at more than the members' answers
 
 
-def oracle(ballot: Ballot, reference: str, molecules: Molecules) -> Decision:
+def oracle(ballot: Candidates, reference: str, molecules: Molecules) -> Decision:
     """The best member of each picture, which is known only with the reference: the ceiling of those that pick one.
 
     The answer with the highest Tanimoto similarity to the reference; of equal ones the reference itself, then a valid
@@ -233,7 +233,7 @@ def _molecule(spellings: Sequence[Pooled]) -> _Molecule:
     return _Molecule(best.text, math.fsum(likelihoods) / len(likelihoods), distance)
 
 
-def _pool(ballot: Ballot, molecules: Molecules) -> dict[str, _Molecule]:
+def _pool(ballot: Candidates, molecules: Molecules) -> dict[str, _Molecule]:
     """The different molecules of the pool by canonical SMILES."""
     spellings: dict[str, list[Pooled]] = {}
     for pooled in ballot.pool:
@@ -242,7 +242,7 @@ def _pool(ballot: Ballot, molecules: Molecules) -> dict[str, _Molecule]:
     return {canonical: _molecule(same) for canonical, same in spellings.items()}
 
 
-def _answer(ballot: Ballot, molecules: Molecules, winner: int, points: tuple[int, ...] = ()) -> Decision:
+def _answer(ballot: Candidates, molecules: Molecules, winner: int, points: tuple[int, ...] = ()) -> Decision:
     """Take a member's answer."""
     text, own = ballot.answers[winner], ballot.log_probabilities[winner]
     canonical = _canonical(molecules[text])
@@ -255,14 +255,14 @@ def _answer(ballot: Ballot, molecules: Molecules, winner: int, points: tuple[int
     return Decision(text, winner, agreement, likelihood, pooled.distance, points)
 
 
-def _pooled(ballot: Ballot, molecules: Molecules, pooled: _Molecule) -> Decision:
+def _pooled(ballot: Candidates, molecules: Molecules, pooled: _Molecule) -> Decision:
     """Take a molecule of the pool."""
     canonical = _canonical(molecules[pooled.text])
     winner = next((i for i, text in enumerate(ballot.answers) if _canonical(molecules[text]) == canonical), None)
     return Decision(pooled.text, winner, _agreement(ballot, molecules, pooled.text), pooled.score, pooled.distance)
 
 
-def _agreement(ballot: Ballot, molecules: Molecules, text: str) -> float:
+def _agreement(ballot: Candidates, molecules: Molecules, text: str) -> float:
     chosen = molecules[text]
     if chosen is None:
         return 0.0
@@ -270,7 +270,7 @@ def _agreement(ballot: Ballot, molecules: Molecules, text: str) -> float:
     return math.fsum(known_similarities(chosen, others)) / len(ballot.answers)
 
 
-def _valid(ballot: Ballot, molecules: Molecules) -> list[int]:
+def _valid(ballot: Candidates, molecules: Molecules) -> list[int]:
     return [i for i, text in enumerate(ballot.answers) if molecules[text] is not None]
 
 

@@ -21,7 +21,7 @@ from ..pictures.packed_file import Packed
 from ..runtime.errors import UserError
 from ..runtime.files import write_json
 from ..training.engine import Engine, enough_memory
-from ..training.process_group import Place, Stopped, join
+from ..training.process_group import ProcessGroup, Stopped, join
 from ..training.throughput import peak, training_flops
 
 WARM_UP = 5  # steps before the clock counts: readers start, kernels are chosen, memory is taken
@@ -87,8 +87,8 @@ def clocked_training(
             packed = Packed(data)
             flops = training_flops(network, len(packed.vocabulary), packed.shape)
             windows = _windows(packed, name, network, training, place, steps, threads, out)
-            everyones = place.everybodys(windows)
-            memory = place.everybodys(torch.cuda.max_memory_allocated() / 2**30 if place.cuda else None)
+            everyones = place.all_gather(windows)
+            memory = place.all_gather(torch.cuda.max_memory_allocated() / 2**30 if place.cuda else None)
             if place.first:
                 device = torch.cuda.get_device_name() if place.cuda else f"CPU, {threads} threads"
                 steps = sum(window.steps for window in windows)
@@ -106,7 +106,7 @@ def _windows(
     name: str,
     network: Network,
     training: Training,
-    place: Place,
+    place: ProcessGroup,
     steps: int,
     threads: int,
     out: Path,
@@ -136,7 +136,7 @@ def _windows(
     windows: list[Window] = []
     began = time.monotonic()
     for size in sizes:
-        if len(windows) > 1 and place.heed(due=time.monotonic() - began > PATIENCE):
+        if len(windows) > 1 and place.check_stop(due=time.monotonic() - began > PATIENCE):
             break
         windows.append(_window(engine, stream, islice(shares, size), size, out))
     return windows[1:]
@@ -161,7 +161,7 @@ def _window(
             failed = out.with_name(f"{out.stem}-{place.rank}{out.suffix}")
             write_json(failed, {"processes": place.world, "not_measured": str(error)})
             raise
-        place.heed()
+        place.check_stop()
     if place.cuda:
         torch.cuda.synchronize()
     return Window(steps, time.perf_counter() - began, waited, pictures, tokens)

@@ -20,7 +20,7 @@ from ..chem.similarity import remembered
 from ..config.reading import Reading
 from ..ensemble.voting_methods import vote
 from ..network.model import load_reader
-from ..network.model_reader import Eye, timed
+from ..network.model_reader import ModelReader, timed
 from ..pictures.packed_file import Packed
 from ..runtime.errors import UserError
 from ..runtime.files import read_json, write_json
@@ -138,10 +138,10 @@ def _work(
         torch.set_num_threads(threads)
     try:
         reader, facts = load_reader(description, weights, place)
-        eye = Eye(reader, int(facts["training"]["decode_length"]), reading, place)
+        model_reader = ModelReader(reader, int(facts["training"]["decode_length"]), reading, place)
         connection.send(torch.cuda.get_device_name() if place.type == "cuda" else "CPU")
         while True:
-            connection.send(eye.read_one(connection.recv()))
+            connection.send(model_reader.read_one(connection.recv()))
     except UserError as error:
         connection.send(error)
     except (EOFError, OSError):
@@ -304,7 +304,7 @@ def _in_turn(
     for description, weights in files:
         reader, model = load_reader(description, weights, device)
         packed.expect_vocabulary(model["vocabulary"], weights)
-        reads.append(Eye(reader, int(model["training"]["decode_length"]), reading, device).read_one)
+        reads.append(ModelReader(reader, int(model["training"]["decode_length"]), reading, device).read_one)
         seconds = statistics.median(timed(reads[-1], packed, pictures)[0])
         keys.append(str(model["key"]))
         alone.append({"name": model["name"], "seconds_per_image": round(seconds, 6)})

@@ -24,7 +24,7 @@ WARM_UP = 5  # pictures read before the clock counts
 Answer = TypeVar("Answer")
 
 
-class Eye:
+class ModelReader:
     """A trained model with all that decides what it reads."""
 
     def __init__(self, reader: Reader, longest: int, reading: Reading, device: torch.device) -> None:

@@ -18,18 +18,18 @@ from ..config.reading import Reading
 from ..depiction.plain import Picture
 from ..ensemble.calibrate import Calibration
 from ..ensemble.calibrate import confidence as confidences
-from ..ensemble.voting_methods import METHODS, Ballot, Decision, Pooled
+from ..ensemble.voting_methods import METHODS, Candidates, Decision, Pooled
 from ..network.beam_search import likelihood
 from ..network.model import load_reader
-from ..network.model_reader import Eye, best_first, is_complete
+from ..network.model_reader import ModelReader, best_first, is_complete
 from ..pictures.redraw_distance import fits, pool_of
 from ..runtime.errors import UserError
 from ..runtime.files import read_json
-from .find_models import Lineup
+from .find_models import TrainedModels
 
 
 @dataclass(frozen=True)
-class Reply:
+class Answer:
     """What a team makes of one picture."""
 
     decision: Decision
@@ -40,7 +40,7 @@ class Reply:
     complete: bool = True  # a model ended the text by itself; else the confidence is 0
 
 
-class Team:
+class EnsembleReader:
     """Some trained models, loaded.
 
     Candidates are parsed and drawn by processes that start with the first pictures and end with :meth:`close`, with a
@@ -48,7 +48,7 @@ class Team:
     """
 
     def __init__(
-        self, lineup: Lineup, method: str, reading: Reading, device: torch.device, *, processes: int = 1
+        self, lineup: TrainedModels, method: str, reading: Reading, device: torch.device, *, processes: int = 1
     ) -> None:
         """Load the models.
 
@@ -80,16 +80,17 @@ class Team:
         if len(set(self.names)) < len(self.names):  # of several runs
             self.names = [str(folder) for folder in lineup.folders]
         self.depiction = _depiction(lineup.folders[0], about[0])
-        self.eyes = [
-            Eye(reader.eval(), int(facts["training"]["decode_length"]), reading, device) for reader, facts in loaded
+        self.model_readers = [
+            ModelReader(reader.eval(), int(facts["training"]["decode_length"]), reading, device)
+            for reader, facts in loaded
         ]
-        self.method = method if len(self.eyes) > 1 else "pairs"
+        self.method = method if len(self.model_readers) > 1 else "pairs"
         self._pool = pool_of(self.depiction, processes)
         together = lineup.together(self.method)
         paths = [together] if together else lineup.alone()
         self.calibrations = [path and _calibration(path) for path in paths]
 
-    def __enter__(self) -> "Team":
+    def __enter__(self) -> "EnsembleReader":
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -99,10 +100,10 @@ class Team:
         """End the processes that parse and draw."""
         self._pool.close()
 
-    def read(self, pictures: NDArray[np.uint8]) -> list[Reply]:
+    def read(self, pictures: NDArray[np.uint8]) -> list[Answer]:
         """The answers to some pictures, (pictures, channels, size, size)."""
-        features = [eye.see(torch.from_numpy(pictures)) for eye in self.eyes]
-        written = [eye.write(own) for eye, own in zip(self.eyes, features, strict=True)]
+        features = [model_reader.see(torch.from_numpy(pictures)) for model_reader in self.model_readers]
+        written = [model_reader.write(own) for model_reader, own in zip(self.model_readers, features, strict=True)]
         texts = {decode(c.tokens) for found in written for candidates in found for c in candidates}
         molecules = known(texts, what="parsing the candidates", pool=self._pool)
         ranked = [[best_first(c, lambda text: molecules[text] is not None) for c in found] for found in written]
@@ -118,7 +119,7 @@ class Team:
         shown = [picture.transpose(1, 2, 0) for picture in pictures]
         distances = self._distances(shown, pools) if self.method == "redrawn" else [[math.nan] * len(p) for p in pools]
         ballots = [
-            Ballot(
+            Candidates(
                 tuple(own[0][0] for own in of_picture),
                 tuple(own[0][1].log_probability for own in of_picture),
                 tuple(Pooled(*pooled) for pooled in zip(pool, likelihoods, far, strict=True)),
@@ -136,12 +137,12 @@ class Team:
             ]
         valid = [molecules[d.text] is not None for d in decisions]
         in_mind = [[(text, c.log_probability) for text, c in own] for own in ranked[0]]
-        if len(self.eyes) > 1:
+        if len(self.model_readers) > 1:
             in_mind = [_likeliest(ballot) for ballot in ballots]
         complete = [
             any(
-                t == d.text and is_complete(c, eye.longest)
-                for eye, own in zip(self.eyes, read, strict=True)
+                t == d.text and is_complete(c, model_reader.longest)
+                for model_reader, own in zip(self.model_readers, read, strict=True)
                 for t, c in own
             )
             for d, read in zip(decisions, zip(*ranked, strict=True), strict=True)
@@ -149,7 +150,7 @@ class Team:
         usable = [ok and whole for ok, whole in zip(valid, complete, strict=True)]
         sure = self._confidences(decisions, usable, ballots)
         return [
-            Reply(decision, ok, confidence, candidates, dict(zip(self.names, ballot.answers, strict=True)), whole)
+            Answer(decision, ok, confidence, candidates, dict(zip(self.names, ballot.answers, strict=True)), whole)
             for decision, ok, confidence, candidates, ballot, whole in zip(
                 decisions, valid, sure, in_mind, ballots, complete, strict=True
             )
@@ -158,25 +159,25 @@ class Team:
     def attention(self, picture: Picture, text: str) -> NDArray[np.float32] | None:
         """Where the first model looks while it writes a text, (tokens + 1, grid, grid); None for no SMILES."""
         try:
-            return self.eyes[0].look(picture, text)
+            return self.model_readers[0].look(picture, text)
         except ValueError:
             return None
 
     def _likelihoods(self, features: list[Tensor], pools: list[list[str]]) -> list[list[tuple[float, ...]]]:
         """Of each picture, of each text of its pool, the log-probability by each model; nothing for a single one."""
-        if len(self.eyes) == 1:
+        if len(self.model_readers) == 1:
             return [[()] * len(pool) for pool in pools]
         tokens = [[encode(text).tolist() for text in pool] for pool in pools]
         each = []
-        for eye, own in zip(self.eyes, features, strict=True):
-            with eye.reader.autocast():
-                each.append(likelihood(eye.reader.decoder, own, tokens))
+        for model_reader, own in zip(self.model_readers, features, strict=True):
+            with model_reader.reader.autocast():
+                each.append(likelihood(model_reader.reader.decoder, own, tokens))
         return [list(zip(*of_picture, strict=True)) for of_picture in zip(*each, strict=True)]
 
     def _distances(self, pictures: list[Picture], texts: list[list[str]]) -> list[list[float]]:
         return fits(pictures, texts, self.depiction, pool=self._pool)
 
-    def _confidences(self, decisions: list[Decision], usable: list[bool], ballots: list[Ballot]) -> list[float]:
+    def _confidences(self, decisions: list[Decision], usable: list[bool], ballots: list[Candidates]) -> list[float]:
         """By the calibration of all together, or else the mean of what each model alone would be trusted with.
 
         0 for what is not ``usable``: no molecule, or cut off.
@@ -189,7 +190,7 @@ class Team:
             }
         )
         if len(self.calibrations) == 1 and self.calibrations[0]:
-            if len(self.eyes) > 1:
+            if len(self.model_readers) > 1:
                 rows["agreement"] = [d.agreement for d in decisions]
             return list(confidences(rows, self.calibrations[0]))
         each = []
@@ -239,14 +240,14 @@ def _kind(depiction: Depiction) -> str:
     return f"{depiction.size} × {depiction.size} pixels, {colours}, {depiction.channel_order}"
 
 
-def _likelihood(decision: Decision, ballot: Ballot, member: int) -> float:
+def _likelihood(decision: Decision, ballot: Candidates, member: int) -> float:
     """The answer's log-probability by one member."""
     found = (pooled.likelihoods for pooled in ballot.pool if pooled.text == decision.text and pooled.likelihoods)
     likelihoods = next(found, None)
     return decision.log_probability if likelihoods is None else likelihoods[member]
 
 
-def _likeliest(ballot: Ballot) -> list[tuple[str, float]]:
+def _likeliest(ballot: Candidates) -> list[tuple[str, float]]:
     """The candidates by their mean log-probability."""
     pool = [(pooled.text, math.fsum(pooled.likelihoods) / len(pooled.likelihoods)) for pooled in ballot.pool]
     return sorted(pool, key=lambda item: -item[1])

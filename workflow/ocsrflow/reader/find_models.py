@@ -12,7 +12,7 @@ from ..runtime.files import read_json
 
 
 @dataclass(frozen=True)
-class Lineup:
+class TrainedModels:
     """Which trained models answer together, and where their calibrations lie."""
 
     folders: list[Path]  # of the models, in the order that decides ties
@@ -39,7 +39,7 @@ class Lineup:
         return cast(MethodName, next(calibrated, "rescored"))
 
 
-def find_models(paths: Sequence[Path]) -> Lineup:
+def find_models(paths: Sequence[Path]) -> TrainedModels:
     """The models that some paths mean.
 
     Parameters
@@ -65,11 +65,13 @@ def find_models(paths: Sequence[Path]) -> Lineup:
                 raise UserError(f"{path}: which of its models? Give one of these with --models: {listed}")
             path = found[0]
         if path.suffix == ".json" and path.is_file():
-            return Lineup(_models([path.parent.parent / "models" / member for member in _members(path)]), path.stem)
+            return TrainedModels(
+                _models([path.parent.parent / "models" / member for member in _members(path)]), path.stem
+            )
         paths = [path]
     if len({path.resolve() for path in paths}) < len(paths):
         raise UserError("--models names a model twice; each votes once")
-    return Lineup(_models(paths), _ensemble_of(paths))
+    return TrainedModels(_models(paths), _ensemble_of(paths))
 
 
 def _ensemble_of(folders: Sequence[Path]) -> str | None:

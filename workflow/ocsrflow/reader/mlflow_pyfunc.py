@@ -17,7 +17,7 @@ from mlflow.pyfunc.model import PythonModel
 from ocsrflow.config.reading import Reading
 from ocsrflow.depiction.plain import Picture
 from ocsrflow.pictures.picture_files import load
-from ocsrflow.reader.ensemble_reader import Team
+from ocsrflow.reader.ensemble_reader import EnsembleReader
 from ocsrflow.reader.find_models import find_models
 
 # Hints would be taken for a schema in place of the signature that the model is logged with.
@@ -36,7 +36,7 @@ class PictureReader(PythonModel):  # type: ignore[misc]  # MLflow's classes have
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         lineup = find_models([folder])
         reading = Reading(**{key: config[key] for key in Reading.model_fields if key in config})
-        self.team = Team(lineup, lineup.method(), reading, device)
+        self.team = EnsembleReader(lineup, lineup.method(), reading, device)
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Read pictures.

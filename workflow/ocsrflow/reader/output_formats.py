@@ -13,18 +13,18 @@ from ..chem.molecules import parse
 from ..runtime.csv_tables import write_csv
 from ..runtime.errors import UserError
 from ..runtime.files import whole, write_json
-from .ensemble_reader import Reply
+from .ensemble_reader import Answer
 
 FORMS = (".csv", ".json", ".sdf")
 COLUMNS = ("id", "smiles", "confidence", "log_probability", "agreement", "distance", "valid", "complete", "error")
 
 
 @dataclass(frozen=True)
-class Answer:
+class PictureAnswer:
     """One picture's: what was read, or why nothing could be."""
 
     id: str
-    reply: Reply | None
+    reply: Answer | None
     error: str = ""
 
 
@@ -60,7 +60,7 @@ def try_output(path: Path) -> None:
     part.unlink()
 
 
-def write_answers(path: Path, answers: Sequence[Answer]) -> None:
+def write_answers(path: Path, answers: Sequence[PictureAnswer]) -> None:
     """Write the answers in the form that the name of ``path`` asks for, whole or not at all.
 
     CSV has the columns of :data:`COLUMNS`; JSON besides each model's own answer and the candidates. SDF has a molecule
@@ -76,7 +76,7 @@ def write_answers(path: Path, answers: Sequence[Answer]) -> None:
         _write_sdf(path, rows)
 
 
-def _row(answer: Answer) -> dict[str, Any]:
+def _row(answer: PictureAnswer) -> dict[str, Any]:
     reply = answer.reply
     if reply is None:
         return {**dict.fromkeys(COLUMNS), "id": answer.id, "smiles": "", "confidence": 0.0, "error": answer.error}
@@ -98,7 +98,7 @@ def _cell(value: object) -> object:
     return "" if value is None else str(value).lower() if isinstance(value, bool) else value
 
 
-def _more(answer: Answer) -> dict[str, Any]:
+def _more(answer: PictureAnswer) -> dict[str, Any]:
     if answer.reply is None:
         return {"members": {}, "candidates": []}
     candidates = [{"smiles": text, "log_probability": round(value, 4)} for text, value in answer.reply.candidates]

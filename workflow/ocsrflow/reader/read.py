@@ -23,9 +23,9 @@ from ..runtime.errors import UserError
 from ..runtime.files import whole
 from ..runtime.gpu_lease import device_of, take
 from ..runtime.progress import progress
-from .ensemble_reader import Team
+from .ensemble_reader import EnsembleReader
 from .find_models import find_models
-from .output_formats import Answer, try_output, write_answers
+from .output_formats import PictureAnswer, try_output, write_answers
 
 
 def predict(
@@ -98,7 +98,7 @@ def predict(
     if device.type == "cpu":
         torch.set_num_threads(threads)
     reading = Reading(beams=beams, grammar=grammar, precision=precision)
-    team = Team(lineup, method or lineup.method(), reading, device, processes=threads)
+    team = EnsembleReader(lineup, method or lineup.method(), reading, device, processes=threads)
     if not any(team.calibrations):
         print("no calibration lies with these models: the confidence is their own probability", file=sys.stderr)
     elif len(team.calibrations) > 1:
@@ -107,7 +107,7 @@ def predict(
             "would be trusted with",
             file=sys.stderr,
         )
-    answers: list[Answer] = []
+    answers: list[PictureAnswer] = []
     try:
         with team, progress(total=len(found), what="reading", unit="pictures") as bar:
             loaded = load_all(found, team.depiction)
@@ -131,7 +131,9 @@ def predict(
     print(f"{len(answers)} pictures read by {', '.join(team.names)}: {out}")
 
 
-def _read(team: Team, part: list[tuple[str, Picture | str]], attention: Path | None) -> Iterator[Answer]:
+def _read(
+    team: EnsembleReader, part: list[tuple[str, Picture | str]], attention: Path | None
+) -> Iterator[PictureAnswer]:
     """The answers to some pictures, in their order."""
     readable = [(name, picture) for name, picture in part if not isinstance(picture, str)]
     replies = {}
@@ -140,12 +142,12 @@ def _read(team: Team, part: list[tuple[str, Picture | str]], attention: Path | N
         replies = dict(zip((name for name, _ in readable), team.read(stacked), strict=True))
     for name, picture in part:
         if isinstance(picture, str):
-            yield Answer(name, None, picture)
+            yield PictureAnswer(name, None, picture)
             continue
         reply = replies[name]
         if attention is not None:
             _draw(team, name, picture, reply.decision.text, attention)
-        yield Answer(name, reply)
+        yield PictureAnswer(name, reply)
 
 
 def map_path(folder: Path, name: str) -> Path:
@@ -153,7 +155,7 @@ def map_path(folder: Path, name: str) -> Path:
     return folder / f"{name.lstrip('/').replace('..', '__')}.png"
 
 
-def _draw(team: Team, name: str, picture: Picture, text: str, folder: Path) -> None:
+def _draw(team: EnsembleReader, name: str, picture: Picture, text: str, folder: Path) -> None:
     maps = team.attention(picture, text)
     if maps is None:
         print(f"{name}: no attention, {text!r} is no SMILES", file=sys.stderr)

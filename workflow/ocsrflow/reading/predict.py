@@ -15,7 +15,7 @@ from ..config.reading import Reading
 from ..network.batches import Loader
 from ..network.beam_search import Candidate
 from ..network.model import load_reader
-from ..network.model_reader import Eye, best_first, is_complete, timed
+from ..network.model_reader import ModelReader, best_first, is_complete, timed
 from ..pictures.packed_file import Packed
 from ..runtime.files import whole, write_json
 from ..runtime.gpu_lease import device_of, take
@@ -84,7 +84,7 @@ def predict_set(
     reader, model = load_reader(description, weights, device)
     packed.expect_vocabulary(model["vocabulary"], weights)
     members = packed.first(split, size)
-    eye = Eye(reader, int(model["training"]["decode_length"]), reading, device)
+    model_reader = ModelReader(reader, int(model["training"]["decode_length"]), reading, device)
     found: dict[int, tuple[list[Candidate], float]] = {}
     parts = [members[at : at + batch] for at in range(0, len(members), batch)]
     workers = threads if device.type == "cuda" else 0
@@ -93,17 +93,17 @@ def predict_set(
     for pictures in progress(loader, total=len(parts), what=f"{model['name']} reads", unit="batches"):
         began = began or time.perf_counter()  # not before the workers that read pictures run
         before = before or began
-        candidates = eye.candidates(pictures.pictures)
+        candidates = model_reader.candidates(pictures.pictures)
         seconds, before = (time.perf_counter() - before) / len(candidates), time.perf_counter()
         found.update((at, (those, seconds)) for at, those in zip(pictures.positions, candidates, strict=True))
     batched = len(members) / (time.perf_counter() - began)
-    rows, hopeless = _table([found[int(at)] for at in members], eye.longest, threads)
+    rows, hopeless = _table([found[int(at)] for at in members], model_reader.longest, threads)
     rows.insert(0, "cid", packed.cid[members])
     rows.insert(1, "id", packed.ids(members))
     rows.insert(2, "reference", packed.text("smiles", members))
     with whole(out) as part:
         rows.to_parquet(part, index=False)
-    times, _ = timed(partial(eye.read_one, hopeless=hopeless), packed, members[:timed_images])
+    times, _ = timed(partial(model_reader.read_one, hopeless=hopeless), packed, members[:timed_images])
     write_json(
         facts,
         {
@@ -113,7 +113,7 @@ def predict_set(
             "key": f"model:{model['name']}:{model['key']}",
             "seconds_per_image": statistics.median(times),
             "images_per_second": batched,
-            "precision": eye.precision,
+            "precision": model_reader.precision,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads} threads",
         },
     )

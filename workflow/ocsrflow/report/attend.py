@@ -10,7 +10,7 @@ from ..chem.tokenizer import encode, tokenize
 from ..config.reading import Reading
 from ..network.attention_maps import draw_attention
 from ..network.model import load_reader
-from ..network.model_reader import Eye
+from ..network.model_reader import ModelReader
 from ..pictures.packed_file import Packed
 from ..runtime.files import whole
 from .html import small_png
@@ -54,7 +54,7 @@ def attend(
     device = torch.device("cpu")
     reader, model = load_reader(description, weights, device)
     packed.expect_vocabulary(model["vocabulary"], weights)
-    eye = Eye(reader.eval(), int(model["training"]["decode_length"]), Reading(), device)
+    model_reader = ModelReader(reader.eval(), int(model["training"]["decode_length"]), Reading(), device)
     table = pd.read_parquet(predictions, columns=["cid", "prediction", "token_probabilities"])
     chosen = choose(table.merge(pd.read_parquet(scores, columns=["cid", "exact", "tanimoto"]), on="cid"), size)
     rows = []
@@ -64,7 +64,7 @@ def attend(
         image = draw_attention(
             picture,
             tokenize(row.prediction),
-            eye.look(picture, row.prediction),
+            model_reader.look(picture, row.prediction),
             title=f"CID {row.cid}, read by {model['name']}, with the probability of each token",
             probabilities=row.token_probabilities,
             channel_order=packed.depiction.channel_order,

@@ -25,7 +25,7 @@ from typing import Any
 
 from ..runtime.errors import UserError
 from ..runtime.files import read_json
-from .mlflow_store import Place, patiently, read_place, sqlite_path
+from .mlflow_store import Store, patiently, read_place, sqlite_path
 
 # isort: split
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
@@ -72,7 +72,7 @@ class Identity:
     tags: Mapping[str, str] = field(default_factory=dict)  # set each time
 
 
-def ensure(place: Place) -> None:
+def ensure(place: Store) -> None:
     """Make the store and the experiment where they are not there, and bring a deleted experiment back.
 
     Raises
@@ -237,7 +237,7 @@ def end_workflow(results: Path, status: str) -> None:
         client.set_terminated(parent.info.run_id, status)
 
 
-def _experiment(client: MlflowClient, place: Place) -> str:
+def _experiment(client: MlflowClient, place: Store) -> str:
     """The id of the experiment in the store of these very results."""
     found = client.get_experiment_by_name(place.experiment)
     if found is None:

@@ -24,7 +24,7 @@ UPLOAD_SECONDS = "300"  # that a server may take for a file
 
 
 @dataclass(frozen=True)
-class Place:
+class Store:
     """A store and an experiment in it."""
 
     uri: str
@@ -42,7 +42,7 @@ class Place:
         return str(folder) if re.fullmatch(r"[\w/ .,+@=~-]+", str(folder)) else folder.as_uri()
 
 
-def read_place(where: Path) -> Place:
+def read_place(where: Path) -> Store:
     """What the stage ``tracking`` wrote; an SQLite store lies beside it, wherever that is now.
 
     Raises
@@ -55,7 +55,7 @@ def read_place(where: Path) -> Place:
         uri, experiment = str(found["uri"] or ""), str(found["experiment"])
     except (TypeError, KeyError):
         raise UserError(f"{where}: damaged, it does not say where to log; remove it and run the workflow") from None
-    return Place(uri or sqlite_uri(where.parent / FILE), experiment, where.parent, not uri)
+    return Store(uri or sqlite_uri(where.parent / FILE), experiment, where.parent, not uri)
 
 
 def sqlite_uri(path: Path) -> str:

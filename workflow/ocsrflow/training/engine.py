@@ -17,13 +17,13 @@ from ..network.batches import Batch, Share
 from ..network.model import Reader
 from ..runtime.errors import UserError
 from .augment import augment
-from .process_group import Place
+from .process_group import ProcessGroup
 
 
 class Engine:
     """Network, optimiser and schedule of a training, and what a step does with them."""
 
-    def __init__(self, reader: Reader, training: Training, place: Place, steps: int) -> None:
+    def __init__(self, reader: Reader, training: Training, place: ProcessGroup, steps: int) -> None:
         """Put a network on this process's device.
 
         Parameters
@@ -121,7 +121,7 @@ class Engine:
             self.averaged.load_state_dict(state["averaged"])
 
 
-def augmented(pictures: Tensor, training: Training, number: int, place: Place) -> Tensor:
+def augmented(pictures: Tensor, training: Training, number: int, place: ProcessGroup) -> Tensor:
     """Pictures of step ``number``, changed at random where the training asks for it, in each process otherwise."""
     if not training.augmentation.on:
         return pictures
@@ -131,7 +131,7 @@ def augmented(pictures: Tensor, training: Training, number: int, place: Place) -
 
 @contextmanager
 def enough_memory(
-    training: Training, place: Place, *, batch: int | None = None, setting: str = "training.batch"
+    training: Training, place: ProcessGroup, *, batch: int | None = None, setting: str = "training.batch"
 ) -> Iterator[None]:
     """Say what can be done where the GPU's memory is too small for what is in this block.
 

@@ -37,7 +37,7 @@ class Stopped(Exception):
 
 
 @dataclass
-class Place:
+class ProcessGroup:
     """One process among those of a training."""
 
     rank: int
@@ -70,7 +70,7 @@ class Place:
         if self.told:
             os._exit(status(self.told))
 
-    def heed(self, due: bool = False) -> bool:
+    def check_stop(self, due: bool = False) -> bool:
         """To be called by all processes at the same point: whether the first one finds something due.
 
         Raises
@@ -94,7 +94,7 @@ class Place:
     def together(self) -> Iterator[None]:
         """From here to the end of the block the processes act as one.
 
-        A signal to stop is only noted, until :meth:`heed` is called. What goes wrong is told once, by the process that
+        A signal to stop is only noted, until :meth:`check_stop` is called. What goes wrong is told once, by the process that
         knows what it was: all of them find the same mistake, or one finds it and the others lose their connection;
         torchrun stops the others when the first one has ended.
         """
@@ -130,14 +130,14 @@ class Place:
             dist.all_reduce(values)
         return values
 
-    def everybodys(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """What each process brings, in the order of ranks."""
         found: list[Any] = [value] * self.world
         if self.messages is not None:
             dist.all_gather_object(found, value, group=self.messages)
         return found
 
-    def firsts(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """What the first process brings."""
         found = [value]
         if self.messages is not None:
@@ -151,7 +151,7 @@ class Place:
                 dist.broadcast(buffer, 0)
 
 
-def join(threads: int) -> Place:
+def join(threads: int) -> ProcessGroup:
     """Join the other processes that torchrun started, if any, and take this one's device.
 
     Parameters
@@ -178,9 +178,9 @@ def join(threads: int) -> Place:
         device = torch.device("cpu")
         torch.set_num_threads(max(1, threads // world))
     if world == 1:
-        return Place(rank, world, device)
+        return ProcessGroup(rank, world, device)
     # In the launcher's own folder, which nobody else may enter: PyTorch's usual store listens on all interfaces.
     path = os.environ.get(STORE)
     store = dist.FileStore(path, world) if path else None  # type: ignore[attr-defined]  # though documented
     dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=world)
-    return Place(rank, world, device, dist.new_group(backend="gloo"))
+    return ProcessGroup(rank, world, device, dist.new_group(backend="gloo"))

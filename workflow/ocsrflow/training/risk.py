@@ -20,7 +20,7 @@ from ..network.beam_search import Candidate, search
 from ..network.decoder import Decoder
 from ..network.model import Reader
 from .engine import augmented
-from .process_group import Place
+from .process_group import ProcessGroup
 from .rewards import Rewards
 
 LARGEST_NORM = 1.0  # of the gradient
@@ -92,7 +92,7 @@ class RiskEngine:
     In place of :class:`ocsrflow.training.engine.Engine`, of whose optimiser and averages nothing is taken over.
     """
 
-    def __init__(self, reader: Reader, training: Training, risk: Risk, place: Place) -> None:
+    def __init__(self, reader: Reader, training: Training, risk: Risk, place: ProcessGroup) -> None:
         """Begin with the network as it is.
 
         Parameters

@@ -15,13 +15,13 @@ from ..config.network import Network
 from ..network.batches import Share
 from ..network.decoder import Decoder
 from ..network.model import Encoder
-from .process_group import Place
+from .process_group import ProcessGroup
 
 
 class Meter:
     """Counts and clocks between two lines of metrics."""
 
-    def __init__(self, flops: tuple[float, float], peak: float | None, place: Place) -> None:
+    def __init__(self, flops: tuple[float, float], peak: float | None, place: ProcessGroup) -> None:
         """Start.
 
         Parameters

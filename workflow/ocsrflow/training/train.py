@@ -33,7 +33,7 @@ from ..tracking.live_curves import Mirror
 from .checkpoints import Checkpoints
 from .engine import Engine, enough_memory
 from .parent import Parent
-from .process_group import Place, Stopped, join
+from .process_group import ProcessGroup, Stopped, join
 from .rewards import Rewards
 from .risk import RiskEngine
 from .throughput import Meter, medians, peak, training_flops
@@ -45,7 +45,7 @@ CROSS_ENTROPY, MINIMUM_RISK = "cross_entropy", "minimum_risk"  # the phases of a
 
 
 @dataclass
-class Course:
+class TrainState:
     """How far a training is; with the engine's state, all that a checkpoint holds."""
 
     epoch: int = 0
@@ -140,7 +140,7 @@ def train(
         if parent:
             take_up(reader, parent.description, parent.weights)
         # From here on training.precision is the one that is used.
-        precision = place.firsts(reader.set_precision(training.precision, place.device))
+        precision = place.broadcast(reader.set_precision(training.precision, place.device))
         training = training.model_copy(update={"precision": precision})
         if place.first:
             warn_if_slow(precision, place.device)
@@ -156,7 +156,7 @@ def train(
         if place.first:
             stack.enter_context(saved.alone())
         loop = Loop(name, packed, network, training, place, reader, saved, threads, checkpoint_minutes)
-        course = loop.resume()
+        train_state = loop.resume()
         mirror = Mirror(
             tracking if place.first else None,
             key=key,
@@ -164,12 +164,12 @@ def train(
             parameters={part: about[part] for part in ("network", "training")} | {"dataset": dataset},
             tags={**as_tags(of_cluster()), f"data.{dataset}": packed.digest},
         )
-        loop.recorder = Recorder(saved.folder / "metrics.jsonl" if place.first else None, course.history, mirror)
-        loop.run(course)
+        loop.recorder = Recorder(saved.folder / "metrics.jsonl" if place.first else None, train_state.history, mirror)
+        loop.run(train_state)
         if place.first:
             with whole(out) as part:
                 save_file({k: v.contiguous() for k, v in loop.best.items()}, part)
-            write_text(metrics, "".join(json.dumps(line) + "\n" for line in course.history))
+            write_text(metrics, "".join(json.dumps(line) + "\n" for line in train_state.history))
             # What it learnt to read, so that pictures from elsewhere can be fitted to the same frame.
             depiction = packed.depiction.model_dump()
             facts: dict[str, Any] = {
@@ -181,11 +181,11 @@ def train(
             }
             facts["split"] = packed.split_into.model_dump() if packed.split_into else None
             facts |= {**about, **of_cluster()}
-            write_json(description, facts | loop.facts(course))
+            write_json(description, facts | loop.facts(train_state))
             loop.recorder.close("FINISHED")
             print(
-                f"{name}: best validation Tanimoto {course.best:.4f} after epoch {course.best_epoch} "
-                f"of {course.epoch}{', minimum risk' * (course.best_phase == MINIMUM_RISK)}, {course.seconds:.0f} s"
+                f"{name}: best validation Tanimoto {train_state.best:.4f} after epoch {train_state.best_epoch} "
+                f"of {train_state.epoch}{', minimum risk' * (train_state.best_phase == MINIMUM_RISK)}, {train_state.seconds:.0f} s"
             )
 
 
@@ -197,7 +197,7 @@ class Loop:
     packed: Packed
     network: Network
     training: Training
-    place: Place
+    place: ProcessGroup
     reader: Reader
     saved: Checkpoints
     threads: int
@@ -234,7 +234,7 @@ class Loop:
         self.recorder: Recorder
         self.began = self.last_save = time.monotonic()
 
-    def run(self, course: Course) -> None:
+    def run(self, train_state: TrainState) -> None:
         """Go on to the end of the course, or save and leave the process when it is told to stop.
 
         Raises
@@ -243,30 +243,32 @@ class Loop:
             When the loss is not a number, or the GPU's memory is too small.
         """
         try:
-            self._run(course)
+            self._run(train_state)
         except Exception:
             self.recorder.close("FAILED", patience=5.0)
             raise
 
-    def _run(self, course: Course) -> None:
+    def _run(self, train_state: TrainState) -> None:
         try:
-            self.began, self.last_save = time.monotonic() - course.seconds, time.monotonic()
-            if course.phase == CROSS_ENTROPY:
-                self.go_on(course)
+            self.began, self.last_save = time.monotonic() - train_state.seconds, time.monotonic()
+            if train_state.phase == CROSS_ENTROPY:
+                self.go_on(train_state)
             risk = self.training.risk
-            if risk is not None and course.risk_validated < risk.steps:
-                self.reduce_risk(course, risk)
+            if risk is not None and train_state.risk_validated < risk.steps:
+                self.reduce_risk(train_state, risk)
         except Stopped as stopped:
-            self.save(course)
-            self.place.firsts(None)  # torchrun ends the others when one has left: not before the first one has saved
+            self.save(train_state)
+            self.place.broadcast(None)  # torchrun ends the others when one has left: not before the first one has saved
             self.recorder.close("KILLED", patience=5.0)
             if self.place.first:
                 with suppress(BrokenPipeError):
-                    line = f"{self.name}: {stopped} at step {course.steps}; saved, the same command goes on from here"
+                    line = (
+                        f"{self.name}: {stopped} at step {train_state.steps}; saved, the same command goes on from here"
+                    )
                     print(line, flush=True)
             sys.exit(stopped.status)
 
-    def go_on(self, course: Course) -> None:
+    def go_on(self, train_state: TrainState) -> None:
         """Epoch after epoch, to the end of the course.
 
         Raises
@@ -278,38 +280,38 @@ class Loop:
         assert isinstance(engine, Engine)
         workers = max(1, self.threads // place.world) if place.cuda else 0
         # One stream over all epochs: readers start once, and read on during a validation.
-        batches = self.epochs.stream(course.epoch, course.step, training.epochs)
+        batches = self.epochs.stream(train_state.epoch, train_state.step, training.epochs)
         largest = math.ceil(training.batch / place.world)
         loader = Loader(self.packed, batches, largest, workers=workers, pin=place.cuda)
-        bar = progress(total=self.steps, initial=course.steps, what=self.name, unit="steps", shown=place.first)
+        bar = progress(total=self.steps, initial=train_state.steps, what=self.name, unit="steps", shown=place.first)
         with closing(iter(loader)) as stream, bar:
-            while course.epoch < training.epochs and course.stale < (training.patience or math.inf):
+            while train_state.epoch < training.epochs and train_state.stale < (training.patience or math.inf):
                 self.reader.train()
                 meter = Meter(self.flops, self.peak, place)
-                for share in islice(self.epochs.epoch(course.epoch), course.step, None):
+                for share in islice(self.epochs.epoch(train_state.epoch), train_state.step, None):
                     batch = meter.wait(stream, share)
-                    self.pending.append((share, engine.step(batch, share, course.steps)))
-                    course.step, course.steps = course.step + 1, course.steps + 1
-                    if course.steps % LOG_STEPS == 0 or course.step == len(self.epochs):
-                        self.settle(course)
-                        values = {"loss": statistics.fmean(course.losses), **meter.read()}
-                        course.losses = []
-                        self.log(course, values)
-                        shown = f"epoch {course.epoch + 1}/{training.epochs}, loss {values['loss']:.3f}"
+                    self.pending.append((share, engine.step(batch, share, train_state.steps)))
+                    train_state.step, train_state.steps = train_state.step + 1, train_state.steps + 1
+                    if train_state.steps % LOG_STEPS == 0 or train_state.step == len(self.epochs):
+                        self.settle(train_state)
+                        values = {"loss": statistics.fmean(train_state.losses), **meter.read()}
+                        train_state.losses = []
+                        self.log(train_state, values)
+                        shown = f"epoch {train_state.epoch + 1}/{training.epochs}, loss {values['loss']:.3f}"
                         bar.set_postfix_str(f"{shown}, {values['images_per_second']:.0f} images/s", refresh=False)
                     # Before anything is shown: who stops this process may have closed its terminal too.
-                    if place.heed(due=time.monotonic() - self.last_save > 60 * self.checkpoint_minutes):
-                        self.save(course)
+                    if place.check_stop(due=time.monotonic() - self.last_save > 60 * self.checkpoint_minutes):
+                        self.save(train_state)
                         meter.restart()
                     bar.update()
-                if self.validation_is_due(course.epoch + 1) and course.validated <= course.epoch:
-                    self.validate(course)
-                    course.validated = course.epoch + 1
-                course.epoch, course.step = course.epoch + 1, 0
-                if course.validated == course.epoch:
-                    self.save(course)
+                if self.validation_is_due(train_state.epoch + 1) and train_state.validated <= train_state.epoch:
+                    self.validate(train_state)
+                    train_state.validated = train_state.epoch + 1
+                train_state.epoch, train_state.step = train_state.epoch + 1, 0
+                if train_state.validated == train_state.epoch:
+                    self.save(train_state)
 
-    def reduce_risk(self, course: Course, risk: Risk) -> None:
+    def reduce_risk(self, train_state: TrainState, risk: Risk) -> None:
         """The phase of minimum risk, from the weights that were best in validations, or from a parent's.
 
         Raises
@@ -318,13 +320,13 @@ class Loop:
             As :meth:`go_on`.
         """
         training, place, epochs = self.training, self.place, self.risk_epochs
-        if course.phase == CROSS_ENTROPY:
+        if train_state.phase == CROSS_ENTROPY:
             if not self.best:  # no epoch before it: the parent's weights are those to be improved
-                self.validate(course)
-            course.phase = MINIMUM_RISK
+                self.validate(train_state)
+            train_state.phase = MINIMUM_RISK
             self.reader.load_state_dict(self.best)
             self.engine = RiskEngine(self.reader, training, risk, place)
-        engine, done = self.engine, course.risk_steps
+        engine, done = self.engine, train_state.risk_steps
         assert isinstance(engine, RiskEngine)
         first, within = divmod(done, len(epochs))
 
@@ -349,68 +351,72 @@ class Loop:
         memory = enough_memory(training, place, batch=risk.batch, setting="training.risk.batch or candidates")
         rewards = Rewards(risk.reward, processes=workers)
         with memory, rewards, closing(iter(loader)) as stream, bar:
-            self.validate_risk(course, risk)  # where it was stopped in a validation
+            self.validate_risk(train_state, risk)  # where it was stopped in a validation
             meter = Meter(self.flops, None, place)
             for share in shares():
                 batch = meter.wait(stream, share)
-                self.pending.append((share, engine.step(batch, share, course.steps, rewards)))
-                course.risk_steps, course.steps = course.risk_steps + 1, course.steps + 1
-                if course.risk_steps % LOG_STEPS == 0 or course.risk_steps == risk.steps:
-                    self.settle(course)
-                    means = map(statistics.fmean, zip(*course.losses, strict=True))
+                self.pending.append((share, engine.step(batch, share, train_state.steps, rewards)))
+                train_state.risk_steps, train_state.steps = train_state.risk_steps + 1, train_state.steps + 1
+                if train_state.risk_steps % LOG_STEPS == 0 or train_state.risk_steps == risk.steps:
+                    self.settle(train_state)
+                    means = map(statistics.fmean, zip(*train_state.losses, strict=True))
                     values = dict(zip(("risk", "cross_entropy", "reward"), means, strict=True)) | meter.read()
                     del values["teraflops"]  # those of the candidates are not counted
-                    course.losses = []
-                    self.log(course, values)
+                    train_state.losses = []
+                    self.log(train_state, values)
                     shown = f"risk {values['risk']:.3f}, {values['images_per_second']:.1f} images/s"
                     bar.set_postfix_str(shown, refresh=False)
-                if place.heed(due=time.monotonic() - self.last_save > 60 * self.checkpoint_minutes):
-                    self.save(course)
+                if place.check_stop(due=time.monotonic() - self.last_save > 60 * self.checkpoint_minutes):
+                    self.save(train_state)
                     meter.restart()
                 bar.update()
-                if self.validate_risk(course, risk):
+                if self.validate_risk(train_state, risk):
                     meter.restart()
 
-    def validate_risk(self, course: Course, risk: Risk) -> bool:
+    def validate_risk(self, train_state: TrainState, risk: Risk) -> bool:
         """Whether a validation was due in the phase of minimum risk; it is done and a checkpoint saved."""
-        due = course.risk_steps % risk.validate_every == 0 or course.risk_steps == risk.steps
-        if not due or course.risk_validated == course.risk_steps:
+        due = train_state.risk_steps % risk.validate_every == 0 or train_state.risk_steps == risk.steps
+        if not due or train_state.risk_validated == train_state.risk_steps:
             return False
-        self.settle(course)
-        self.validate(course)
-        course.risk_validated = course.risk_steps
-        self.save(course)
+        self.settle(train_state)
+        self.validate(train_state)
+        train_state.risk_validated = train_state.risk_steps
+        self.save(train_state)
         return True
 
-    def log(self, course: Course, values: dict[str, float]) -> None:
+    def log(self, train_state: TrainState, values: dict[str, float]) -> None:
         """A line of metrics."""
-        self.recorder.log(values, step=course.steps, epoch=course.current_epoch, phase=course.phase)
+        self.recorder.log(values, step=train_state.steps, epoch=train_state.current_epoch, phase=train_state.phase)
 
     def validation_is_due(self, epochs: int) -> bool:
         """Whether there is a validation after so many epochs."""
         return epochs % self.training.validate_every == 0 or epochs == self.training.epochs
 
-    def validate(self, course: Course) -> None:
+    def validate(self, train_state: TrainState) -> None:
         """Score the weights on the validation split, and keep them where they are the best so far."""
-        self.look_at_weights(course)
+        self.look_at_weights(train_state)
         self.place.align(self.engine.judged)
         with torch.compiler.set_stance("force_eager"):  # its batches have other sizes, not worth a compilation
             scores = validate(self.engine.judged, self.packed, self.training, self.place)
-        course.stale += 1
-        if scores["tanimoto"] > course.best:
-            course.best, course.best_epoch, course.stale = scores["tanimoto"], course.current_epoch, 0
-            course.best_phase = course.phase
+        train_state.stale += 1
+        if scores["tanimoto"] > train_state.best:
+            train_state.best, train_state.best_epoch, train_state.stale = (
+                scores["tanimoto"],
+                train_state.current_epoch,
+                0,
+            )
+            train_state.best_phase = train_state.phase
             self.best = {k: v.detach().cpu().clone() for k, v in self.engine.judged.state_dict().items()}
         values = {f"validation_{key}": value for key, value in scores.items()}
-        self.log(course, values)
+        self.log(train_state, values)
         if self.place.first:
             shown = ", ".join(f"{key} {value:.4f}" for key, value in scores.items())
-            where = f"epoch {course.current_epoch}/{self.training.epochs}"
-            if self.training.risk is not None and course.phase == MINIMUM_RISK:
-                where = f"minimum risk, step {course.risk_steps}/{self.training.risk.steps}"
+            where = f"epoch {train_state.current_epoch}/{self.training.epochs}"
+            if self.training.risk is not None and train_state.phase == MINIMUM_RISK:
+                where = f"minimum risk, step {train_state.risk_steps}/{self.training.risk.steps}"
             print(f"{self.name} {where}, validation: {shown}", flush=True)
 
-    def settle(self, course: Course) -> None:
+    def settle(self, train_state: TrainState) -> None:
         """Look at the losses of the last steps, which waits for the device.
 
         Raises
@@ -423,11 +429,11 @@ class Loop:
         losses = self.place.total(torch.stack([loss for _, loss in self.pending])).cpu()
         for i, (loss, (share, _)) in enumerate(zip(losses, self.pending, strict=True)):
             if not bool(loss.isfinite().all()):
-                self.refuse(f"the loss is {loss.tolist()} at step {course.steps - len(losses) + i + 1}", share)
-        course.losses += losses.tolist()
+                self.refuse(f"the loss is {loss.tolist()} at step {train_state.steps - len(losses) + i + 1}", share)
+        train_state.losses += losses.tolist()
         self.last, self.pending = self.pending[-1][0], []
 
-    def look_at_weights(self, course: Course) -> None:
+    def look_at_weights(self, train_state: TrainState) -> None:
         """Refuse weights that are no numbers: a step may spoil them after its loss was right.
 
         Raises
@@ -437,7 +443,7 @@ class Loop:
         """
         sound = torch.stack([value.isfinite().all() for value in self.reader.parameters()]).all()
         if not bool(sound):
-            self.refuse(f"the weights are no numbers after step {course.steps}", self.last)
+            self.refuse(f"the weights are no numbers after step {train_state.steps}", self.last)
 
     def refuse(self, what: str, share: Share) -> NoReturn:
         """End the training for numbers that are none, found in or after a batch."""
@@ -448,32 +454,32 @@ class Loop:
             f"Last good checkpoint: {kept[-1] if kept else 'none yet'}. CIDs of the batch: {ids}"
         )
 
-    def save(self, course: Course) -> None:
+    def save(self, train_state: TrainState) -> None:
         """Write a checkpoint; to be called by all processes."""
-        self.settle(course)
-        self.look_at_weights(course)
-        course.seconds = time.monotonic() - self.began
+        self.settle(train_state)
+        self.look_at_weights(train_state)
+        train_state.seconds = time.monotonic() - self.began
         own = {"cpu": torch.get_rng_state()}
         if self.place.cuda:
             own["cuda"] = torch.cuda.get_rng_state()
-        random = self.place.everybodys(own)
+        random = self.place.all_gather(own)
         if self.place.first:
-            state = {"engine": self.engine.state(), "course": asdict(course), "best": self.best, "random": random}
-            self.saved.save(course.steps, state)
+            state = {"engine": self.engine.state(), "course": asdict(train_state), "best": self.best, "random": random}
+            self.saved.save(train_state.steps, state)
         self.last_save = time.monotonic()
 
-    def resume(self) -> Course:
+    def resume(self) -> TrainState:
         """Take up the newest checkpoint that can be read; a new course where there is none."""
         place = self.place
         found = self.saved.newest() if place.first else None
-        path = place.firsts(found[0] if found else None)
+        path = place.broadcast(found[0] if found else None)
         if path is None:
             # Dropout differs between processes.
             torch.manual_seed(self.training.seed + 1 + place.rank)
-            return Course()
+            return TrainState()
         state = found[1] if found else self.saved.load(path)
-        course = Course(**state["course"])
-        if course.phase == MINIMUM_RISK and self.training.risk is not None:
+        train_state = TrainState(**state["course"])
+        if train_state.phase == MINIMUM_RISK and self.training.risk is not None:
             self.engine = RiskEngine(self.reader, self.training, self.training.risk, place)
         self.engine.load(state["engine"])
         self.best = state["best"]
@@ -482,30 +488,33 @@ class Loop:
             if place.cuda and "cuda" in state["random"][place.rank]:
                 torch.cuda.set_rng_state(state["random"][place.rank]["cuda"])
         else:
-            torch.manual_seed(self.training.seed + 1 + place.rank + course.steps * place.world)
+            torch.manual_seed(self.training.seed + 1 + place.rank + train_state.steps * place.world)
         if place.first:
-            print(f"{self.name}: going on from {path}, epoch {course.current_epoch}, step {course.steps}", flush=True)
-        return course
+            print(
+                f"{self.name}: going on from {path}, epoch {train_state.current_epoch}, step {train_state.steps}",
+                flush=True,
+            )
+        return train_state
 
-    def facts(self, course: Course) -> dict[str, Any]:
+    def facts(self, train_state: TrainState) -> dict[str, Any]:
         """What there is to say of a finished training."""
         return {
             "parameters": sum(p.numel() for p in self.reader.parameters()),
             "training_pictures": len(self.members),
-            "epochs": course.epoch,
-            "best_epoch": course.best_epoch,
-            "best_phase": course.best_phase,
-            "validation_tanimoto": course.best,
-            "seconds": round(course.seconds, 1),
+            "epochs": train_state.epoch,
+            "best_epoch": train_state.best_epoch,
+            "best_phase": train_state.best_phase,
+            "validation_tanimoto": train_state.best,
+            "seconds": round(train_state.seconds, 1),
             "processes": self.place.world,
             "precision": self.reader.encoder.precision,
             "device": torch.cuda.get_device_name() if self.place.cuda else f"CPU, {self.threads} threads",
-            "speed": medians([line for line in course.history if line["phase"] == CROSS_ENTROPY]),
-            "risk_speed": medians([line for line in course.history if line["phase"] == MINIMUM_RISK]),
+            "speed": medians([line for line in train_state.history if line["phase"] == CROSS_ENTROPY]),
+            "risk_speed": medians([line for line in train_state.history if line["phase"] == MINIMUM_RISK]),
         }
 
 
-def _checked(packed: Packed, name: str, training: Training, place: Place) -> Packed:
+def _checked(packed: Packed, name: str, training: Training, place: ProcessGroup) -> Packed:
     """The data set, large enough for a validation, and batches for every process."""
     if not len(packed.members("validation")):
         raise UserError(f"{packed.path}: its validation split is empty; draw more molecules or give it a larger share")

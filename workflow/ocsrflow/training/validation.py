@@ -18,11 +18,11 @@ from ..network.model import Reader
 from ..pictures.packed_file import Packed
 from ..runtime.isolated import CHUNK, Failed, Pool, attempts
 from ..runtime.progress import progress
-from .process_group import Place
+from .process_group import ProcessGroup
 from .rewards import Pair, Score, prepare, score
 
 
-def validate(reader: Reader, packed: Packed, training: Training, place: Place) -> dict[str, float]:
+def validate(reader: Reader, packed: Packed, training: Training, place: ProcessGroup) -> dict[str, float]:
     """Score a network on the first pictures of the validation split; the processes share the work.
 
     Texts are parsed in a process of their own meanwhile: what a network writes can hold RDKit up for minutes, or crash
@@ -59,7 +59,7 @@ def validate(reader: Reader, packed: Packed, training: Training, place: Place) -
         Pool(prepare) as pool,
     ):
         for part in own:
-            place.heed()
+            place.check_stop()
             if not len(part):
                 continue
             batch = next(loader)
