@@ -18,8 +18,8 @@ def snakemake(
     """Snakemake in a checkout; after so many seconds it hangs, and is killed."""
     command = [sys.executable, "-m", "snakemake", *options]
     run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=seconds)
-    if check:
-        assert run.returncode == 0, run.stdout + run.stderr
+    if check and run.returncode:
+        raise AssertionError(f"snakemake ended with {run.returncode}:\n{(run.stdout + run.stderr)[-8000:]}")
     return run
 
 
