@@ -285,7 +285,7 @@ class _Output:
         self.pairs = pair_matrix(*similarity_of_answers([ballot.answers for ballot in ballots], molecules)).tolist()
 
     def write(self, method: str, decisions: list[Decision], *, extra_seconds: float, vote: float) -> None:
-        """Write what a method decided; ``extra_seconds`` and ``vote`` are the seconds per image that it adds to reading."""
+        """Write what a method decided; ``extra_seconds`` and ``vote`` are the seconds per image that it adds."""
         reader = self.name if method == "pairs" else f"{self.name}.{method}"
         names = [member.name for member in self.members]
         first = self.members[0].rows

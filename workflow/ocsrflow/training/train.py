@@ -185,7 +185,8 @@ def train(
             loop.recorder.close("FINISHED")
             print(
                 f"{name}: best validation Tanimoto {train_state.best:.4f} after epoch {train_state.best_epoch} "
-                f"of {train_state.epoch}{', minimum risk' * (train_state.best_phase == MINIMUM_RISK)}, {train_state.seconds:.0f} s"
+                f"of {train_state.epoch}{', minimum risk' * (train_state.best_phase == MINIMUM_RISK)}, "
+                f"{train_state.seconds:.0f} s"
             )
 
 
