@@ -95,8 +95,8 @@ class ProcessGroup:
         """From here to the end of the block the processes act as one.
 
         A signal to stop is only noted, until :meth:`check_stop` is called. What goes wrong is reported once, by the
-        process that knows what it was: all of them find the same mistake, or one finds it and the others lose their connection;
-        torchrun stops the others when the first one has ended.
+        process that knows what it was: all of them find the same mistake, or one finds it and the others lose their
+        connection; torchrun stops the others when the first one has ended.
         """
         threading.Thread(target=self._give_up, daemon=True).start()
         for stop in STOPS:
