@@ -155,7 +155,7 @@ def test_one_model_answers_with_its_own_first_candidate(results: Path, dataset: 
 
 def test_a_team_parses_and_draws_in_the_same_processes_all_its_life(results: Path, dataset: Path) -> None:
     def workers() -> set[int]:
-        return {child.pid for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())}
+        return {child.pid for child in psutil.Process().children() if "popen_loky" in " ".join(child.cmdline())}
 
     packed = Packed(dataset / "images.h5")
     before = workers()

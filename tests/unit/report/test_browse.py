@@ -275,10 +275,10 @@ def test_the_command_line_takes_several_files_and_none(dataset: Path, tmp_path: 
     run = subprocess.run([*command, *rejects, "--molecules", "5"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert "other validation" in Page(tmp_path / "page.html").text
-    run = subprocess.run([*command[:4], "--others", "--out", out, "--rejects"], capture_output=True, text=True)
+    run = subprocess.run([*command[:5], "--others", "--out", out, "--rejects"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     run = subprocess.run([*command, "--shown", "0"], capture_output=True, text=True)
     assert run.returncode == 2
-    run = subprocess.run([*command[:3], "none.h5", "--out", out], capture_output=True, text=True)
+    run = subprocess.run([*command[:4], "none.h5", "--out", out], capture_output=True, text=True)
     assert run.returncode == 1
     assert run.stderr.count("\n") == 1

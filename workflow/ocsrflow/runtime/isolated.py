@@ -94,8 +94,6 @@ class Pool:
         self._pool = ProcessPool(
             max_workers=processes, context=context, initializer=_begin, initargs=(prepare, *arguments)
         )
-        with without_ctrl_c():
-            assert self._pool.active  # it starts the threads that will start the processes
 
     def __enter__(self) -> "Pool":
         return self
@@ -115,7 +113,8 @@ class Pool:
         self, function: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item], seconds: float
     ) -> "Future[list[Result]]":
         """Hand items over at once, as one chunk, for :meth:`collect`."""
-        future: Future[list[Result]] = self._pool.schedule(function, args=[items], timeout=seconds)
+        with without_ctrl_c():  # the first time it starts the threads that start the processes
+            future: Future[list[Result]] = self._pool.schedule(function, args=[items], timeout=seconds)
         return future
 
     def collect(
