@@ -122,10 +122,10 @@ def test_weights_are_brought_into_their_order_and_type_once(asked: Any, monkeypa
 
 def test_weights_that_change_are_not_kept() -> None:
     decoder = Reader(RESNET, 9).decoder
-    before = decoder.step_weights(torch.float32)
+    before = decoder.step_weights(torch.float32).added.clone()
     with torch.no_grad():
-        decoder.score.weight.add_(1)
-    assert not torch.equal(decoder.step_weights(torch.float32).score, before.score)
+        decoder.embedding.weight.add_(1)
+    assert not torch.equal(decoder.step_weights(torch.float32).added, before)
 
 
 def test_scores_of_tokens_are_float32_where_products_are_bfloat16() -> None:
@@ -135,7 +135,9 @@ def test_scores_of_tokens_are_float32_where_products_are_bfloat16() -> None:
     with torch.inference_mode():
         decoder.output.weight.mul_(5)
         decoder.output.bias.add_(12)
-        steps = Steps(decoder, torch.randn(4, 4, 16).bfloat16(), 1)
+        with torch.autocast("cpu", dtype=torch.bfloat16):  # as on a GPU
+            steps = Steps(decoder, torch.randn(4, 4, 16), 1)
+        assert steps.features.dtype == torch.bfloat16
         state = torch.randn(4, 1, 32).bfloat16()
         found = steps.log_probabilities(state)
         exact = (state.float() @ decoder.output.weight.t() + decoder.output.bias).log_softmax(dim=2)
