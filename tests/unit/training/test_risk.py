@@ -190,9 +190,9 @@ def test_a_network_that_has_learnt_something_lowers_its_expected_error(
     engine.load({**engine.state(), "reader": load_file(tmp_path / "weights.safetensors")})
     batch = next(iter(loader))
     with Rewards("tanimoto") as rewards:
-        found = [engine.step(batch, shares[0], number, rewards).tolist() for number in range(20)]
+        found = [engine.step(batch, shares[0], number, rewards).tolist() for number in range(40)]
     risks, _, best = zip(*found, strict=True)
-    assert fmean(risks[-5:]) < 0.85 * risks[0]  # 0.70 to 0.75 on the processors seen
+    assert fmean(risks[-5:]) < 0.75 * risks[0]
     assert fmean(best[-5:]) > best[0] + 0.1
 
 
