@@ -4,7 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 PORT ?= 5000
-RESULTS ?= results
+# Of the experiment that was run last, as far as there is one: of config.yaml in results, of the demonstration below it.
+ifndef RESULTS
+RESULTS := $(patsubst %/experiment.yaml,%,$(firstword $(shell ls -t results/experiment.yaml results/demo/experiment.yaml \
+	2>/dev/null) results/experiment.yaml))
+endif
 PYTEST := pytest --numprocesses auto --maxprocesses 4
 # What is given on the command line reaches the shell as the value of a variable, never as a part of a command; value,
 # so that make itself runs nothing in it either.
@@ -18,7 +22,7 @@ export PYTHON PORT RESULTS DATASET A B
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slurm test-faults check format status verify compare browse ui lock clean
+.PHONY: help setup demo test test-quick test-slurm test-faults check format status compare browse ui lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -37,23 +41,28 @@ setup: $(READY) ## Install everything into .venv; the other targets do so by the
 
 demo: $(READY) ## Run the whole experiment at small scale, from embedded molecules to the report
 	snakemake --workflow-profile workflow/profiles/demo
-	@echo "The report: results/report/index.html    MLflow: make ui    What took how long: make status"
+	@echo "The report: results/demo/report/index.html    MLflow: make ui RESULTS=results/demo"
+	@echo "What took how long: make status RESULTS=results/demo"
 
 test: $(READY) ## Run the tests
 	$(PYTEST) tests
+
+test-quick: $(READY) ## Run the tests that take no minute, while one edits
+	$(PYTEST) --quick tests/unit
 
 test-slurm: $(READY) ## Run the experiment at toy size on a real SLURM of one node, started for it
 	OCSRFLOW_FAULTS=full pytest tests/slurm
 
 test-faults: $(READY) ## Kill, cut, fill and damage everything, for most of an hour; a table of it at the end
-	OCSRFLOW_FAULTS=full $(PYTEST) tests/faults tests/fuzz tests/unit/test_resume.py
+	OCSRFLOW_FAULTS=full $(PYTEST) tests/faults tests/fuzz tests/unit/training/test_resume.py
 
-check: $(READY) ## Lint, check formats and types, ask for known vulnerabilities of the packages
+check: $(READY) ## Lint, check formats, types and imports, ask for known vulnerabilities of the packages
 	ruff check .
 	ruff format --check .
 	snakefmt --check Snakefile workflow/rules
 	snakemake --lint
 	mypy
+	lint-imports
 	python envs/audit.py
 
 format: $(READY) ## Format the code
@@ -61,29 +70,25 @@ format: $(READY) ## Format the code
 	ruff format .
 	snakefmt Snakefile workflow/rules
 
-status: $(READY) ## Show how far a run is (RESULTS=results)
-	@python -m ocsrflow.status "$$RESULTS"
+status: $(READY) ## Show how far a run is (RESULTS=results/demo)
+	@python -m ocsrflow status "$$RESULTS"
 
-verify: $(READY) ## Compare the finished files of a run with their hashes of when they were made (RESULTS=results)
-	@python -m ocsrflow.verify "$$RESULTS"
+compare: $(READY) ## Compare two folders of results (A=results/before B=results/demo)
+	@test -n "$$A" && test -n "$$B" || { echo "give A=... and B=...: folders of results" >&2; exit 1; }
+	@python -m ocsrflow compare "$$A" "$$B"
 
-compare: $(READY) ## Compare two folders of results or MLflow runs (A=results-before B=results)
-	@test -n "$$A" && test -n "$$B" || { echo "give A=... and B=...: folders of results, or ids of MLflow runs" >&2; exit 1; }
-	@python -m ocsrflow.compare "$$A" "$$B"
-
-browse: $(READY) ## Show what is in a data set of results/ (DATASET=nci-short)
+browse: $(READY) ## Show what is in a data set (DATASET=nci-short RESULTS=results/demo)
 	@case "$$DATASET" in *[!A-Za-z0-9_-]*) echo "DATASET is the name of a data set, not a path" >&2; exit 1;; esac
-	@test -f "results/datasets/$$DATASET/images.h5" || \
-		{ echo "give DATASET=..., one of: $$(cd results/datasets 2>/dev/null && ls -d */images.h5 | cut -d/ -f1 | xargs)" >&2; exit 1; }
-	@python -m ocsrflow.browse "results/datasets/$$DATASET/images.h5" --others results/datasets/*/images.h5 \
-		--lengths "results/datasets/$$DATASET/lengths.csv" \
-		--rejects "results/datasets/$$DATASET/rejects/sample.csv" "results/datasets/$$DATASET/rejects/pack.csv" \
-		--out "results/browse/$$DATASET.html"
-	@echo "The page: results/browse/$$DATASET.html"
+	@test -f "$$RESULTS/datasets/$$DATASET/images.h5" || \
+		{ echo "give DATASET=..., one of: $$(cd "$$RESULTS/datasets" 2>/dev/null && ls -d */images.h5 | cut -d/ -f1 | xargs)" >&2; exit 1; }
+	@python -m ocsrflow browse "$$RESULTS/datasets/$$DATASET/images.h5" --others "$$RESULTS"/datasets/*/images.h5 \
+		--lengths "$$RESULTS/datasets/$$DATASET/lengths.csv" \
+		--rejects "$$RESULTS/datasets/$$DATASET/rejects/sample.csv" "$$RESULTS/datasets/$$DATASET/rejects/pack.csv" \
+		--out "$$RESULTS/browse/$$DATASET.html"
+	@echo "The page: $$RESULTS/browse/$$DATASET.html"
 
-ui: $(READY) ## Browse the MLflow runs of a folder of results (RESULTS=results PORT=5000)
-	@test -f "$$RESULTS/mlflow.db" || { echo "no runs yet: $$RESULTS/mlflow.db is made by 'make demo' or a full run" >&2; exit 1; }
-	mlflow ui --backend-store-uri "sqlite:///$$RESULTS/mlflow.db" --host 127.0.0.1 --port "$$PORT"
+ui: $(READY) ## Browse the MLflow runs of a folder of results (RESULTS=results/demo PORT=5000)
+	@python -m ocsrflow ui "$$RESULTS" --port "$$PORT"
 
 lock: $(READY) ## Compile requirements.lock from pyproject.toml, and what follows from it
 	uv pip compile --quiet --python-platform linux --python-version 3.11 --generate-hashes --no-header \

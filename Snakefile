@@ -29,10 +29,7 @@ localrules:
     constant,
     datasets,
     download,
-    record_model,
-    record_report,
-    record_score,
-    record_speed,
+    record,
     report,
     score,
     tracking,
@@ -44,21 +41,21 @@ onstart:
 
 
 onsuccess:
-    tell_mlflow("FINISHED")
+    close_mlflow("FINISHED")
 
 
 onerror:
-    tell_mlflow("FAILED")
+    close_mlflow("FAILED")
 
 
 rule all:
     default_target: True
     input:
         "<results>/report/index.html",
-        expand("<results>/report/data/{dataset}.html", dataset=DATASETS),
-        "<results>/recorded/report.json",
+        expand("<results>/report/data/{dataset}.html", dataset=plan.datasets),
+        "<results>/runs.json",
 
 
 rule datasets:
     input:
-        expand("<results>/datasets/{dataset}/images.h5", dataset=DATASETS),
+        expand("<results>/datasets/{dataset}/images.h5", dataset=plan.datasets),

@@ -4,14 +4,14 @@ import re
 from pathlib import Path
 
 HERE = Path(__file__).parent
-BASE = ["cyclopts", "pydantic", "tqdm", "numpy", "pandas", "pyarrow"]
+BASE = ["cyclopts", "loky", "pebble", "psutil", "pydantic", "tqdm", "numpy", "pandas", "pyarrow"]
 PICTURES = ["rdkit", "h5py", "hdf5plugin", "zstandard", "pillow", "pyspng", "scipy", "epam-indigo", "matplotlib"]
 NETWORK = ["torch", "torchvision", "timm", "safetensors"]
 # What the rules of each environment import; ocsrflow itself is found in the checkout.
 ENVIRONMENTS = {
-    "chem": [*BASE, *PICTURES, "isal", "pebble", "requests", "scikit-learn", "tenacity"],
-    "train": [*BASE, *PICTURES, *NETWORK, "mlflow", "pebble", "requests", "tenacity"],
-    "report": [*BASE, *PICTURES, *NETWORK, "mlflow", "pebble", "scikit-learn", "seaborn", "jinja2", "snakemake"],
+    "chem": [*BASE, *PICTURES, "isal", "requests", "scikit-learn", "tenacity"],
+    "train": [*BASE, *PICTURES, *NETWORK, "mlflow", "requests", "tenacity"],
+    "report": [*BASE, *PICTURES, *NETWORK, "mlflow", "scikit-learn", "seaborn", "jinja2", "snakemake"],
 }
 
 

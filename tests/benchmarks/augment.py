@@ -9,10 +9,10 @@ import sys
 import time
 
 import torch
-from ocsrflow.augment import augment
-from ocsrflow.images import draw
-from ocsrflow.settings.augmentation import Augmentation
-from ocsrflow.settings.depiction import Depiction
+from ocsrflow.config.augmentation import Augmentation
+from ocsrflow.config.depiction import Depiction
+from ocsrflow.depiction.plain import draw
+from ocsrflow.training.augment import augment
 from rdkit import Chem
 
 BATCH, ROUNDS, WARM_UP = 32, 9, 2

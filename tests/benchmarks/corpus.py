@@ -114,7 +114,7 @@ def pandas_chunks(path: Path, kept: Path | None = None) -> None:
     import pandas as pd
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from ocsrflow.bottom_k import hash64
+    from ocsrflow.corpus.hash_sample import hash64
 
     histogram, best, out = pd.Series(dtype=int), pd.DataFrame(), None
     options = {"sep": "\t", "header": None, "names": ["cid", "smiles"], "quoting": 3, "na_filter": False}
@@ -140,11 +140,11 @@ def pandas_chunks_parquet(path: Path) -> None:
 
 def ours(path: Path, folder: Path) -> list[list[str]]:
     """The commands of this checkout."""
-    module = [sys.executable, "-m"]
+    command = [sys.executable, "-m", "ocsrflow"]
     return [
-        [*module, "ocsrflow.filter", str(path), "--max-length", str(MAX_LENGTH)]
+        [*command, "filter", str(path), "--max-length", str(MAX_LENGTH)]
         + [word for name in ("kept", "lengths", "rejects") for word in (f"--{name}", str(folder / name))],
-        [*module, "ocsrflow.sample", str(folder / "kept"), "--max-length", str(MAX_LENGTH)]
+        [*command, "sample", str(folder / "kept"), "--max-length", str(MAX_LENGTH)]
         + ["--per-length", str(PER_LENGTH), "--processes", "1"]
         + [word for name in ("out", "lengths", "rejects") for word in (f"--{name}", str(folder / f"s-{name}"))],
     ]

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from ocsrflow.decoder import Decoder
-from ocsrflow.tokenizer import VOCABULARY
+from ocsrflow.chem.tokenizer import VOCABULARY
+from ocsrflow.network.decoder import Decoder
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 

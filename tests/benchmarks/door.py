@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from ocsrflow.images import Picture
+from ocsrflow.config.depiction import Depiction
+from ocsrflow.depiction.plain import Picture
 from ocsrflow.pictures.normalise import normalise
-from ocsrflow.settings.depiction import Depiction
 from PIL import Image
 from rdkit import Chem, RDConfig
 from rdkit.Chem.Draw import rdMolDraw2D

@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from ocsrflow import images
-from ocsrflow.images import Picture, draw
-from ocsrflow.packed import Compressor
-from ocsrflow.settings.depiction import Depiction
+from ocsrflow.config.depiction import Depiction
+from ocsrflow.depiction import plain as images
+from ocsrflow.depiction.plain import Picture, draw
+from ocsrflow.pictures.packed_file import Compressor
 from PIL import Image
 from rdkit import Chem, RDConfig
 from rdkit.Chem import Draw

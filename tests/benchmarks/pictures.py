@@ -20,15 +20,15 @@ import h5py
 import hdf5plugin
 import numpy as np
 import zstandard
-from ocsrflow.download import download
-from ocsrflow.filter import filter_corpus
-from ocsrflow.loader import Loader
-from ocsrflow.pack import pack
-from ocsrflow.packed import Compressor, Packed, create, read_chunk, write_chunk
-from ocsrflow.render import render
-from ocsrflow.sample import sample
-from ocsrflow.settings.depiction import Depiction
-from ocsrflow.tokenizer import encode
+from ocsrflow.chem.tokenizer import encode
+from ocsrflow.config.depiction import Depiction
+from ocsrflow.corpus.download import download
+from ocsrflow.corpus.filter import filter_corpus
+from ocsrflow.corpus.sample import sample
+from ocsrflow.network.batches import Loader
+from ocsrflow.pictures.pack import pack
+from ocsrflow.pictures.packed_file import Compressor, Packed, create, read_chunk, write_chunk
+from ocsrflow.pictures.render import render
 from PIL import Image
 
 DEPICTION = Depiction()

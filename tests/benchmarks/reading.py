@@ -23,12 +23,12 @@ import torch
 import torch.nn.functional as F
 import yaml
 from decoder import plain_cell
-from ocsrflow.config import load
-from ocsrflow.decoder import Decoder
-from ocsrflow.model import Reader
-from ocsrflow.search import Candidate, search
-from ocsrflow.settings.network import Network
-from ocsrflow.tokenizer import END, PAD, START, VOCABULARY
+from ocsrflow.chem.tokenizer import END, PAD, START, VOCABULARY
+from ocsrflow.config.experiment import load
+from ocsrflow.config.network import Network
+from ocsrflow.network.beam_search import Candidate, search
+from ocsrflow.network.decoder import Decoder
+from ocsrflow.network.model import Reader
 from torch import Tensor
 
 LONGEST = 140

@@ -16,11 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from ocsrflow.chemistry import canonical, parse
-from ocsrflow.images import Picture, draw
-from ocsrflow.progress import progress
-from ocsrflow.redepiction import Redrawer, distance, ink
-from ocsrflow.settings.depiction import Depiction
+from ocsrflow.chem.molecules import canonical, parse
+from ocsrflow.config.depiction import Depiction
+from ocsrflow.depiction.plain import Picture, draw
+from ocsrflow.pictures.redraw_distance import Redrawer, distance, ink
+from ocsrflow.runtime.progress import progress
 from rdkit import Chem, RDConfig, RDLogger
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 

@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ocsrflow.engine import Engine
-from ocsrflow.loader import Batch, Epochs, Loader, Share
-from ocsrflow.model import load_reader
-from ocsrflow.packed import Packed
-from ocsrflow.processes import join
-from ocsrflow.settings.depiction import Depiction
-from ocsrflow.settings.risk import Risk
-from ocsrflow.settings.training import Training
+from ocsrflow.config.depiction import Depiction
+from ocsrflow.config.risk import Risk
+from ocsrflow.config.training import Training
+from ocsrflow.network.batches import Batch, Epochs, Loader, Share
+from ocsrflow.network.model import load_reader
+from ocsrflow.pictures.packed_file import Packed
 from ocsrflow.training import risk as phase
+from ocsrflow.training.engine import Engine
+from ocsrflow.training.process_group import join
 from ocsrflow.training.rewards import Rewards
 from pictures import make
 

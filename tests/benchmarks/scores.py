@@ -17,9 +17,9 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
-from ocsrflow.chemistry import parse
-from ocsrflow.metrics import EXACT, evaluate
-from ocsrflow.similarity import fingerprint, known
+from ocsrflow.chem.molecules import canonical_text, parse, without_stereo
+from ocsrflow.chem.scores import EXACT, evaluate
+from ocsrflow.chem.similarity import known, remembered
 from rdkit import Chem, DataStructs, RDConfig
 
 Run = tuple[float, float]  # seconds, CPU seconds
@@ -58,9 +58,9 @@ def identities(text: str) -> tuple[str, str, str, str] | None:
         return None
     flat = parse(text.replace("/", "").replace("\\", ""))
     return (
-        Chem.MolToSmiles(molecule),
+        canonical_text(molecule),
         Chem.MolToSmiles(flat) if flat is not None else "",
-        Chem.MolToSmiles(molecule, isomericSmiles=False),
+        canonical_text(without_stereo(molecule)),
         Chem.MolToInchi(molecule),
     )
 
@@ -69,10 +69,11 @@ def plain_scores(predictions: list[str], references: list[str]) -> dict[str, flo
     """The definitions, pair by pair."""
     totals = dict.fromkeys(("tanimoto", *EXACT), 0.0)
     for prediction, reference in zip(predictions, references, strict=True):
-        a, b = fingerprint(prediction), fingerprint(reference)
+        a, b = remembered(prediction), remembered(reference)
         if a is None:
             continue
-        totals["tanimoto"] += DataStructs.TanimotoSimilarity(a, b)
+        same = a.canonical == b.canonical
+        totals["tanimoto"] += 1.0 if same else DataStructs.TanimotoSimilarity(a.fingerprint, b.fingerprint)
         for name, x, y in zip(EXACT, identities(prediction), identities(reference), strict=True):
             totals[name] += x == y != ""
     return {name: total / len(references) for name, total in totals.items()}
@@ -96,7 +97,7 @@ def cpu() -> float:
 
 
 def timed(work: Callable[[], object]) -> tuple[Run, object]:
-    fingerprint.cache_clear()
+    remembered.cache_clear()
     identities.cache_clear()
     began, used = time.perf_counter(), cpu()
     found = work()

@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from ocsrflow.chemistry import parse
-from ocsrflow.images import Picture
-from ocsrflow.own_pictures import SUFFIXES, load
-from ocsrflow.pictures.drawing import draw_styled
+from ocsrflow.chem.molecules import parse
+from ocsrflow.config.depiction import Depiction
+from ocsrflow.depiction.plain import Picture
+from ocsrflow.depiction.styled import draw_styled
 from ocsrflow.pictures.normalise import normalise
-from ocsrflow.settings.depiction import Depiction
+from ocsrflow.pictures.picture_files import SUFFIXES, load
 from PIL import Image
 from rdkit import RDConfig
 

@@ -18,27 +18,27 @@ from contextlib import closing
 from pathlib import Path
 
 import torch
-from ocsrflow.engine import Engine
-from ocsrflow.flops import peak, training_flops
-from ocsrflow.loader import Batch, Epochs, Loader, Share
-from ocsrflow.model import Reader
-from ocsrflow.packed import Packed
-from ocsrflow.processes import Place, join
-from ocsrflow.settings.depiction import Depiction
-from ocsrflow.settings.network import Network
-from ocsrflow.settings.training import Training
+from ocsrflow.config.depiction import Depiction
+from ocsrflow.config.network import Network
+from ocsrflow.config.training import Training
+from ocsrflow.network.batches import Batch, Epochs, Loader, Share
+from ocsrflow.network.model import Reader
+from ocsrflow.pictures.packed_file import Packed
+from ocsrflow.training.engine import Engine
+from ocsrflow.training.process_group import ProcessGroup, join
+from ocsrflow.training.throughput import peak, training_flops
 from pictures import make
 
 TABLE = ("efficientnet_b0", "resnet152", "resnext101_32x8d", "wide_resnet101_2")
 
 
-def wait_for(place: Place) -> None:
+def wait_for(place: ProcessGroup) -> None:
     """Until the device has done what it was told."""
     if place.cuda:
         torch.cuda.synchronize()
 
 
-def on_device(batch: Batch, place: Place) -> Batch:
+def on_device(batch: Batch, place: ProcessGroup) -> Batch:
     """A copy of a batch that needs no more copying."""
     pictures, tokens, targets = (
         part.to(place.device, copy=True) for part in (batch.pictures, batch.tokens, batch.targets)
@@ -46,7 +46,7 @@ def on_device(batch: Batch, place: Place) -> Batch:
     return Batch(batch.positions, pictures, tokens, batch.steps, targets)
 
 
-def measure(encoder: str, packed: Packed, options: argparse.Namespace, place: Place) -> None:
+def measure(encoder: str, packed: Packed, options: argparse.Namespace, place: ProcessGroup) -> None:
     """Print one encoder's row."""
     network = Network(
         encoder=encoder,

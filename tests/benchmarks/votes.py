@@ -20,12 +20,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
-from ocsrflow.chemistry import parse
-from ocsrflow.choose import choose
-from ocsrflow.ensemble import ensemble
-from ocsrflow.files import write_json
-from ocsrflow.similarity import known
-from ocsrflow.voting import METHODS, Ballot, Pooled
+from ocsrflow.chem.molecules import parse
+from ocsrflow.chem.similarity import known
+from ocsrflow.ensemble.choose import choose
+from ocsrflow.ensemble.vote import ensemble
+from ocsrflow.ensemble.voting_methods import METHODS, Candidates, Pooled
+from ocsrflow.runtime.files import write_json
 from rdkit import Chem, DataStructs, RDConfig
 
 RIGHT = (0.80, 0.76, 0.74, 0.72, 0.70)  # share of the pictures that each member reads rightly
@@ -96,7 +96,7 @@ def plain(rows: list[tuple[str, ...]]) -> list[str]:
 
 def ours(rows: list[tuple[str, ...]], processes: int) -> list[str]:
     molecules = known((text for row in rows for text in row), processes=processes)
-    return [METHODS["pairs"](Ballot(row, (-0.1,) * len(row)), molecules).text for row in rows]
+    return [METHODS["pairs"](Candidates(row, (-0.1,) * len(row)), molecules).text for row in rows]
 
 
 def files(folder: Path, rows: list[tuple[str, ...]], right: list[str]) -> dict[str, list[Path]]:
@@ -156,7 +156,7 @@ def methods(rows: list[tuple[str, ...]], rounds: int, processes: int) -> None:
     for row in rows:
         texts = dict.fromkeys([*row, *(misread(row[0], generator) for _ in range(10))])
         pool = [Pooled(t, tuple(-10 * generator.random() for _ in row), generator.random()) for t in texts]
-        ballots.append(Ballot(row, (-0.1,) * len(row), tuple(pool)))
+        ballots.append(Candidates(row, (-0.1,) * len(row), tuple(pool)))
     molecules = known((p.text for ballot in ballots for p in ballot.pool), processes=processes)
     taken = defaultdict(list)
     for _ in range(rounds):

@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,11 +15,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import CONFIG, free_port, snakemake, wait_for
-from ocsrflow.files import read_json, write_json
+from ocsrflow.runtime.files import read_json, write_json
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from support.checkout import CONFIG, snakemake
+from support.needs import need
+from support.servers import end_server, free_port, start_server
+from support.waiting import PATIENCE
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 EVIL = "<script>document.title='pwned';alert(1)</script>"
 CONTRAST = """() => {
   const channel = c => { c /= 255; return c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; };
@@ -49,10 +50,11 @@ CONTRAST = """() => {
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium here: apt-get install chromium")
+    chromium = need("chromium")
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        started = playwright.chromium.launch(
+            executable_path=chromium, timeout=1000 * PATIENCE, args=["--no-sandbox", "--disable-gpu"]
+        )
         yield started
         started.close()
 
@@ -79,6 +81,7 @@ class Seen:
 @pytest.fixture
 def seen(browser: Browser) -> Iterator[Seen]:
     page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.set_default_timeout(1000 * PATIENCE)
     yield Seen(page)
     page.close()
 
@@ -159,7 +162,7 @@ def hostile(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = snakemake(
         folder, "-n", "-p", "--cores", "2", "--configfile", CONFIG, "--forcerun", "report", "--", "report"
     ).stdout
-    command = re.search(r"python -m ocsrflow\.report .*?(?= 2>&1)", text, flags=re.DOTALL)
+    command = re.search(r"python -m ocsrflow report .*?(?= 2>&1)", text, flags=re.DOTALL)
     assert command is not None
     words = [sys.executable, *shlex.split(command[0])[1:]]
     words = [word for word in words if not word.startswith(("--title=", "--note="))]
@@ -223,21 +226,15 @@ def test_whatever_is_a_script_is_shown_as_text(seen: Seen, hostile: Path) -> Non
 
 
 @pytest.fixture(scope="module")
-def ui(toy: Path) -> Iterator[str]:
+def ui(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """MLflow's own pages, as `make ui` shows them."""
     port = free_port()
     command = ["mlflow", "ui", "--backend-store-uri", f"sqlite:///{toy}/results/mlflow.db", "--port", str(port)]
-    server = subprocess.Popen(
-        [sys.executable, "-m", *command, "--workers", "1"],
-        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    wait_for(f"http://127.0.0.1:{port}/health", server)
-    yield f"http://127.0.0.1:{port}"
-    os.killpg(server.pid, signal.SIGKILL)
-    server.wait()
+    command = [sys.executable, "-m", *command, "--workers", "1"]
+    address = f"http://127.0.0.1:{port}"
+    server = start_server(command, f"{address}/health", tmp_path_factory.mktemp("ui") / "server.log")
+    yield address
+    end_server(server)
 
 
 def test_mlflow_shows_the_experiment_two_runs_curves_and_the_registered_model(seen: Seen, toy: Path, ui: str) -> None:
@@ -258,4 +255,4 @@ def test_mlflow_shows_the_experiment_two_runs_curves_and_the_registered_model(se
         seen.page.goto("about:blank")  # each page anew: only what is behind the # differs
         seen.page.goto(f"{ui}/#/{address}")
         for told in texts:
-            expect(seen.page.get_by_text(told).filter(visible=True).first).to_be_visible(timeout=60_000)
+            expect(seen.page.get_by_text(told).filter(visible=True).first).to_be_visible(timeout=1000 * PATIENCE)

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Server
-from fault_table import FULL, Faults
-from ocsrflow import fetch as module
-from ocsrflow.download import download
-from ocsrflow.errors import UserError
-from ocsrflow.progress import progress
+from ocsrflow.corpus.download import download
+from ocsrflow.runtime import http as module
+from ocsrflow.runtime.errors import UserError
+from ocsrflow.runtime.progress import progress
+from support.faults import FULL, Faults
+from support.servers import Server
+from support.waiting import PATIENCE
 
 DATA = random.Random(0).randbytes(300_000)
 OTHER = random.Random(1).randbytes(len(DATA))  # as long
@@ -34,7 +35,7 @@ Answer = Callable[[Handler], None]
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.fetch, "__kwdefaults__", {"attempts": 5, "longest_wait": 0.01})
-    monkeypatch.setattr(module, "TIMEOUT", (2.0, 0.3))
+    monkeypatch.setattr(module, "TIMEOUT", (PATIENCE, PATIENCE))
 
 
 @pytest.fixture
@@ -185,26 +186,28 @@ def test_a_redirect_loop_is_told_in_one_line(corpus: Server, tmp_path: Path, fau
     with faults.tried("redirect loop", "download"):
         corpus.answers["/c.gz"] = [answer(status=302, Location="/c.gz") for _ in range(100)]
         out = tmp_path / "c.gz"
-        command = [sys.executable, "-m", "ocsrflow.download", "--kind", "pubchem", "--out", out]
+        command = [sys.executable, "-m", "ocsrflow", "download", "--kind", "pubchem", "--out", out]
         command += ["--url", f"{corpus.url}/c.gz", "--md5-url", f"{corpus.url}/c.gz.md5"]
         run = subprocess.run(command, capture_output=True, text=True)
         (line,) = [line for line in run.stderr.splitlines() if "gone" not in line]  # without the progress
         assert line.startswith(
-            f"ocsrflow.download: error: cannot fetch {corpus.url}/c.gz: the server redirects without"
+            f"ocsrflow download: error: cannot fetch {corpus.url}/c.gz: the server redirects without"
         )
         assert run.returncode == 1
         corpus.answers.clear()
         arrives(corpus, out)
 
 
-def test_a_slow_server(corpus: Server, tmp_path: Path, faults: Faults) -> None:
+def test_a_slow_server(corpus: Server, tmp_path: Path, faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TIMEOUT", (PATIENCE, 3.0))
+
     def drip(handler: Handler) -> None:
         handler.send_response(200)
         handler.send_header("Content-Length", str(len(DATA)))
         handler.end_headers()
         for at in range(0, len(DATA), len(DATA) // 9):
             handler.wfile.write(DATA[at : at + len(DATA) // 9])
-            time.sleep(0.1)  # within the limit, which all together are not
+            time.sleep(0.4)  # within the limit, which all together are not
 
     with faults.tried("answer drips", "download"):
         corpus.answers["/c.gz"] = [drip]
@@ -213,7 +216,10 @@ def test_a_slow_server(corpus: Server, tmp_path: Path, faults: Faults) -> None:
 
 
 @pytest.mark.parametrize("count", [None, 0, 70_000])
-def test_a_server_that_falls_silent(corpus: Server, tmp_path: Path, faults: Faults, count: int | None) -> None:
+def test_a_server_that_falls_silent(
+    corpus: Server, tmp_path: Path, faults: Faults, monkeypatch: pytest.MonkeyPatch, count: int | None
+) -> None:
+    monkeypatch.setattr(module, "TIMEOUT", (PATIENCE, 1.0))
     release = threading.Event()
 
     def silent(handler: Handler) -> None:
@@ -223,7 +229,7 @@ def test_a_server_that_falls_silent(corpus: Server, tmp_path: Path, faults: Faul
             handler.send_header("ETag", corpus.etag)
             handler.end_headers()
             handler.wfile.write(DATA[:count])
-        release.wait(20)
+        release.wait(PATIENCE)
         handler.close_connection = True
 
     with faults.tried("silence", "download"):

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Server, make_dataset
-from fault_table import Faults
-from ocsrflow.settings.depiction import Depiction
-from test_train import NETWORK, TRAINING, lines, run_train, without_times
+from ocsrflow.config.depiction import Depiction
+from support.data import make_dataset
+from support.faults import Faults
+from support.needs import mount
+from support.servers import Server
+from support.training import NETWORK, TRAINING, lines, run_train, without_times
 
 SMALL = "256k"
 
@@ -22,9 +24,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
     """A real file system of 256 kB."""
     folder = tmp_path / "small"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SMALL}", "none", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("only root can mount the small disk that this test fills")
+    mount("mount", "-t", "tmpfs", "-o", f"size={SMALL}", "none", folder)
     yield folder
     subprocess.run(["umount", folder], check=True)
 
@@ -34,7 +34,7 @@ def free_space(disk: Path) -> None:
 
 
 def run(module: object, *words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", f"ocsrflow.{module}", *map(str, words)]
+    command = [sys.executable, "-m", "ocsrflow", str(module), *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True)
 
 
@@ -44,7 +44,7 @@ def finds_no_room(module: object, *words: object) -> None:
     told = [line for line in ended.stderr.splitlines() if "gone" not in line]  # without the progress
     assert ended.returncode == 1, ended.stderr
     assert len(told) == 1, ended.stderr
-    assert told[0].startswith(f"ocsrflow.{module}: error: no space left on the disk")
+    assert told[0].startswith(f"ocsrflow {module}: error: no space left on the disk")
 
 
 def outputs(folder: Path, *names: str) -> list[object]:
@@ -109,6 +109,7 @@ def test_sample(kept: Path, small: Path, faults: Faults) -> None:
         assert [path.name for path in small.iterdir()] == ["there"]
 
 
+@pytest.mark.usefixtures("drawn_here")
 def test_render(kept: Path, small: Path, tmp_path: Path, faults: Faults) -> None:
     made = make_dataset(kept, tmp_path / "data", size=300, pixels=200)
     depiction = Depiction(size=200, palette="black_and_white").model_dump_json()
@@ -123,6 +124,7 @@ def test_render(kept: Path, small: Path, tmp_path: Path, faults: Faults) -> None
         assert (small / "rejects").read_bytes() == (made / "render.csv").read_bytes()
 
 
+@pytest.mark.usefixtures("drawn_here")
 def test_pack(kept: Path, small: Path, tmp_path: Path, faults: Faults) -> None:
     made = make_dataset(kept, tmp_path / "data", size=300, pixels=200)
     command = ["pack", made / "sample.parquet", made / "shards", "--store", made / "pictures", "--shards", 1]

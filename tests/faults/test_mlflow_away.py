@@ -1,28 +1,30 @@
 """MLflow's server is killed and started again while a model is trained."""
 
-import time
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MlflowServer
-from fault_table import Faults
-from ocsrflow import mirror
-from ocsrflow import train as stage
-from ocsrflow.tracking import tracking
-from test_train import TRAINING, lines, run_train, without_times
+from ocsrflow.tracking import live_curves
+from ocsrflow.tracking.tracking import tracking
+from ocsrflow.training import train as stage
+from support.faults import Faults
+from support.servers import MlflowServer
+from support.training import TRAINING, lines, run_train, without_times
+from support.waiting import wait_until
 
 
 def test_the_weights_are_the_same_and_mlflow_gets_every_point_once(
-    dataset: Path, tmp_path: Path, faults: Faults, one_thread: None, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, tmp_path: Path, empty_store: Path, faults: Faults, one_thread: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow.tracking import MlflowClient
 
-    monkeypatch.setattr(mirror, "RETRY", 0.2)
-    monkeypatch.setattr(mirror, "GATHER", 0.05)
+    monkeypatch.setattr(live_curves, "RETRY", 0.2)
+    monkeypatch.setattr(live_curves, "GATHER", 0.05)
     training = TRAINING.model_copy(update={"epochs": 6})
     run_train(dataset, tmp_path / "undisturbed", training=training)
 
+    shutil.copy(empty_store, tmp_path / "server.db")
     server = MlflowServer(tmp_path)
     server.start()
     where = tmp_path / "tracking.json"
@@ -42,10 +44,7 @@ def test_the_weights_are_the_same_and_mlflow_gets_every_point_once(
         nonlocal validated
         validated += 1
         if validated == 2:  # it has some points and is killed as others come
-            until = time.monotonic() + 60
-            while not steps("loss"):
-                assert time.monotonic() < until
-                time.sleep(0.1)
+            wait_until(lambda: steps("loss"), "the first points at MLflow's server", details=server.log.read_text)
             server.kill()
         elif validated == 5:
             server.start()

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY, Server, copy_checkout
-from fault_table import FULL, Faults
-from test_train import NETWORK, TRAINING
+from support.checkout import REPOSITORY, copy_checkout
+from support.faults import FULL, Faults
+from support.needs import mount
+from support.servers import Server
+from support.training import NETWORK, TRAINING
 
 
 @pytest.fixture
@@ -18,8 +20,7 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
     """A file system with one file on which nothing can be written: root may write wherever permissions forbid it."""
     folder = tmp_path / "read-only"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "none", folder], capture_output=True).returncode:
-        pytest.skip("only root can mount the disk that this test needs")
+    mount("mount", "-t", "tmpfs", "none", folder)
     (folder / "there").write_text("as it was")
     subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
     yield folder
@@ -28,12 +29,12 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
 
 def refuses(folder: Path, module: str, *words: object) -> None:
     """Run a stage, look at what it says, and that nothing has changed."""
-    command = [sys.executable, "-m", f"ocsrflow.{module}", *map(str, words)]
+    command = [sys.executable, "-m", "ocsrflow", module, *map(str, words)]
     ended = subprocess.run(command, capture_output=True, text=True)
     told = [line for line in ended.stderr.splitlines() if "gone" not in line]  # without the progress
     assert ended.returncode == 1, ended.stderr
     assert len(told) == 1, ended.stderr
-    assert told[0].startswith(f"ocsrflow.{module}: error: no permission ({folder}")
+    assert told[0].startswith(f"ocsrflow {module}: error: no permission ({folder}")
     assert told[0].endswith("Read-only file system")
     assert os.listdir(folder) == ["there"]
 

@@ -16,15 +16,18 @@ import psutil
 import pytest
 import torch
 import yaml
-from conftest import CONFIG, TINY, hear_ctrl_c
-from fault_table import FULL, Faults
+from ocsrflow.runtime.gpu_lease import MADE_UP
 from safetensors.torch import load_file
+from support.checkout import CONFIG
+from support.data import TINY
+from support.faults import FULL, Faults
+from support.processes import described, hear_ctrl_c
+from support.waiting import wait_until
 
 GPU = "GPU-00000000-0000-0000-0000-000000000000"
 MODEL = "results/models/tiny"
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, *([signal.SIGINT, signal.SIGHUP] if FULL else [])]
 ROUNDS = 2 if FULL else 1
-END = 240  # seconds in which all that a Snakemake started has gone
 
 
 class Run:
@@ -44,10 +47,12 @@ class Run:
         (folder / "bin/nvidia-smi").chmod(0o755)
         (folder / "tmp").mkdir()
         self.locks = folder / "tmp" / f"ocsrflow-gpus-{os.getuid()}"
-        self.env = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "TMPDIR": str(folder / "tmp")}
+        path = f"{folder / 'bin'}:{os.environ['PATH']}"
+        self.env = {**os.environ, "PATH": path, "TMPDIR": str(folder / "tmp"), MADE_UP: "1"}
 
     def command(self, *options: str) -> list[str]:
         options = (*options, "--cores", "2", "--resources", "gpu=1", "--configfile", "experiment.yaml")
+        options = (*options, "--max-threads", "1")  # threads that wait for one another take minutes on a busy machine
         return [sys.executable, "-m", "snakemake", *options, "--rerun-incomplete", f"{MODEL}/weights.safetensors"]
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -57,6 +62,20 @@ class Run:
                 self.command(), cwd=self.folder, env=self.env, stdout=log, stderr=log, start_new_session=True,
                 preexec_fn=hear_ctrl_c,
             )  # fmt: skip
+
+    def told(self) -> str:
+        """What is at work, and the logs of Snakemake and of the training, for a failure."""
+        logs = [self.folder / "log", self.folder / "results/logs/train/tiny.log"]
+        texts = [f"{path}:\n{path.read_text()[-5000:]}" for path in logs if path.is_file()]
+        return "\n".join([described(self.processes()), *texts])
+
+    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
+        wait_until(condition, what, details=self.told)
+
+    def ended(self, head: "subprocess.Popen[bytes]", what: str) -> int:
+        """The exit status of a Snakemake, once it has ended."""
+        self.wait_until(lambda: head.poll() is not None, what)
+        return head.wait()
 
     def once(self, *options: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(self.command(*options), cwd=self.folder, env=self.env, capture_output=True, text=True)
@@ -111,13 +130,6 @@ class Run:
             shutil.rmtree(folder)
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, what
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def run(toy: Path, tmp_path: Path) -> Iterator[Run]:
     """A run that is gone after the test, whatever happened."""
@@ -131,12 +143,17 @@ def test_snakemake_stopped_and_killed_and_two_at_once(run: Run, faults: Faults) 
     # The undisturbed training; a second Snakemake is started while it is on.
     with faults.tried("two Snakemakes in one folder", "train"):
         first = run.start()
-        wait_until(lambda: run.saved() > 0, "no checkpoint", 120)
+        run.wait_until(lambda: run.saved() > 0 or first.poll() is not None, "the first checkpoint")
+        at_work = run.processes()
+        for process in at_work:  # so that it does not end meanwhile
+            process.suspend()
         second = run.once()
-        assert second.returncode == 1
+        for process in at_work:
+            process.resume()
+        assert second.returncode == 1, second.stdout + second.stderr
         assert "Traceback" not in second.stderr
         assert "lock" in second.stderr
-        assert first.wait(120) == 0, (run.folder / "log").read_text()
+        assert run.ended(first, "the end of the training") == 0, run.told()
         weights, figures = run.made()
         assert figures[-1]["step"]
 
@@ -146,15 +163,15 @@ def test_snakemake_stopped_and_killed_and_two_at_once(run: Run, faults: Faults) 
             with faults.tried(f"{number.name} of Snakemake", "train") as fault:
                 before = run.saved()
                 head = run.start()
-                wait_until(lambda before=before: run.saved() > before, "no new checkpoint", 120)
+                run.wait_until(lambda before=before: run.saved() > before, f"a checkpoint after step {before}")
                 assert not run.gpu_is_free()
                 head.send_signal(number)
                 if number != signal.SIGKILL:  # an impatient user
                     time.sleep(0.05)
                     head.send_signal(number)
-                head.wait(END)
+                run.ended(head, f"the end of Snakemake after {number.name}")
                 assert "Traceback" not in (run.folder / "log").read_text()
-                wait_until(lambda: not run.processes(), f"{number.name}: {run.processes()} is left", END)
+                run.wait_until(lambda: not run.processes(), f"the end of its jobs after {number.name}")
                 assert run.gpu_is_free()
                 fault.lost(run.reached() - run.saved(), "steps")
             if number == signal.SIGKILL:  # which leaves Snakemake's lock

@@ -13,6 +13,7 @@ import http.server
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -27,17 +28,21 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from conftest import CONFIG, Server, snakemake
-from fault_table import FULL, Faults
+from support.checkout import CONFIG, snakemake
+from support.faults import FULL, Faults
+from support.needs import mount
+from support.processes import described
+from support.servers import Server
+from support.waiting import PATIENCE, wait_until
 
 KILLS = 20 if FULL else 1
 SLOW = 5  # kills of a stage that takes a quarter of a minute
 SLOWEST = ("train", "speed_training", "speed_prediction")
 SAMPLE = ("download", "filter", "render", "pack", "score")  # where not all is asked for
 RULES = (
-    "attend", "benchmark_set", "browse", "calibrate", "choose", "constant", "download", "draw_set", "ensemble",
-    "filter", "osra", "pack", "predict", "record_model", "record_report", "record_score", "record_speed", "redraw",
-    "render", "report", "rescore", "sample", "score", "speed_prediction", "speed_training", "tracking", "train",
+    "attend", "benchmark_set", "browse", "calibrate", "choose", "constant", "download", "draw_set", "filter",
+    "osra", "pack", "predict", "record", "redraw",
+    "render", "report", "rescore", "sample", "score", "speed_prediction", "speed_training", "tracking", "train", "vote",
 )  # fmt: skip
 
 MARK = "OCSRFLOW_TEST_JOB"  # environment variable by which the processes of a job are found, whoever their parent is
@@ -60,7 +65,6 @@ VARYING = {
     "models/*/model.json": {"seconds", *RATES},
     "predictions/*.json": {"seconds_per_image", "images_per_second", "seconds_per_vote"},
     "predictions/*.parquet": {"seconds"},
-    "recorded/*.json": {"run_id", "model_id"},
     "redrawn/*.json": {"seconds_per_image"},
     "redrawn/*.parquet": {"seconds"},
     "speed/*.json": SPEEDS,
@@ -143,7 +147,7 @@ class Ground:
     def run(self, job: Job) -> None:
         """Run a job to its end."""
         assert self.begin(job).wait() == 0, (self.folder / "said").read_text()
-        self.wait_for_the_end(5)
+        self.wait_for_the_end()
 
     def killed(self, job: Job, seconds: float, alone: bool) -> float | None:
         """Run a job and kill it after some seconds, or only the stage's own process; None where it ended before.
@@ -162,8 +166,8 @@ class Ground:
         else:
             os.killpg(shell.pid, signal.SIGKILL)
         lasted = time.monotonic() - began
-        status = shell.wait(timeout=60)
-        self.wait_for_the_end(20)
+        status = shell.wait(timeout=PATIENCE)
+        self.wait_for_the_end()
         # It may have ended in the very moment, or have been told to stop.
         return lasted if status != 0 else None
 
@@ -188,12 +192,13 @@ class Ground:
         except psutil.Error:
             return False
 
-    def wait_for_the_end(self, seconds: float) -> None:
+    def wait_for_the_end(self) -> None:
         """Wait until no process is left, which all end by themselves."""
-        until = time.monotonic() + seconds
-        while left := self.processes():
-            assert time.monotonic() < until, f"left running: {[process.cmdline() for process in left]}"
-            time.sleep(0.02)
+
+        def left() -> str:
+            return f"{described(self.processes())}\n{(self.folder / 'said').read_text()}"
+
+        wait_until(lambda: not self.processes(), "the end of all processes of the job", details=left)
 
     def content(self) -> dict[str, Any]:
         """All files of the results, without what takes another time each time."""
@@ -249,10 +254,9 @@ def ground(toy: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterato
 @pytest.mark.parametrize("rule", RULES if FULL else SAMPLE)
 def test_a_stage_killed_at_random_moments(rule: str, jobs: dict[str, Job], ground: Ground, faults: Faults) -> None:
     job = jobs[rule]
-    if rule.startswith("record_"):  # a store of its own, with what the job needs
-        ground.remove("results/mlflow.db", "results/mlflow-artifacts", "results/recorded", "results/runs.json")
-        for before in ("tracking", *(["record_model"] if rule == "record_score" else [])):
-            ground.run(jobs[before])
+    if rule == "record":  # a store of its own
+        ground.remove("results/mlflow.db", "results/mlflow-artifacts", "results/runs.json")
+        ground.run(jobs["tracking"])
     ground.remove(*(f"results/{name}" for name in BESIDE.get(rule, [])))
     start = ground.folder.with_name("start")
     shutil.copytree(ground.results, start, symlinks=True)
@@ -286,7 +290,7 @@ def test_a_stage_killed_at_random_moments(rule: str, jobs: dict[str, Job], groun
         assert ground.content() == expected
         assert ground.runs() == recorded
         assert len(list(ground.results.rglob("*.part"))) <= kills
-        # Temporary folders of killed processes are removed by those that come a minute later.
+        # A killed process leaves its temporary folder to whoever clears TMPDIR.
         left_over = [path.name for path in ground.temporary.iterdir() if not path.name.startswith("ocsrflow-")]
         assert left_over == []
 
@@ -311,7 +315,7 @@ def test_a_download_killed_at_random_moments(server: Server, tmp_path: Path, fau
 
     server.answers["/c.gz"] = [drip] * 1000
     out = tmp_path / "c.gz"
-    command = [sys.executable, "-m", "ocsrflow.download", "--kind", "pubchem", "--out", out]
+    command = [sys.executable, "-m", "ocsrflow", "download", "--kind", "pubchem", "--out", out]
     command += ["--url", f"{server.url}/c.gz", "--md5-url", f"{server.url}/c.gz.md5"]
     dice = random.Random(0)
     kills = max(KILLS, 3)
@@ -320,10 +324,9 @@ def test_a_download_killed_at_random_moments(server: Server, tmp_path: Path, fau
             asked = len(server.requests)
             process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
             if dice.random() < 0.8:  # not all of them as it begins, most of which is imports
-                until = time.monotonic() + 60
-                while len(server.requests) < asked + 2:  # the md5 sum and the file
-                    assert time.monotonic() < until
-                    time.sleep(0.002)
+                wait_until(
+                    lambda asked=asked: len(server.requests) >= asked + 2, "questions for the md5 sum and the file"
+                )
             time.sleep(dice.uniform(0, 1.0 / kills))
             process.kill()
             assert process.wait() == -signal.SIGKILL
@@ -339,21 +342,21 @@ def test_a_download_killed_at_random_moments(server: Server, tmp_path: Path, fau
 
 @pytest.mark.parametrize("rule", RULES if FULL else ["choose"])
 def test_a_stage_whose_results_are_read_only(rule: str, jobs: dict[str, Job], ground: Ground, faults: Faults) -> None:
-    if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
-        pytest.skip("only root can mount a folder so that nobody can write to it")
+    mount("unshare", "--mount", "true")
     job = jobs[rule]
     ground.remove(*job.outputs)
     before = ground.content()
-    # Mounted for this process alone, so that nothing has to be unmounted.
-    script = f"mount --bind results results; mount -o remount,bind,ro results; set -euo pipefail; {job.command}"
+    # Mounted for this process alone, so that nothing has to be unmounted. The log would be below the results too.
+    command = re.sub(r" (> \S+ 2>&1|2>&1 \| .*)$", "", job.command)
+    script = f"mount --bind results results; mount -o remount,bind,ro results; set -euo pipefail; {command}"
     with faults.tried("read-only results", rule):
         run = subprocess.run(
             ["unshare", "--mount", "bash", "-c", script],
-            cwd=ground.folder, env=ground.environment, capture_output=True, text=True, timeout=300,
+            cwd=ground.folder, env=ground.environment, capture_output=True, text=True, timeout=PATIENCE,
         )  # fmt: skip
-        told = [line for line in run.stdout.splitlines() if ": error: " in line]
+        told = [line for line in run.stderr.splitlines() if ": error: " in line]
         assert run.returncode == 1, run.stdout + run.stderr
-        assert "Traceback" not in run.stdout
-        assert len(told) == 1, run.stdout
-        assert told[0].endswith("Read-only file system"), run.stdout
+        assert "Traceback" not in run.stderr
+        assert len(told) == 1, run.stderr
+        assert told[0].endswith("Read-only file system"), run.stderr
         assert ground.content() == before

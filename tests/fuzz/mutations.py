@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import yaml
 from hypothesis import strategies as st
-from ocsrflow.settings.depiction import Depiction
+from ocsrflow.config.depiction import Depiction
 
 # What sizes, counts and offsets are most often wrong with, as they lie in files.
 NUMBERS = [0, 1, 2**40, *(2**bits - k for bits in (7, 8, 15, 16, 31, 32, 63, 64) for k in (0, 1))]
@@ -174,6 +174,38 @@ def restructured(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
     return file.getvalue()
 
 
+@st.composite
+def reheaped(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
+    """An HDF5 file whose global heap is another: the one structure that HDF5 reads without a checksum.
+
+    A collection begins with ``GCOL``, a version and its size. Behind 16 bytes lie its pieces, each with a number (0 for
+    what is free), a count and a size, of 2, 2 and 8 bytes, with 4 between the last two.
+    """
+    data = bytearray(draw(st.sampled_from(seeds)))
+    pieces = [at for begin in _all_places(data, b"GCOL") for at in _pieces(data, begin)]
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.sampled_from(pieces))
+        offset, width = draw(st.sampled_from([(0, 2), (2, 2), (8, 8)]))
+        number = draw(st.sampled_from([*NUMBERS, 8, 15, 16, 17, 4096, 2**64 - 16, 2**64 - 24]) | st.integers(0, 5000))
+        data[at + offset : at + offset + width] = (number % (1 << 8 * width)).to_bytes(width, "little")
+    return bytes(data)
+
+
+def _all_places(data: bytearray, what: bytes) -> list[int]:
+    return [at for at in range(len(data)) if data.startswith(what, at)]
+
+
+def _pieces(data: bytearray, begin: int) -> list[int]:
+    """Where the pieces of a collection begin; its own header, whose size lies likewise, is one of them."""
+    found, at = [begin], begin + 16
+    end = min(len(data), begin + int.from_bytes(data[begin + 8 : begin + 16], "little"))
+    while at + 16 <= end:
+        found.append(at)
+        number, size = (int.from_bytes(data[at + i : at + i + n], "little") for i, n in ((0, 2), (8, 8)))
+        at += 16 + -(-size // 8) * 8 if number else max(16, size)
+    return found
+
+
 def _attributes() -> st.SearchStrategy[Any]:
     trees = grafted([Depiction().model_dump(mode="json"), ["C"]])
     return trees.map(json.dumps) | st.sampled_from([b"\xff", 7, np.zeros(3), "", "[" * 3000, "NaN"])
@@ -212,8 +244,8 @@ def of(reader: str, seeds: list[bytes]) -> st.SearchStrategy[bytes]:
             return plain | with_png_checksums(plain)
         case "archive" | "checkpoint":
             return plain | rezipped(seeds)
-        case "packed":
-            return plain | restructured(seeds)
+        case "packed" | "shard":
+            return plain | restructured(seeds) | reheaped(seeds)
         case "description" | "calibration" | "members":
             return plain | as_json(grafted(trees()))
         case "weights":

@@ -15,32 +15,37 @@ from unittest import mock
 import h5py
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
-from conftest import REPOSITORY
-from ocsrflow import config
-from ocsrflow.benchmark_set import benchmark_set
-from ocsrflow.calibration import Calibration, confidence
-from ocsrflow.checkpoints import Checkpoints
-from ocsrflow.errors import UserError
-from ocsrflow.filter import filter_corpus
-from ocsrflow.images import fit
-from ocsrflow.lineup import find_models
-from ocsrflow.model import Reader as Net
-from ocsrflow.model import load_reader
-from ocsrflow.own_pictures import load
-from ocsrflow.packed import SPLITS, TEXTS, Compressor, Packed, PackedWriter
-from ocsrflow.picture_folder import UNREADABLE, PictureFolder
-from ocsrflow.settings.depiction import Depiction
-from ocsrflow.settings.network import Network
-from ocsrflow.settings.reading import Reading
-from ocsrflow.settings.training import Training
-from ocsrflow.team import Team
-from ocsrflow.tokenizer import VOCABULARY, encode
+from ocsrflow.chem.tokenizer import VOCABULARY, encode
+from ocsrflow.config import experiment
+from ocsrflow.config.depiction import Depiction
+from ocsrflow.config.network import Network
+from ocsrflow.config.reading import Reading
+from ocsrflow.config.training import Training
+from ocsrflow.corpus.filter import filter_corpus
+from ocsrflow.corpus.picture_folder import UNREADABLE, PictureFolder
+from ocsrflow.ensemble.calibrate import Calibration, confidence
+from ocsrflow.network.model import Reader as Net
+from ocsrflow.network.model import load_reader
+from ocsrflow.pictures.benchmark_set import benchmark_set
+from ocsrflow.pictures.pack import Places
+from ocsrflow.pictures.packed_file import SPLITS, TEXTS, Compressor, Packed, PackedWriter, create, write_chunk
+from ocsrflow.pictures.picture_files import load, load_supplied
+from ocsrflow.pictures.picture_store import PictureStore, picture_hash
+from ocsrflow.pictures.render import INDEX
+from ocsrflow.reader.ensemble_reader import EnsembleReader
+from ocsrflow.reader.find_models import find_models
+from ocsrflow.runtime.errors import UserError
+from ocsrflow.training.checkpoints import Checkpoints
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
+from support.checkout import REPOSITORY
 
 SMALL = Depiction(size=32, palette="black_and_white")
 TINY = Network(encoder="shufflenet_v2_x0_5", pretrained="none", frozen_children=0, image_size=32, grid=1, dim=8)
+SMILES = ("CCO", "C", "c1ccccc1")
 KEY = "0123456789ab"  # of the trainings whose checkpoints are read
 
 
@@ -100,14 +105,14 @@ def own_picture(path: Path) -> None:
 
 def supplied_picture(path: Path) -> None:
     """A picture of the contest's form."""
-    found = fit(PictureFolder(path.parent).read(path.name), SMALL)
+    found = load_supplied(path, SMALL)
     assert found.shape == (32, 32, 1)
 
 
 def archive(path: Path) -> None:
     """A zip archive of pictures: all of it, both ways."""
     folder = PictureFolder(path)
-    ways = (lambda name: fit(folder.read(name), SMALL), lambda name: _opened(folder, name))
+    ways = (folder.read, lambda name: _opened(folder, name))
     _all(*(functools.partial(way, name) for name in sorted(folder.names()) for way in ways))
 
 
@@ -139,6 +144,22 @@ def packed(path: Path) -> None:
     _all(*(functools.partial(found.pictures, [at]) for at in everything))
 
 
+def shard(path: Path) -> None:
+    """A file of the store of pictures: looked through by the stage render, and packed."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "style").mkdir()
+        (folder / "style/00000-of-00001-0.h5").symlink_to(path.resolve())
+        hashes = np.array([picture_hash(cid, SMILES[cid]) for cid in range(len(SMILES))], np.uint64)
+        PictureStore(folder, "style", 0, 1).find(hashes)
+        rows = [(cid, 0, "style/00000-of-00001-0.h5", cid) for cid in range(len(SMILES))]
+        columns = [pa.array(column) for column in zip(*rows, strict=True)]
+        pq.write_table(pa.table(columns, INDEX.names).cast(INDEX), folder / "0.parquet")
+        places = Places(folder, [folder / "0.parquet"])
+        assert places.attributes
+        _all(*(functools.partial(places.chunk, at) for at in range(len(SMILES))))
+
+
 def description(path: Path) -> None:
     """``model.json`` beside the right weights, as ``predict`` reads it."""
     with tempfile.TemporaryDirectory() as name:
@@ -146,7 +167,7 @@ def description(path: Path) -> None:
         folder.mkdir(parents=True)
         shutil.copy(path, folder / "model.json")
         (folder / "weights.safetensors").symlink_to(tiny_model() / "weights.safetensors")
-        Team(find_models([folder]), "pairs", Reading(), torch.device("cpu"))
+        EnsembleReader(find_models([folder]), "pairs", Reading(), torch.device("cpu"))
 
 
 def calibration(path: Path) -> None:
@@ -157,7 +178,7 @@ def calibration(path: Path) -> None:
         (results / "calibration").mkdir()
         (results / "models/tiny").symlink_to(tiny_model())
         shutil.copy(path, results / "calibration/tiny.json")
-        team = Team(find_models([results / "models/tiny"]), "pairs", Reading(), torch.device("cpu"))
+        team = EnsembleReader(find_models([results / "models/tiny"]), "pairs", Reading(), torch.device("cpu"))
         rows = pd.DataFrame({"log_probability": [-1.0], "distance": [0.5], "valid": [True]})
         assert 0 <= confidence(rows, team.calibrations[0])[0] <= 1
 
@@ -199,13 +220,13 @@ def tiny_model() -> Path:
 
 def configuration(path: Path) -> None:
     """A configuration, with what the Snakefile asks of it first."""
-    found = config.read(path)
+    found = experiment.read(path)
     for dataset in found.datasets:
-        assert config.shards(found, dataset) >= 1
-    config.test_sets(found)
-    config.drawn_sets(found)
-    config.selection(found)
-    config.missing_files(found)
+        assert experiment.shards(found, dataset) >= 1
+    experiment.test_sets(found)
+    experiment.drawn_sets(found)
+    experiment.selection(found)
+    experiment.missing_files(found)
 
 
 READERS = {
@@ -216,6 +237,7 @@ READERS = {
     "archive": Reader(archive, (UserError, ValueError)),
     "checkpoint": Reader(checkpoint),
     "packed": Reader(packed),
+    "shard": Reader(shard),
     "description": Reader(description),
     "calibration": Reader(calibration),
     "members": Reader(members),
@@ -311,12 +333,25 @@ def checkpoints() -> list[bytes]:
 def data_sets() -> list[bytes]:
     """A packed data set of three pictures, with room for few more."""
     file = io.BytesIO()
-    with mock.patch("ocsrflow.packed.ROWS", 4), h5py.File(file, "w", libver="v110") as h5:
+    with mock.patch("ocsrflow.pictures.packed_file.ROWS", 4), h5py.File(file, "w", libver="v110") as h5:
         writer = PackedWriter(h5, SMALL, {"vocabulary": json.dumps(VOCABULARY), "sample": "{}"})
         picture = np.asarray(drawing().resize((32, 32)))[..., None]
-        for cid, (smiles, split) in enumerate(zip(("CCO", "C", "c1ccccc1"), SPLITS, strict=True)):
+        for cid, (smiles, split) in enumerate(zip(SMILES, SPLITS, strict=True)):
             writer.add(cid, split, Compressor().chunk(picture), encode(smiles), dict.fromkeys(TEXTS, smiles))
         writer.close()
+    return [file.getvalue()]
+
+
+def shards() -> list[bytes]:
+    """A file of the store with three pictures."""
+    file = io.BytesIO()
+    with h5py.File(file, "w", libver="v110") as h5:
+        images = create(h5, len(SMILES), SMALL)
+        for cid in range(len(SMILES)):
+            write_chunk(images, cid, Compressor().chunk(np.asarray(drawing().resize((32, 32)))[..., None]))
+        h5["cid"] = np.arange(len(SMILES), dtype=np.int64)
+        h5["molecule"] = np.array([picture_hash(cid, smiles) for cid, smiles in enumerate(SMILES)], np.uint64)
+        h5.attrs["rdkit"] = "2026.03"
     return [file.getvalue()]
 
 
@@ -355,6 +390,7 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "archive": archives,
     "checkpoint": checkpoints,
     "packed": data_sets,
+    "shard": shards,
     "description": descriptions,
     "calibration": calibrations,
     "members": ensembles,

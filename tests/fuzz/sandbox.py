@@ -12,12 +12,22 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
-SECONDS = 10.0  # for one file, on a busy machine
+import psutil
+import torch
+
+SECONDS = 10.0  # of CPU time, for one file
+BUSY = 30  # times as long it may take by the clock, on a busy machine
 MEGABYTES = 1024  # that reading one file may add to the memory in use
 ADDRESS_SPACE = 6 << 30  # bytes; what asks for more is refused by the kernel, whether it would use it or not
 
 # What readers import takes seconds: the server that forks the sandboxes has done it once.
-HEAVY = ["ocsrflow.filter", "ocsrflow.benchmark_set", "ocsrflow.checkpoints", "ocsrflow.team", "ocsrflow.config"]
+HEAVY = [
+    "ocsrflow.corpus.filter",
+    "ocsrflow.pictures.benchmark_set",
+    "ocsrflow.training.checkpoints",
+    "ocsrflow.reader.ensemble_reader",
+    "ocsrflow.config.experiment",
+]
 
 Read = Callable[[Path], None]
 
@@ -25,7 +35,7 @@ Read = Callable[[Path], None]
 class Limits(NamedTuple):
     """What reading one file may take."""
 
-    seconds: float = SECONDS
+    seconds: float = SECONDS  # of CPU time
     megabytes: int = MEGABYTES
 
 
@@ -73,10 +83,13 @@ class Sandbox:
     def read(self, data: bytes | Path, limits: Limits = Limits()) -> Outcome:  # noqa: B008  (immutable)
         """Read some bytes, or a file that lies there already."""
         self._pipe.send(data)
-        if not self._pipe.poll(limits.seconds):
-            self.close()
-            self._start()
-            return Outcome("hung", f"no end after {limits.seconds:.0f} s", limits.seconds)
+        began, before = time.monotonic(), self._seconds()
+        while not self._pipe.poll(0.1):
+            used, waited = self._seconds() - before, time.monotonic() - began
+            if used > limits.seconds or waited > BUSY * limits.seconds:
+                self.close()
+                self._start()
+                return Outcome("hung", f"no end after {waited:.0f} s, {used:.0f} s of them at work", waited)
         try:
             outcome: Outcome = self._pipe.recv()
         except EOFError:
@@ -87,6 +100,14 @@ class Sandbox:
         if outcome.harmless and outcome.megabytes > limits.megabytes:
             return outcome._replace(kind="grew", detail=f"{outcome.megabytes} MB; {outcome.detail}")
         return outcome
+
+    def _seconds(self) -> float:
+        """The CPU time of the process so far; 0 where it has just died."""
+        try:
+            times = psutil.Process(self._process.pid).cpu_times()
+        except psutil.NoSuchProcess:
+            return 0.0
+        return float(times.user + times.system)
 
     def close(self) -> None:
         """End the process."""
@@ -99,6 +120,7 @@ def _serve(pipe: Connection, read: Read, refusals: tuple[type[Exception], ...], 
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # libraries of C write there, too
         os.dup2(nowhere, stream)
+    torch.set_num_threads(1)  # threads that wait for one another would be counted as at work
     used = _memory("VmSize") << 20
     resource.setrlimit(resource.RLIMIT_AS, (used + ADDRESS_SPACE, used + ADDRESS_SPACE))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

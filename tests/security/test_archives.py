@@ -7,13 +7,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
-from ocsrflow.benchmark_set import benchmark_set
-from ocsrflow.filter import filter_corpus
-from ocsrflow.packed import Packed
-from ocsrflow.picture_folder import PictureFolder
-from ocsrflow.settings.depiction import Depiction
+from ocsrflow.config.depiction import Depiction
+from ocsrflow.corpus.filter import filter_corpus
+from ocsrflow.corpus.picture_folder import PictureFolder
+from ocsrflow.pictures.benchmark_set import benchmark_set
+from ocsrflow.pictures.packed_file import Packed
 from PIL import Image, ImageDraw
+from support.checkout import REPOSITORY
 
 NAMES = ("../../up.png", "/root.png", "plain.png")
 

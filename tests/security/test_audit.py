@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPOSITORY, free_port
+from support.checkout import REPOSITORY
+from support.servers import free_port
 
 spec = importlib.util.spec_from_file_location("audit", REPOSITORY / "envs/audit.py")
 assert spec is not None

@@ -2,10 +2,8 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import mlflow.cli
@@ -13,13 +11,16 @@ import mlflow.models.cli
 import psutil
 import pytest
 import yaml
-from conftest import REPOSITORY, free_port, wait_for
+from support.checkout import REPOSITORY
+from support.processes import python_path
+from support.servers import end_server, free_port, start_server
+from support.waiting import PATIENCE, wait_until
 
 WORKER = """
 import pathlib, sys, time
-from ocsrflow.processes import join
+from ocsrflow.training.process_group import join
 place = join(2)
-assert place.everybodys(place.rank) == [0, 1]
+assert place.all_gather(place.rank) == [0, 1]
 pathlib.Path(sys.argv[1], f"joined{place.rank}").touch()
 while not pathlib.Path(sys.argv[1], "seen").exists():
     time.sleep(0.02)
@@ -38,20 +39,20 @@ def listening(pid: int) -> set[str]:
 def test_the_processes_of_a_training_listen_to_this_machine_alone(tmp_path: Path) -> None:
     """torchrun's rendezvous unpickles what it is sent, so that nobody else may send it anything."""
     (tmp_path / "worker.py").write_text(WORKER)
-    words = ["-m", "ocsrflow.launch", "--gpus", "0", "--processes", "2", "worker", str(tmp_path)]
+    start = "import sys; from ocsrflow.training import launch; launch.PROGRAM = ('-m',); "
+    words = ["-c", start + "launch.launch('worker', sys.argv[1], gpus=0, processes=2)", str(tmp_path)]
     (tmp_path / "tmp").mkdir()
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "TMPDIR": str(tmp_path / "tmp")}
+    environment = {**os.environ, "PYTHONPATH": python_path(tmp_path), "TMPDIR": str(tmp_path / "tmp")}
     launcher = subprocess.Popen([sys.executable, *words], env=environment)
     try:
-        while not all((tmp_path / f"joined{rank}").exists() for rank in (0, 1)):
-            assert launcher.poll() is None
-            time.sleep(0.05)
+        wait_until(lambda: len(list(tmp_path.glob("joined*"))) == 2 or launcher.poll() is not None, "two processes")
+        assert launcher.poll() is None
         assert listening(launcher.pid) == {"127.0.0.1"}  # of Gloo, which the two talk by
         (folder,) = (tmp_path / "tmp").glob("ocsrflow-launch-*")
         assert folder.stat().st_mode & 0o077 == 0  # where they met
     finally:
         (tmp_path / "seen").touch()
-        assert launcher.wait(60) == 0
+        assert launcher.wait(PATIENCE) == 0
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
@@ -60,16 +61,12 @@ def test_make_ui_listens_to_this_machine_alone(tmp_path: Path) -> None:
     port = free_port()
     command = ["make", "-o", ".venv/.ready", "ui", f"RESULTS={tmp_path}", f"PORT={port}"]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    server = subprocess.Popen(
-        command, cwd=REPOSITORY, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        env={**os.environ, "PATH": path, "MLFLOW_WORKERS": "1", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-    )  # fmt: skip
+    where = {"cwd": REPOSITORY, "env": {"PATH": path, "MLFLOW_WORKERS": "1"}}
+    server = start_server(command, f"http://127.0.0.1:{port}/health", tmp_path / "server.log", **where)
     try:
-        wait_for(f"http://127.0.0.1:{port}/health", server)
         assert listening(server.pid) == {"127.0.0.1"}
     finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+        end_server(server)
 
 
 @pytest.mark.parametrize("command", [mlflow.cli.server, mlflow.models.cli.serve], ids=["server", "models serve"])
@@ -81,7 +78,7 @@ def test_mlflows_own_servers_do_so_by_default(command: object) -> None:
 
 def test_nothing_of_ours_says_otherwise() -> None:
     texts = [REPOSITORY / "Makefile", REPOSITORY / "README.md", *REPOSITORY.glob("docs/**/*.md")]
-    texts += [*REPOSITORY.glob("workflow/**/*.smk"), *REPOSITORY.glob("workflow/ocsrflow/*.py")]
+    texts += [*REPOSITORY.glob("workflow/**/*.smk"), *REPOSITORY.glob("workflow/ocsrflow/**/*.py")]
     for path in texts:
         for host in re.findall(r"(?:--host[ =]|host=)\"?([\w.:*]+)", path.read_text()):
             assert host == "127.0.0.1", path

@@ -1,7 +1,7 @@
 """Texts from elsewhere are texts: on pages, in figures, on a terminal and in a spreadsheet.
 
 Whole pages made of nothing but scripts are looked at in tests/browser/test_pages.py (the report) and
-tests/unit/test_browse.py (data sets).
+tests/unit/report/test_browse.py (data sets).
 """
 
 import ast
@@ -15,21 +15,21 @@ from xml.etree import ElementTree
 import jinja2.nodes
 import pandas as pd
 import pytest
-from conftest import REPOSITORY
 from hypothesis import given
 from hypothesis import strategies as st
-from ocsrflow import figures
-from ocsrflow.answers import Answer, write_answers
-from ocsrflow.errors import UserError, visible
-from ocsrflow.own_pictures import find
-from ocsrflow.pages import template
-from ocsrflow.tables import FORMULA, write_csv, write_rejects
+from ocsrflow.pictures.picture_files import find
+from ocsrflow.reader.output_formats import PictureAnswer, write_answers
+from ocsrflow.report import figures
+from ocsrflow.report.html import template
+from ocsrflow.runtime.csv_tables import FORMULA, write_csv, write_rejects
+from ocsrflow.runtime.errors import UserError, visible
 from rdkit import Chem
+from support.checkout import REPOSITORY
 
 EVIL = "</text></svg><script>alert(1)</script><img src=x onerror=alert(2)> \" ' & ]]>"
 ESCAPES = "\x1b[2J\x1b]0;pwned\x07\x9b31m\r\x08\u202egnp.exe"
 FORMULAS = ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("http://x"&A1)')
-TEMPLATES = REPOSITORY / "workflow/ocsrflow/templates"
+TEMPLATES = REPOSITORY / "workflow/ocsrflow/report/templates"
 
 
 def test_templates_escape_everything_but_our_own_figures() -> None:
@@ -81,7 +81,10 @@ def test_a_hostile_file_name_is_told_as_text(tmp_path: Path) -> None:
     words = ["--form", "pictures", "--pictures", str(tmp_path / "pictures"), "--max-length", "9"]
     words += [word for name in ("kept", "lengths", "rejects") for word in (f"--{name}", str(tmp_path / name))]
     run = subprocess.run(
-        [sys.executable, "-m", "ocsrflow.filter", str(table), *words], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "ocsrflow", "filter", str(table), *words],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 1
     assert "no picture" in run.stderr
@@ -111,7 +114,7 @@ def test_a_picture_called_like_a_formula_is_the_same_file(tmp_path: Path, monkey
     found = find([Path()])
     assert sorted(found.files) == sorted(["./=1+1.png", "./@x.png", "./-x.png", "./+x.png", "plain.png"])
     assert all(os.path.samefile(id_, path) for id_, path in found.files.items())
-    write_answers(tmp_path / "out.csv", [Answer(id_, None, "why") for id_ in found.files])
+    write_answers(tmp_path / "out.csv", [PictureAnswer(id_, None, "why") for id_ in found.files])
     rows = (tmp_path / "out.csv").read_text().splitlines()[1:]
     assert not [row for row in rows if row.startswith((*FORMULA, "'"))]
 

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import CONFIG, REPOSITORY
 from hypothesis import given
 from hypothesis import strategies as st
-from ocsrflow import config as configuration
-from ocsrflow.benchmark_set import benchmark_set
-from ocsrflow.errors import UserError
-from ocsrflow.filter import filter_corpus
-from ocsrflow.lineup import find_models
-from ocsrflow.packed import Packed
-from ocsrflow.picture_folder import PictureFolder
-from ocsrflow.predict import map_path
-from ocsrflow.settings.depiction import Depiction
+from ocsrflow.config import experiment as configuration
+from ocsrflow.config.depiction import Depiction
+from ocsrflow.corpus.filter import filter_corpus
+from ocsrflow.corpus.picture_folder import PictureFolder
+from ocsrflow.pictures.benchmark_set import benchmark_set
+from ocsrflow.pictures.packed_file import Packed
+from ocsrflow.reader.find_models import find_models
+from ocsrflow.reader.read import map_path
+from ocsrflow.runtime.errors import UserError
 from PIL import Image, ImageDraw
+from support.checkout import CONFIG, REPOSITORY
 
 NO_NAMES = ("../up", "/etc", "a/b", "a\\b", ".", "..", "", "-x", "a.b", "a\0b", "a\n", "~", "$(x)", "é", "a" * 300)
 SECTIONS = ("sources", "datasets", "models", "test_sets", "benchmarks", "drawings", "ensembles")
@@ -78,7 +78,7 @@ def test_a_path_that_would_be_an_option_or_no_path_is_refused(toy_config: Any) -
 def test_the_refusal_is_a_line_on_the_command_line(toy_config: Any, tmp_path: Path) -> None:
     toy_config["datasets"][0]["name"] = "../up"
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(toy_config))
-    command = [sys.executable, "-m", "ocsrflow.config", str(tmp_path / "config.yaml")]
+    command = [sys.executable, "-m", "ocsrflow", "config", str(tmp_path / "config.yaml")]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert "datasets.0.name: String should match pattern" in run.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import CONFIG, REPOSITORY, snakemake
+from support.checkout import CONFIG, REPOSITORY, snakemake
 
 PWN = "'$(touch pwned) `touch pwned` \"; touch pwned; & touch pwned | touch pwned > pwned * ~ $HOME \\ "
 # What no configuration can make anything else than a number, or one of a few words.
@@ -78,13 +78,13 @@ def test_a_hostile_configuration_runs_no_command(hostile: Path, tmp_path: Path) 
     """Every command of a run, as Snakemake would start it, by a real shell in which ``python`` only tells its words."""
     told = snakemake(REPOSITORY, "-n", "-p", "--cores", "2", "--configfile", str(hostile)).stdout
     commands = re.findall(r"^Shell command: (?!None)(.*?)(?=\n\n\[|\Z)", told, flags=re.MULTILINE | re.DOTALL)
-    rules = {re.split(r"[\s.]+", command.split("ocsrflow.", 1)[1])[0] for command in commands}
+    rules = {re.split(r"[\s.]+", command.split("ocsrflow.", 1)[1])[1] for command in commands}
     assert {
         "download",
         "filter",
         "render",
         "benchmark_set",
-        "pictures",
+        "draw_set",
         "launch",
         "weights",
         "report",

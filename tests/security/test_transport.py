@@ -13,17 +13,19 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import CONFIG, REPOSITORY, Server
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from ocsrflow import config as configuration
-from ocsrflow import weights as stage
-from ocsrflow.download import download
-from ocsrflow.encoders import RECIPES
-from ocsrflow.errors import UserError
-from ocsrflow.fetch import fetch
+from ocsrflow.config import experiment as configuration
+from ocsrflow.corpus.download import download
+from ocsrflow.network import weights as stage
+from ocsrflow.network.encoders import RECIPES
+from ocsrflow.runtime.errors import UserError
+from ocsrflow.runtime.http import fetch
+from support.checkout import CONFIG, REPOSITORY
+from support.servers import Server
+from support.waiting import PATIENCE
 from torchvision.models import WeightsEnum
 
 ELSEWHERE = "http://192.0.2.1"  # an address that nobody has (RFC 5737)
@@ -99,7 +101,8 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_at_once(
     command = [
         sys.executable,
         "-m",
-        "ocsrflow.download",
+        "ocsrflow",
+        "download",
         "--kind",
         "pubchem",
         "--url",
@@ -107,10 +110,10 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_at_once(
         "--out",
         str(out),
     ]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert run.returncode == 1
     assert run.stderr.splitlines() == [
-        f"ocsrflow.download: error: cannot fetch {url}/file: the server's certificate was not accepted; check the "
+        f"ocsrflow download: error: cannot fetch {url}/file: the server's certificate was not accepted; check the "
         "address and the network and run again (what has arrived is kept)"
     ]
     assert asked == []

@@ -17,20 +17,21 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY, TINY
-from ocsrflow import config as configuration
-from ocsrflow.checkpoints import Checkpoints
-from ocsrflow.errors import UserError
-from ocsrflow.model import imagenet, load_reader
-from ocsrflow.own_pictures import load
-from ocsrflow.packed import Packed
-from ocsrflow.picture_folder import PictureFolder
-from ocsrflow.score import score
-from ocsrflow.settings.depiction import Depiction
-from ocsrflow.settings.network import Network
+from ocsrflow.config import experiment as configuration
+from ocsrflow.config.depiction import Depiction
+from ocsrflow.config.network import Network
+from ocsrflow.corpus.picture_folder import PictureFolder
+from ocsrflow.evaluation.score import score
+from ocsrflow.network.model import imagenet, load_reader
+from ocsrflow.pictures.packed_file import Packed
+from ocsrflow.pictures.picture_files import load
+from ocsrflow.runtime.errors import UserError
+from ocsrflow.training.checkpoints import Checkpoints
 from PIL import EpsImagePlugin, Image
 from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
+from support.checkout import REPOSITORY
+from support.data import TINY
 
 MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "skops"}
 CALLS = {
@@ -63,10 +64,10 @@ def test_no_module_unpickles_or_evaluates() -> None:
     assert len(files) > 100
     found = [line for path in files for line in suspicious(path)]
     # Which only looks whether a function is one of the module that was started.
-    assert found == ["guarded.py: import pickle"]
+    assert found == ["isolated.py: import pickle"]
     called = {
         ast.unparse(node)
-        for node in ast.walk(ast.parse((REPOSITORY / "workflow/ocsrflow/guarded.py").read_text()))
+        for node in ast.walk(ast.parse((REPOSITORY / "workflow/ocsrflow/runtime/isolated.py").read_text()))
         if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("pickle.")
     }
     assert called == {"pickle.dumps"}
@@ -191,6 +192,6 @@ def test_a_registered_model_has_code_and_no_pickle(toy: Path) -> None:
     assert described
     for path in described:
         facts = yaml.safe_load(path.read_text())["flavors"]["python_function"]
-        assert facts["loader_module"] == "mlflow.pyfunc.loaders.code_model"  # served.py, as text
+        assert facts["loader_module"] == "mlflow.pyfunc.loaders.code_model"  # mlflow_pyfunc.py, as text
         assert "python_model" not in facts
         assert [p.name for p in path.parent.rglob("*") if p.suffix in (".pkl", ".pickle", ".joblib", ".pt")] == []

@@ -10,7 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-from conftest import free_port
+from ocsrflow.runtime.gpu_lease import MADE_UP
+from support.servers import free_port
+from support.waiting import wait_until
 
 GPUS = 4
 # Everything the daemons need lies in one folder, so that nothing of the machine's own SLURM is touched.
@@ -72,6 +74,7 @@ class Cluster:
             **{name: value for name, value in os.environ.items() if not name.startswith("SLURM_")},
             "SLURM_CONF": str(folder / "slurm.conf"),
             "PATH": f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            MADE_UP: "1",
         }
 
     def start(self) -> None:
@@ -98,11 +101,20 @@ class Cluster:
         self._daemon("munged", "--foreground", "--force", *options)
         self._daemon("slurmctld", "-D")
         self._daemon("slurmd", "-D", "-N", host)
-        for _ in range(300):
-            if self.run("sinfo", "--noheader", "--format=%T", check=False).strip() == "idle":
-                return
-            time.sleep(0.1)
-        raise AssertionError((folder / "slurmctld.log").read_text() + (folder / "slurmd.log").read_text())
+
+        def idle() -> bool:
+            return self.run("sinfo", "--noheader", "--format=%T", check=False).strip() == "idle"
+
+        wait_until(idle, "an idle node", details=self.logs)
+
+    def logs(self) -> str:
+        """What the daemons said."""
+        paths = sorted([*self.folder.glob("*.log"), *self.folder.glob("*.out")])
+        return "\n".join(f"--- {path.name}\n{path.read_text(errors='replace')[-4000:]}" for path in paths)
+
+    def queue(self) -> str:
+        """The jobs that have not ended."""
+        return self.run("squeue", "--noheader", "--states=PENDING,RUNNING,COMPLETING", check=False).strip()
 
     def _daemon(self, *command: str) -> None:
         with open(self.folder / f"{command[0]}.out", "wb") as out:
@@ -118,9 +130,8 @@ class Cluster:
 
     def stop(self) -> None:
         self.run("scancel", "--me", "--full", check=False)
-        for _ in range(100):  # slurmd, which ends the jobs, must not go before them
-            if not self.run("squeue", "--noheader", "--states=RUNNING,COMPLETING", check=False):
-                break
+        end = time.monotonic() + 30  # seconds; slurmd, which ends the jobs, must not go before them
+        while self.run("squeue", "--noheader", "--states=RUNNING,COMPLETING", check=False) and time.monotonic() < end:
             time.sleep(0.3)
         for daemon in reversed(self._daemons):
             daemon.send_signal(signal.SIGTERM)
@@ -129,11 +140,3 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
-
-
-def missing() -> str:
-    """Why there can be no cluster here; empty where there can."""
-    absent = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if shutil.which(name) is None]
-    if absent:
-        return f"no {', '.join(absent)} here: install Debian's slurm-wlm and munge"
-    return "" if os.getuid() == 0 else "only root can start SLURM's daemons and make device files"

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import REPOSITORY
-from ocsrflow import config
-from ocsrflow.errors import UserError
-from ocsrflow.settings_table import settings
+from ocsrflow.__main__ import COMMANDS
+from ocsrflow.config import experiment
+from ocsrflow.config.settings_table import settings
+from ocsrflow.runtime.errors import UserError
 from snakemake.utils import update_config
+from support.checkout import REPOSITORY
 
 PACKAGE = REPOSITORY / "workflow/ocsrflow"
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
@@ -54,14 +55,14 @@ def blocks(*languages: str) -> Iterator[tuple[Path, str]]:
 
 
 def test_the_table_of_settings_is_the_generated_one() -> None:
-    expected = settings(config.Config.model_json_schema())
+    expected = settings(experiment.Config.model_json_schema())
     found = (REPOSITORY / "docs/settings.md").read_text()
-    assert found == expected, "run: python -m ocsrflow.config --settings > docs/settings.md"
+    assert found == expected, "run: ocsrflow config --settings > docs/settings.md"
 
 
 def test_every_setting_is_in_the_table() -> None:
     text = (REPOSITORY / "docs/settings.md").read_text()
-    schema = config.Config.model_json_schema()
+    schema = experiment.Config.model_json_schema()
     for own in schema["$defs"].values():
         for key, value in own["properties"].items():
             rows = [line for line in text.splitlines() if line.startswith(f"| `{key}` |")]
@@ -98,23 +99,27 @@ def test_commands_are_there(page: Path) -> None:
     named = re.findall(r"^(?:\$ )?make ((?:[A-Za-z-]+(?:=\S+)? ?)+)", code, re.MULTILINE)
     for target in {word for words in named for word in words.split() if "=" not in word}:
         assert target in targets, f"make {target}"
-    for module in set(re.findall(r"python -m ocsrflow\.(\w+)", text)):
-        assert (PACKAGE / f"{module}.py").is_file(), module
+    assert not re.search(r"-m ocsrflow\b", text)
+    for command in set(re.findall(r"^(?:\$ )?ocsrflow (\w+)", code, re.MULTILINE)):
+        assert command in COMMANDS or command == "COMMAND", f"ocsrflow {command}"
     for path in set(re.findall(r"`((?:workflow|tests|envs)/[\w./-]+)`", text)):
         assert (REPOSITORY / path).exists(), path
     for path in set(re.findall(r"(?:--workflow-profile|pytest|python) ((?:workflow|tests)/[\w./-]+)", text)):
         assert (REPOSITORY / path).exists(), path
 
 
+def source(module: str) -> Path:
+    return PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
+
+
 @cache
 def words(module: str) -> set[str]:
     """The options that a module's functions may have: names of their arguments, and names given in so many words."""
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    tree = ast.parse(source(module).read_text())
     found = {"--help"}
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             found |= {f"--{argument.arg.replace('_', '-')}" for argument in [*node.args.args, *node.args.kwonlyargs]}
-            found.add(node.name)  # a command
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("-"):
             found.add(node.value)
     return found
@@ -122,11 +127,9 @@ def words(module: str) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_options_and_commands_of_modules_are_there(page: Path) -> None:
-    for module, rest in re.findall(r"python -m ocsrflow\.(\w+)([^`\n#|]*)", page.read_text()):
+    for command, rest in re.findall(r"(?:^|`)ocsrflow (\w+)([^`\n#|]*)", page.read_text(), re.MULTILINE):
         for option in re.findall(r"(?<= )--?[a-z][a-z-]*", rest):
-            assert option in words(module), f"{module} {option}"
-        if module == "tracking" and (command := re.match(r" ([a-z]+)", rest)):
-            assert command[1] in words(module)
+            assert option in words(COMMANDS[command][0]), f"{command} {option}"
 
 
 def merged(base: Path | None, block: dict[str, Any]) -> dict[str, Any]:
@@ -151,7 +154,7 @@ def test_configurations_are_valid() -> None:
         errors = []
         for base in SHIPPED:
             try:
-                config.load(merged(base, yaml.safe_load(text)))
+                experiment.load(merged(base, yaml.safe_load(text)))
                 break
             except UserError as error:
                 errors.append(f"{base or 'config.yaml'}: {error}")

@@ -3,12 +3,14 @@
 import ast
 import importlib.util
 import re
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
-from ocsrflow import closure
+from ocsrflow.__main__ import COMMANDS
+from ocsrflow.runtime.code_version import reached
+from support.checkout import REPOSITORY
 
 spec = importlib.util.spec_from_file_location("pins", REPOSITORY / "envs/pins.py")
 assert spec is not None
@@ -30,16 +32,17 @@ def test_every_rule_finds_what_it_imports_in_its_environment() -> None:
     """With --sdm conda a job has its environment alone."""
     of_module = metadata.packages_distributions()
     rules = "".join(path.read_text() for path in sorted((REPOSITORY / "workflow/rules").glob("*.smk")))
-    found = re.findall(r"\nrule (\w+):.*?code=modules\(([^)]*)\).*?envs/(\w+)\.yaml", rules, flags=re.DOTALL)
+    found = re.findall(r"\nrule (\w+):.*?CONDA\[\"(\w+)\"\].*?python -m ocsrflow (\w+)", rules, flags=re.DOTALL)
     assert len(found) > 20
     missing = {}
-    for rule, stages, name in found:
+    for rule, name, command in found:
         there = brought_along(pins.ENVIRONMENTS[name])
-        for path in closure.files(*re.findall(r'"(\w+)"', stages)):
-            for module in imported(REPOSITORY / "workflow/ocsrflow" / path):
+        for own in reached(COMMANDS[command][0], everything=True):
+            path = REPOSITORY / "workflow/ocsrflow" / own.replace(".", "/")
+            for module in imported(path / "__init__.py" if path.is_dir() else path.with_suffix(".py")):
                 packages = {normal(package) for package in of_module.get(module, [])}
                 if packages and not packages & {*there, "ocsrflow"}:
-                    missing[rule, module] = str(path)
+                    missing[rule, module] = own
     assert missing == {}
 
 
@@ -80,6 +83,8 @@ def test_the_lock_holds_every_requirement_with_hashes_and_no_address() -> None:
     blocks = re.split(r"\n(?=[a-z0-9])", lock)
     assert len(blocks) > 100
     assert all("--hash=sha256:" in block for block in blocks)
-    named = re.findall(r'^    "([a-z0-9.-]+)[><=~]?', (REPOSITORY / "pyproject.toml").read_text(), flags=re.MULTILINE)
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    required = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    named = [re.split(r"[><=~]", requirement)[0] for requirement in required]
     assert "snakemake" in named
     assert {name.replace(".", "-") for name in named} <= set(pins.locked())  # one name to an index, as PEP 503 says

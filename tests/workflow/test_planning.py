@@ -1,4 +1,4 @@
-"""A plan of thousands of shards: every one once, and no command that grows with their number.
+"""What is planned: of thousands of shards every one once, and after each kind of edit what depends on it.
 
 How long such a plan takes is measured by ``tests/benchmarks/planning.py``.
 """
@@ -7,9 +7,11 @@ import json
 import re
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import CONFIG, copy_checkout, snakemake
+from support.checkout import CONFIG, copy_checkout, snakemake
+from support.plans import make_pretended, planned, with_followers
 
 SHARDS = 2000
 MAX_ARG_STRLEN = 131_072  # bytes of one argument on Linux; `bash -c` takes a job's whole command as one
@@ -32,7 +34,7 @@ def test_every_shard_is_planned_once(plan: str) -> None:
 
 
 def test_no_command_but_its_own_names_a_shard(plan: str) -> None:
-    commands = re.findall(r"^Shell command: (python -m ocsrflow\.(\w+) .*)$", plan, flags=re.MULTILINE)
+    commands = re.findall(r"^Shell command: (python -m ocsrflow (\w+) .*)$", plan, flags=re.MULTILINE)
     assert {"render", "pack", "browse", "report"} <= {stage for _, stage in commands}
     # With a path for each of ten thousand shards it would be ten times too long.
     assert {stage for command, stage in commands if re.search(rf"\b{SHARDS - 1}\.", command)} == {"render"}
@@ -69,3 +71,71 @@ def test_a_parent_that_may_not_be_one_stops_the_plan(tmp_path: Path) -> None:
     refused = snakemake(folder, *options, check=False)
     assert refused.returncode
     assert "models.0.network.pretrained: the model in parent has split.seed 7, here it is 0" in refused.stdout
+
+
+@pytest.fixture(scope="module")
+def pretended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy experiment as if it had run, in a checkout whose code may be edited."""
+    return make_pretended(tmp_path_factory.mktemp("pretended"))
+
+
+READERS = {"predict", "rescore", "attend", "speed_prediction"}
+EDITS = [
+    # What no result depends on
+    ("runtime/progress.py", "import sys\n", "# for standard error\nimport sys\n", set()),
+    ("runtime/files.py", 'HASHES = "hashes"', 'HASHES = "sha256"', set()),
+    ("runtime/errors.py", "class UserError(Exception):", "class UserError(Exception):\n    x = 1\n", set()),
+    ("tracking/live_curves.py", "import importlib\n", "import importlib\nX = 1\n", set()),
+    ("depiction/plain.py", "import functools\n", "# for caches\nimport functools\n", set()),
+    ("network/decoder.py", "writes SMILES tokens", "writes tokens of SMILES", set()),
+    ("config/depiction.py", '"Draw aromatic rings with alternating double bonds."', '"Kekulé."', set()),
+    ("evaluation/score.py", "    test_set: str,", "    test_set: (\n        str\n    ),", set()),
+    ("corpus/download.py", 'kind == "nci"', '"nci" == kind', set()),  # addresses and checksums alone decide
+    # What some do
+    ("network/decoder.py", "-0.1, 0.1", "-0.2, 0.2", {"train", "speed_training", *READERS, "record"}),
+    ("training/augment.py", "PAPER = 192", "PAPER = 190", {"train", "speed_training"}),
+    (
+        "chem/similarity.py", "= Chem.RDKFingerprint(molecule)", "= Chem.RDKFingerprint(molecule, 2)",
+        {"train", *READERS, *("redraw", "choose", "vote", "constant", "osra", "calibrate", "score", "report")},
+    ),
+    ("evaluation/score.py", 'TRUST = (', 'TRUST = ("x", ', {"score"}),
+    ("report/costs.py", "COLUMNS = (", 'COLUMNS = ("x", ', {"report"}),
+    ("reader/mlflow_pyfunc.py", "import io\n", "import io\nX = 1\n", {"record"}),
+    ("tracking/mlflow_store.py", "import os\n", "import os\nX = 1\n", {"tracking", "record"}),
+]  # fmt: skip
+
+
+def test_a_finished_experiment_has_nothing_to_do(pretended: Path) -> None:
+    assert planned(pretended) == (set(), set())
+
+
+@pytest.mark.parametrize(("file", "old", "new", "rules"), EDITS)
+def test_an_edit_runs_exactly_what_depends_on_it(
+    pretended: Path, file: str, old: str, new: str, rules: set[str]
+) -> None:
+    path = pretended / "workflow/ocsrflow" / file
+    before = path.read_text()
+    assert before.count(old) >= 1
+    path.write_text(before.replace(old, new, 1))
+    try:
+        assert planned(pretended)[1] == with_followers(rules)
+    finally:
+        path.write_text(before)
+
+
+def test_a_checkout_may_lie_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    """Its path has what Snakemake, a shell, SQL and addresses read in their own ways, and so has that of a source."""
+    folder = copy_checkout(tmp_path / "a{b}%20c d'e#f?é\"g <x>;h$i" / "ocsrflow")
+    given = "my {corpus} <X> %20#?'1'.smi"
+    config = yaml.safe_load((folder / CONFIG).read_text())
+    config["sources"].append({"name": "given", "kind": "file", "path": given, "max_length": 40})
+    config["datasets"].append(config["datasets"][0] | {"name": "third", "source": "given"})
+    (folder / CONFIG).write_text(yaml.safe_dump(config))
+    (folder / given).write_text("1\tCCO\n2\tCCN\n")
+    plan = snakemake(folder, "-n", "--cores", "2", "--configfile", CONFIG).stdout
+    assert int(re.findall(r"^total +(\d+)$", plan, flags=re.MULTILINE)[0]) > 60
+    wanted = ("results/tracking.json", "results/corpus/given/kept.parquet")
+    snakemake(folder, "--cores", "2", "--configfile", CONFIG, "--", *wanted)
+    assert pq.read_table(folder / wanted[1])["smiles"].to_pylist() == ["CCO", "CCN"]
+    assert (folder / "results/mlflow.db").is_file()
+    assert len(list(tmp_path.iterdir())) == 1

@@ -21,257 +21,11 @@ import h5py
 import pandas as pd
 import pytest
 import yaml
-from conftest import CONFIG, copy_checkout, snakemake
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-
-# Which rules run a module, directly or through others, written down by hand: the workflow works it out itself.
-STAGES = ["download", "filter", "sample", "render", "pack", "weights", "train", "predict", "ensemble"]
-SPEED = {"speed_training", "speed_prediction"}
-PARSE = {"predict", "rescore", "choose", "ensemble", "calibrate", "score"}  # many texts, in processes of their own
-JUDGED = {"choose", "ensemble", "calibrate"}
-RECORD = {"record_model", "record_score", "record_speed", "record_report"}
-MLFLOW = {"tracking", *RECORD}
-OTHERS = {"browse", "redraw", "benchmark_set", "draw_set", "constant", "osra", "attend", "tracking", "report"}
-EVERY = {*STAGES, *SPEED, *PARSE, *RECORD, *OTHERS}
-NETWORK = {"train", "predict", "rescore", "attend", "record_model", *SPEED}  # a registered model brings the code along
-PICTURES = {*NETWORK, "render", "pack", "browse", "redraw", "benchmark_set", "draw_set", "constant", "osra", "report"}
-DRAWN = {"render", "draw_set"}  # in styles
-STEP = {"train", "speed_training"}
-USED_BY = {
-    "about": {"report", *MLFLOW},
-    "attend": {"attend"},
-    "attention": {"attend"},
-    "augment": STEP,
-    "benchmark_set": {"benchmark_set"},
-    "bottom_k": {"sample", "render"},
-    "browse": {"browse"},
-    "calibrate": {"calibrate"},
-    "calibration": {"calibrate", "score", "record_model"},
-    "captions": {"report"},
-    "changes": set(),
-    "checkpoints": {"train"},
-    "chemistry": {*PICTURES, *PARSE, "sample"},
-    "compare": set(),
-    "comparison": set(),
-    "choose": {"choose"},
-    "cli": EVERY,
-    "closure": {*MLFLOW, "render"},
-    "dates": set(),
-    "clocked_training": {"speed_training"},
-    "config": set(),
-    "constant": {"constant"},
-    "costs": {"report"},
-    "decoder": NETWORK,
-    "download": {"download"},
-    "encoders": {"weights", *NETWORK},
-    "engine": STEP,
-    "ensemble": {"ensemble"},
-    "errors": EVERY,
-    "fetch": {"download", "weights"},
-    "figures": {"browse", "report"},
-    "files": EVERY,
-    "filter": {"filter"},
-    "flops": STEP,
-    "gallery": {"report"},
-    "grammar": NETWORK - {"speed_training"},
-    "gpus": NETWORK - {"attend", "record_model"},
-    "guarded": {
-        *PARSE,
-        "report",
-        "train",
-        "render",
-        "draw_set",
-        "redraw",
-        "constant",
-        "osra",
-        "attend",
-        "record_model",
-        "speed_prediction",
-    },
-    "images": PICTURES,
-    "heads": set(),
-    "job": {"train", "predict", "ensemble", "constant", "osra", *SPEED, *MLFLOW},
-    "launch": STEP,
-    "lifeline": EVERY,
-    "lines": {"filter"},
-    "lineup": {"record_model"},
-    "loader": {*STEP, "predict"},
-    "meter": {"train"},
-    "metrics": {"calibrate", "score", "report", "record_model"},
-    "mirror": {"train"},
-    "model": NETWORK,
-    "network/precision": NETWORK,
-    "osra": {"osra"},
-    "own_pictures": {"benchmark_set", "record_model"},
-    "pack": {"pack"},
-    "packed": PICTURES,
-    "pages": {"browse", "report", "attend"},
-    "paired": {"report"},
-    "pictures/draw_set": {"draw_set"},
-    **dict.fromkeys(
-        [
-            f"pictures/{name}"
-            for name in ("drawing", "indigo_toolkit", "labels", "layout", "scan", "style", "surroundings")
-        ],
-        DRAWN,
-    ),
-    "pictures/box": {*DRAWN, "benchmark_set", "record_model"},
-    "pictures/normalise": {*DRAWN, "benchmark_set", "record_model"},
-    "pictures/originals": {"benchmark_set", "draw_set", "osra"},
-    "pictures/paper": {*DRAWN, "benchmark_set", "record_model"},
-    "pictures/varied": {"render"},
-    "picture_folder": {"filter", *DRAWN, "benchmark_set", "osra", "record_model"},
-    "picture_store": {"render"},
-    "predict_set": {"predict"},
-    "predictions": {*JUDGED, "rescore", "score"},
-    "processes": STEP,
-    "progress": {*STAGES, *PARSE, *RECORD, "speed_prediction", *OTHERS},
-    "provenance": set(),
-    "reading": {"predict", "speed_prediction", "attend", "record_model"},
-    "record": MLFLOW,
-    "recorder": {"train"},
-    "recurrence": NETWORK,
-    "redepiction": {"redraw", "record_model"},
-    "redraw": {"redraw"},
-    "registry": MLFLOW,
-    "render": {"render"},
-    "report": {"report"},
-    "rescore": {"rescore"},
-    "runs": MLFLOW,
-    "sample": {"sample"},
-    "score": {"score"},
-    "search": NETWORK - {"speed_training"},
-    "served": {"record_model"},
-    "settings/augmentation": STEP,
-    "settings/base": {*PICTURES, *MLFLOW},
-    "settings/depiction": PICTURES,
-    "settings/methods": {"choose", "ensemble", "speed_prediction", "record_model"},  # as voting
-    "settings/network": NETWORK,
-    "settings/paths": NETWORK,
-    "settings/precision": {*NETWORK, *MLFLOW},
-    "settings/ranges": PICTURES,
-    "settings/reading": {"predict", "speed_prediction", "attend", *MLFLOW},
-    "settings/sections": set(),
-    "settings/risk": STEP,
-    "settings/split": PICTURES,
-    "settings/styles": PICTURES,
-    "settings/training": STEP,
-    "settings_table": set(),
-    "side_by_side": {"speed_prediction"},
-    "sides": set(),
-    "similarity": {
-        *PARSE,
-        "report",
-        "train",
-        "redraw",
-        "constant",
-        "osra",
-        "attend",
-        "record_model",
-        "speed_prediction",
-    },
-    "speed_prediction": {"speed_prediction"},
-    "speed_training": {"speed_training"},
-    "status": set(),
-    "store": MLFLOW,
-    "tables": {"filter", "sample", "render", "pack", "benchmark_set", "draw_set", "record_model"},
-    "talk": {"report"},
-    "team": {"record_model"},
-    "tokenizer": {"pack", "benchmark_set", "report", *NETWORK},
-    "tracking": {"tracking"},
-    "temporary": {"osra", *STEP, *MLFLOW},
-    "train": {"train"},
-    "training/parent": {"train"},
-    "training/rewards": {"train"},
-    "training/risk": {"train"},
-    "validation": {"train"},
-    "verify": set(),
-    "voting": {"choose", "ensemble", "speed_prediction", "record_model"},
-    "weights": {"weights"},
-    # Only the command for pictures from elsewhere.
-    "answers": set(),
-    "predict": set(),
-}
-AFTER = {
-    "download": {"filter"},
-    "filter": {"sample", "browse", "report"},
-    "sample": {"render", "pack", "browse", "report"},
-    "render": {"pack"},
-    "pack": {
-        "browse",
-        "draw_set",
-        "train",
-        "predict",
-        "redraw",
-        "rescore",
-        "constant",
-        "osra",
-        "attend",
-        "report",
-        *SPEED,
-        *RECORD,
-    },
-    "browse": set(),
-    "benchmark_set": {"predict", "redraw", "rescore", "constant", "osra", "report"},
-    "draw_set": {"predict", "redraw", "rescore", "osra", "report"},
-    "weights": set(),  # the toy has no ImageNet weights
-    "train": {"predict", "rescore", "speed_prediction", "attend", "report", "record_model"},
-    "predict": {"redraw", "choose", "rescore", "ensemble", "calibrate", "score", "attend", "report", "record_score"},
-    "redraw": {"ensemble", "calibrate", "score"},
-    "choose": {"ensemble", "speed_prediction", "report"},
-    "rescore": {"ensemble"},
-    "ensemble": {"calibrate", "score", "report", "record_score"},
-    "calibrate": {"score", "record_model"},
-    "constant": {"score", "report", "record_score"},
-    "osra": {"score", "report", "record_score"},
-    "score": {"attend", "report", "record_model", "record_score"},  # a model's run has its scores in drawings
-    "attend": {"report"},
-    "speed_training": {"report", "record_speed"},
-    "speed_prediction": {"report", "record_speed"},
-    "tracking": RECORD,
-    "report": {"record_report"},
-    "record_model": {"record_score", "record_report"},
-    "record_score": {"record_report"},
-    "record_speed": {"record_report"},
-    "record_report": set(),
-}
-# Members are chosen and confidences learnt on validation pictures, whatever benchmarks and drawings there are.
-OF_A_DRAWING = {
-    *(
-        "draw_set",
-        "predict",
-        "redraw",
-        "rescore",
-        "ensemble",
-        "osra",
-        "score",
-        "report",
-        "record_model",
-        "record_score",
-    ),
-    "record_report",
-}
-OF_A_BENCHMARK = {
-    *("benchmark_set", "predict", "redraw", "rescore", "ensemble", "constant", "osra", "score", "report"),
-    *("record_score", "record_report"),
-}
-# What of these is scored again is no single model, whose attention is drawn and whose run has scores in drawings.
-OF_ENSEMBLES = {"choose", "rescore", "ensemble", "constant", "osra", *SPEED, *RECORD}
-
-
-def with_followers(rules: set[str]) -> set[str]:
-    """The rules and all that depend on them, in the toy experiment."""
-    for rule, own in (("benchmark_set", OF_A_BENCHMARK), ("draw_set", OF_A_DRAWING)):
-        if rule in rules and rules <= {"benchmark_set", "draw_set", *RECORD}:
-            return own | with_followers(rules - {rule})
-    found, todo = set(), [rule for rule in rules if rule != "weights"]
-    while todo:
-        rule = todo.pop()
-        if rule not in found:
-            found.add(rule)
-            todo += AFTER[rule]
-    return found - ({"attend", "record_model"} - rules) if rules <= OF_ENSEMBLES else found
+from ocsrflow.runtime.files import HASHES
+from support.checkout import CHECK_HASHES, CONFIG, copy_checkout, snakemake
+from support.plans import OF_A_BENCHMARK, OF_A_DRAWING, edit, planned, with_followers
 
 
 @pytest.fixture
@@ -286,25 +40,6 @@ def changed(toy: Path) -> Iterator[Path]:
             os.utime(path, ns=(date, date))
 
 
-def planned(folder: Path, *options: str) -> tuple[set[str], set[str]]:
-    """Jobs by their messages, and rules by their names, that a dry run lists."""
-    cores = [] if "--cores" in options else ["--cores", "2"]
-    text = snakemake(folder, "-n", *cores, "--configfile", CONFIG, *options).stdout
-    jobs = set(re.findall(r"^Job \d+: (.*)$", text, flags=re.MULTILINE))
-    rules = set(re.findall(r"^(\w+) +\d+$", text, flags=re.MULTILINE)) - {"total", "all"}
-    if not jobs:
-        assert "Nothing to be done" in text
-    return jobs, rules
-
-
-def edit(folder: Path, **changes: object) -> dict:
-    """Change keys of the toy's configuration."""
-    config = yaml.safe_load((folder / CONFIG).read_text())
-    config |= changes
-    (folder / CONFIG).write_text(yaml.safe_dump(config))
-    return config
-
-
 def test_a_finished_experiment_has_nothing_to_do(toy: Path) -> None:
     assert planned(toy) == (set(), set())
 
@@ -315,36 +50,8 @@ def test_a_touch_of_every_module_runs_nothing(toy: Path) -> None:
     assert planned(toy) == (set(), set())
 
 
-def test_every_module_is_looked_at(toy: Path) -> None:
-    package = toy / "workflow/ocsrflow"
-    found = {path.relative_to(package).with_suffix("").as_posix() for path in package.rglob("*.py")}
-    assert {module for module in found if not module.endswith("__init__")} == set(USED_BY)
-
-
-def test_every_rule_has_the_modules_that_it_runs_among_its_inputs(toy: Path) -> None:
-    lines = snakemake(toy, "--detailed-summary", "--configfile", CONFIG).stdout.splitlines()
-    rows = [dict(zip(lines[0].split("\t"), line.split("\t"), strict=True)) for line in lines[1:]]
-    found: dict[str, set[str]] = {module: set() for module in USED_BY}
-    for row in rows:
-        for path in row["input-file(s)"].split(","):
-            if path.startswith("workflow/ocsrflow/") and path.endswith(".py"):
-                found[path.removeprefix("workflow/ocsrflow/").removesuffix(".py")].add(row["rule"])
-    assert found == {module: rules - {"weights"} for module, rules in USED_BY.items()}
-
-
-# A shared one, one of a single stage, one that only others' rules run, one that no rule does, those near to MLflow.
-EDITED = ("cli", "voting", "grammar", "settings/reading", "own_pictures", "gallery", "record", "tracking", "provenance")
-
-
-@pytest.mark.parametrize("module", EDITED)
-def test_an_edit_of_a_module_runs_the_stages_that_use_it(changed: Path, module: str) -> None:
-    path = changed / f"workflow/ocsrflow/{module}.py"
-    path.write_text(path.read_text() + "\n# edited\n")
-    assert planned(changed)[1] == with_followers(USED_BY[module])
-
-
 def test_an_edit_of_the_template_writes_the_report(changed: Path) -> None:
-    path = changed / "workflow/ocsrflow/templates/report.html"
+    path = changed / "workflow/ocsrflow/report/templates/report.html"
     path.write_text(path.read_text().replace("What came out", "What came of it"))
     assert planned(changed)[0] == OF_THE_REPORT
 
@@ -353,7 +60,7 @@ TEST_SETS = ["held-out", "foreign"]
 DRAWING = "large"
 SCORED = [*TEST_SETS, DRAWING]
 READ = [*SCORED, "selection"]
-OF_THE_REPORT = {"Write the report", "Record the report in MLflow"}
+OF_THE_REPORT = {"Write the report", "Record all results in MLflow"}
 
 
 def of_one_model(name: str, dataset: str) -> set[str]:
@@ -364,8 +71,6 @@ def of_one_model(name: str, dataset: str) -> set[str]:
         f"Learn on validation pictures how far {name} is to be trusted",
         *(f"Score {name} on {test_set}" for test_set in SCORED),
         f"Draw where {name} looked",
-        f"Register {name} in MLflow",
-        *(f"Record {name} on {test_set} in MLflow" for test_set in SCORED),
         *OF_THE_REPORT,
     }
 
@@ -376,10 +81,7 @@ OF_THE_ENSEMBLE = {
     *(f"The models of ensemble both vote on {name}" for name in READ),
     *(f"Learn on validation pictures how far {voted} is to be trusted" for voted in ("both", "both.redrawn")),
     *(f"Score {voted} on {name}" for voted in ("both", "both.redrawn", "both.oracle") for name in TEST_SETS),
-    *(f"Record {voted} on {name} in MLflow" for voted in ("both", "both.redrawn", "both.oracle") for name in TEST_SETS),
     f"Score both on {DRAWING}",
-    f"Record both on {DRAWING} in MLflow",
-    "Record the speed of prediction/both in MLflow",
     "Measure how fast the models of ensemble both read side by side",
 }
 TRAINING_SPEED = "Measure the training speed of shuffle (gpu=0, 2 threads)"
@@ -398,8 +100,7 @@ def test_a_models_learning_rate_runs_that_model_and_its_ensembles(
 
 def test_another_number_of_processes_measures_the_speed_of_the_training(changed: Path) -> None:
     edit(changed, speed={"training": ["shuffle"], "processes": [2], "steps": 2})
-    recorded = "Record the speed of training/shuffle in MLflow"
-    assert planned(changed)[0] == {TRAINING_SPEED, recorded, *OF_THE_REPORT}
+    assert planned(changed)[0] == {TRAINING_SPEED, *OF_THE_REPORT}
     edit(changed, speed={"training": [], "ensembles": []})
     assert planned(changed)[0] == OF_THE_REPORT
 
@@ -461,7 +162,7 @@ def test_a_new_title_writes_the_report(changed: Path) -> None:
 
 def test_another_store_of_mlflow_trains_nothing_again(changed: Path) -> None:
     edit(changed, tracking={"experiment": "another"})
-    assert planned(changed)[1] == {"tracking", "report", *RECORD}
+    assert planned(changed)[1] == {"tracking", "report", "record"}
 
 
 def test_another_order_of_the_members_votes_again(changed: Path) -> None:
@@ -476,6 +177,16 @@ def test_other_threads_and_cores_run_nothing(toy: Path) -> None:
 def test_another_way_of_drawing_leaves_the_draw_of_molecules_alone(changed: Path) -> None:
     edit(changed, depiction={"size": 80, "palette": "black_and_white"})
     assert planned(changed)[1] == with_followers({"render", "benchmark_set"})
+
+
+def test_every_output_has_its_sha256_written_down(toy: Path) -> None:
+    results = toy / "results"
+    summary = snakemake(toy, "--summary", "--cores", "2", "--configfile", CONFIG).stdout.splitlines()
+    outputs = [toy / line.split("\t")[0] for line in summary[1:] if line.startswith("results/")]
+    files = [path for output in outputs for path in ([output] if output.is_file() else output.rglob("[!.]*.*"))]
+    assert len(files) > 80
+    assert [path for path in files if not (results / HASHES / f"{path.relative_to(results)}.sha256").is_file()] == []
+    subprocess.run(["bash", "-c", CHECK_HASHES], cwd=results, check=True)
 
 
 @pytest.mark.parametrize(("test_set", "images"), [("held-out", 10), ("foreign", 4)])
@@ -523,8 +234,7 @@ def test_another_style_draws_and_reads_that_drawing_alone(changed: Path) -> None
     edit(changed, drawings=[{"name": DRAWING, "style": {"size": 500}}])
     jobs, rules = planned(changed)
     assert rules == OF_A_DRAWING
-    # The models are recorded anew, so their scores too; but nothing else is read or scored again.
-    others = [job for job in jobs if any(test_set in job for test_set in TEST_SETS) and not job.startswith("Record ")]
+    others = [job for job in jobs if any(test_set in job for test_set in TEST_SETS)]
     assert others == [f"Draw the molecules of held-out in the style {DRAWING}"]
 
 
@@ -610,17 +320,17 @@ def test_mlflow_has_parameters_curves_scores_data_sets_and_files(toy: Path) -> N
     assert {"figures/validation.svg", "figures/by-length.csv", "figures/agreement.both.held-out.svg"} <= figures
     ids = json.loads((toy / "results/runs.json").read_text())
     assert ids["scores/held-out/both"] == both.info.run_id
-    assert len(ids) == len(runs) - 1
+    assert set(ids.values()) == {run.info.run_id for run in runs.values()}
 
 
 def test_a_model_of_the_registry_reads_as_the_stage_did(toy: Path) -> None:
     import mlflow
-    from ocsrflow.packed import Packed
+    from ocsrflow.pictures.packed_file import Packed
     from PIL import Image
 
-    recorded = json.loads((toy / "results/recorded/models/shuffle.json").read_text())
     mlflow.set_tracking_uri(f"sqlite:///{toy}/results/mlflow.db")
-    model = mlflow.pyfunc.load_model(f"models:/{recorded['registered']}/{recorded['version']}")
+    (version,) = MlflowClient().search_model_versions("name = 'toy.shuffle'")
+    model = mlflow.pyfunc.load_model(f"models:/toy.shuffle/{version.version}")
     packed = Packed(toy / "results/datasets/short/images.h5")
     expected = pd.read_parquet(toy / "results/predictions/held-out/shuffle.parquet").head(4)
     files = []
@@ -632,7 +342,7 @@ def test_a_model_of_the_registry_reads_as_the_stage_did(toy: Path) -> None:
     assert found["smiles"].tolist() == [*expected["prediction"], ""]
     assert found["error"][4].startswith("not a picture")
     assert found["confidence"].between(0, 1).all()
-    metrics = {metric.key for metric in mlflow.get_logged_model(recorded["model_id"]).metrics}
+    metrics = {metric.key for metric in mlflow.get_logged_model(str(version.source).removeprefix("models:/")).metrics}
     assert {"tanimoto", "exact", "seconds_per_image"} <= metrics  # its scores stand with the model
 
 
@@ -641,7 +351,10 @@ def test_recording_again_makes_no_run_and_another_model_one_that_names_the_one_b
     results = changed / "results"
     copy = shutil.copytree(results, changed / "copy")
     inside = {"cwd": changed, "check": True, "env": {**os.environ, "PYTHONPATH": str(changed / "workflow")}}
-    subprocess.run([sys.executable, "-m", "ocsrflow.tracking", "sync", "results", "--everything"], **inside)
+    record = [sys.executable, "-m", "ocsrflow", "record", "results"]
+    again = subprocess.run(record, **inside, capture_output=True, text=True).stdout
+    assert f"MLflow has {len(before)} results, 0 of them are new or have changed" in again
+    subprocess.run([*record, "--everything"], **inside)
     after = {run.info.run_id: run for run in runs_of(changed).values()}
     assert set(after) == set(before)
     for run_id, run in after.items():
@@ -658,11 +371,10 @@ def test_recording_again_makes_no_run_and_another_model_one_that_names_the_one_b
     about = results / "workflow.json"
     about.write_text(json.dumps(json.loads(about.read_text()) | {"config_hash": "ba9876543210"}))
     try:
-        command = ["record", "models/shuffle", "--results", "results", "--out", "results/recorded/models/shuffle.json"]
-        data = ["--data", "results/datasets/short/images.h5"]
-        subprocess.run([sys.executable, "-m", f"ocsrflow.{command[0]}", *command[1:], *data], **inside)
+        told = subprocess.run(record, **inside, capture_output=True, text=True).stdout
+        assert f"MLflow has {len(before)} results, 2 of them are new or have changed" in told  # the report too
         client = MlflowClient(f"sqlite:///{changed}/results/mlflow.db")
-        new = client.get_run(json.loads((results / "recorded/models/shuffle.json").read_text())["run_id"])
+        new = client.get_run(json.loads((results / "runs.json").read_text())["models/shuffle"])
         assert new.info.run_id not in before
         assert new.data.tags["ocsrflow.previous"] == shuffle.info.run_id
         assert shuffle.info.run_id in new.data.tags["mlflow.note.content"]
@@ -733,7 +445,7 @@ def test_the_report_is_one_file_with_every_section(toy: Path) -> None:
     assert "Best constant answer" in page.text
     scores = json.loads((toy / "results/scores/held-out/constant.json").read_text())
     assert f"{scores['scores']['tanimoto']['value']:.4f}" in page.text
-    for stage in ("train", "predict", "score", "record_score"):
+    for stage in ("train", "predict", "score"):
         assert re.search(rf'<th scope="row">{stage}</th><td class="n">\d', html)
 
 
@@ -779,7 +491,7 @@ def test_the_full_experiment_is_planned(tmp_path: Path) -> None:
     assert len(trainings) == 6
     assert all(int(gpus) >= 1 for _, _, gpus in trainings)
     counts = dict(re.findall(r"^(\w+) +(\d+)$", text, flags=re.MULTILINE))
-    assert (counts["render"], counts["pack"], counts["weights"], counts["predict"]) == ("178", "3", "4", "18")
+    assert (counts["render"], counts["pack"], counts["weights"], counts["predict"]) == ("36", "3", "4", "18")
     assert (counts["speed_training"], counts["speed_prediction"]) == ("2", "2")
     assert "Measure the training speed of resnet152-512-contest (gpu=4, " in text
 
@@ -790,6 +502,9 @@ def test_the_demonstration_is_planned_by_its_profile(tmp_path: Path) -> None:
     assert len(re.findall(r"^Job \d+: Train \S+ on \S+ \(gpu=0", text, flags=re.MULTILINE)) == 3
     assert "Bring the molecules of nci here" in text
     assert "ImageNet" not in text
+    assert set(re.findall(r"\b(results(?:/demo)?)/(?!demo)", text)) == {
+        "results/demo"
+    }  # the full experiment's are others
 
 
 @pytest.mark.parametrize(
@@ -839,8 +554,9 @@ def test_local_files_and_supplied_pictures_run_through_the_same_rules(tmp_path: 
     source.write_text(source.read_text() + "1000\tCCCCCCO\n")
     os.utime(source, (10**9, 10**9))
     run = snakemake(folder, "--cores", "2", "--configfile", CONFIG, "--", "datasets")
-    assert "in/mine.txt: the source has changed since" in run.stdout + run.stderr
-    assert "60 lines then, 61 now" in run.stdout + run.stderr
+    log = (folder / "results/logs/filter/mine.log").read_text()
+    assert "in/mine.txt: the source has changed since" in log
+    assert "60 lines then, 61 now" in log
     assert planned(folder, "--", "datasets") == (set(), set())
     os.remove(folder / "in/7 of 40.png")
     (folder / "in/train.csv").touch()

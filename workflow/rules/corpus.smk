@@ -2,29 +2,27 @@
 
 
 rule download:
-    input:
-        code=modules("download"),
     output:
-        "<results>/corpus/{source}/CID-SMILES.gz",
+        # Snakemake keeps the old file until the new one is whole, and puts it back where that fails.
+        update("<results>/corpus/{source}/CID-SMILES.gz"),
     log:
         "<logs>/download/{source}.log",
     benchmark:
         "<benchmarks>/download/{source}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     params:
-        source=lambda wildcards: source_options(SOURCES[wildcards.source]),
+        source=plan.source_options,
     message:
         "Bring the molecules of {wildcards.source} here"
     shell:
-        "python -m ocsrflow.download {params.source:q} --out {output:q} 2>&1 | tee {log:q}"
+        "python -m ocsrflow download {params.source:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule filter:
     input:
         corpus=raw_corpus,
-        pictures=lambda wildcards: supplied_pictures(SOURCES[wildcards.source]),
-        code=modules("filter"),
+        pictures=plan.supplied_pictures,
     output:
         kept="<results>/corpus/{source}/kept.parquet",
         lengths="<results>/corpus/{source}/lengths.csv",
@@ -34,27 +32,28 @@ rule filter:
     benchmark:
         "<benchmarks>/filter/{source}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     threads: 2
     resources:
         mem_mb=2000,
         runtime=120,
     params:
-        source_size=source_size,
-        record=lambda wildcards: f"{CONFIG.results}/corpus/{wildcards.source}/source.json",
-        max_length=lambda wildcards: SOURCES[wildcards.source].max_length,
-        pictures=lambda wildcards: pictures_options(SOURCES[wildcards.source]),
+        code=code_version("corpus.filter"),
+        source_size=plan.source_size,
+        record=path("<results>/corpus/{source}/source.json"),
+        max_length=lambda wildcards: plan.sources[wildcards.source].max_length,
+        pictures=plan.pictures_options,
     message:
         "Keep the molecules of {wildcards.source} with at most {params.max_length} characters"
     shell:
-        "python -m ocsrflow.filter {input.corpus:q} --max-length {params.max_length} {params.pictures:q} "
-        "--threads {threads} --record {params.record:q} --kept {output.kept:q} --lengths {output.lengths:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
+        "python -m ocsrflow filter {input.corpus:q} --max-length {params.max_length} {params.pictures:q} "
+        "--threads {threads} --record {params.record:q} --kept {output.kept:q} "
+        "--lengths {output.lengths:q} --rejects {output.rejects:q} > {log:q} 2>&1"
 
 
 rule sample:
     input:
-        kept=lambda wildcards: f"{CONFIG.results}/corpus/{DATASETS[wildcards.dataset].source}/kept.parquet",
-        code=modules("sample"),
+        kept=plan.of_source("kept.parquet"),
     output:
         sample="<results>/datasets/{dataset}/sample.parquet",
         lengths="<results>/datasets/{dataset}/lengths.csv",
@@ -64,19 +63,20 @@ rule sample:
     benchmark:
         "<benchmarks>/sample/{dataset}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     threads: 8
     resources:
         mem_mb=8000,
         runtime=240,
     params:
-        draw=draw_options,
+        code=code_version("corpus.sample"),
+        draw=plan.draw_options,
         validation=CONFIG.split.validation,
         test=CONFIG.split.test,
         split_seed=CONFIG.split.seed,
     message:
         "Draw the molecules of data set {wildcards.dataset}"
     shell:
-        "python -m ocsrflow.sample {input.kept:q} {params.draw:q} --validation {params.validation} "
+        "python -m ocsrflow sample {input.kept:q} {params.draw:q} --validation {params.validation} "
         "--test {params.test} --split-seed {params.split_seed} --processes {threads} --out {output.sample:q} "
-        "--lengths {output.lengths:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
+        "--lengths {output.lengths:q} --rejects {output.rejects:q} > {log:q} 2>&1"

@@ -1,4 +1,4 @@
-# Pictures: render (scattered over shards) → pack → browse.
+# Pictures: render (scattered over shards, each drawn by as many processes as the job has threads) → pack → browse.
 #
 # The pictures themselves belong to the corpus: render draws what is missing into files below <results>/corpus, which
 # are no outputs of a rule since any data set may have made them, and writes down where each of its pictures is.
@@ -7,8 +7,7 @@
 rule render:
     input:
         sample="<results>/datasets/{dataset}/sample.parquet",
-        pictures=lambda wildcards: supplied_pictures(SOURCES[DATASETS[wildcards.dataset].source]),
-        code=modules("render"),
+        pictures=plan.supplied_pictures,
     output:
         index="<results>/datasets/{dataset}/shards/{shard}.parquet",
         rejects="<results>/datasets/{dataset}/rejects/render-{shard}.csv",
@@ -17,33 +16,32 @@ rule render:
     benchmark:
         "<benchmarks>/render/{dataset}-{shard}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
+    threads: 16
     resources:
-        mem_mb=2000,
+        mem_mb=6000,
         runtime=60,
     params:
-        shards=shard_count,
-        store=picture_store,
+        code=code_version("pictures.render"),
+        shards=plan.shards,
+        store=lambda wildcards: path(plan.of_source("pictures")(wildcards)),
         depiction=CONFIG.depiction.model_dump_json(),
-        drawings=lambda wildcards: DATASETS[wildcards.dataset].drawings,
+        drawings=lambda wildcards: plan.datasets[wildcards.dataset].drawings,
         time_limit=CONFIG.rendering.time_limit,
-        pictures=lambda wildcards, input: ["--pictures", input.pictures] if input.get("pictures") else [],
+        pictures=given("pictures"),
     message:
         "Draw shard {wildcards.shard} of {params.shards} of data set {wildcards.dataset}"
     shell:
-        "python -m ocsrflow.render {input.sample:q} --shard {wildcards.shard} --shards {params.shards} "
-        "--store {params.store:q} --depiction {params.depiction:q} --drawings {params.drawings:q} --time-limit {params.time_limit} "
-        "{params.pictures:q} --out {output.index:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
+        "python -m ocsrflow render {input.sample:q} --shard {wildcards.shard} --shards {params.shards} "
+        "--store {params.store:q} --depiction {params.depiction:q} --drawings {params.drawings:q} "
+        "--time-limit {params.time_limit} {params.pictures:q} --processes {threads} --out {output.index:q} "
+        "--rejects {output.rejects:q} > {log:q} 2>&1"
 
 
 rule pack:
     input:
         sample="<results>/datasets/{dataset}/sample.parquet",
-        shards=lambda wildcards: [
-            f"{CONFIG.results}/datasets/{wildcards.dataset}/shards/{shard}.parquet"
-            for shard in range(shard_count(wildcards))
-        ],
-        code=modules("pack"),
+        shards=plan.shard_indices,
     output:
         images="<results>/datasets/{dataset}/images.h5",
         tokens="<results>/datasets/{dataset}/tokens.json",
@@ -54,36 +52,34 @@ rule pack:
     benchmark:
         "<benchmarks>/pack/{dataset}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     resources:
         mem_mb=4000,
         runtime=120,
     params:
+        code=code_version("pictures.pack"),
         # One path and a count: the paths of thousands of shards would not fit on a command line.
-        folder=lambda wildcards: f"{CONFIG.results}/datasets/{wildcards.dataset}/shards",
-        store=picture_store,
-        rejects=lambda wildcards: f"{CONFIG.results}/datasets/{wildcards.dataset}/rejects",
-        shards=shard_count,
-        drawings=lambda wildcards: DATASETS[wildcards.dataset].drawings,
+        folder=path("<results>/datasets/{dataset}/shards"),
+        store=lambda wildcards: path(plan.of_source("pictures")(wildcards)),
+        rejects=path("<results>/datasets/{dataset}/rejects"),
+        shards=plan.shards,
+        drawings=lambda wildcards: plan.datasets[wildcards.dataset].drawings,
     message:
         "Pack the pictures and tokens of data set {wildcards.dataset}"
     shell:
-        "python -m ocsrflow.pack {input.sample:q} {params.folder:q} --store {params.store:q} --shards {params.shards} "
-        "--drawings {params.drawings:q} --render-rejects {params.rejects:q} --out {output.images:q} --tokens {output.tokens:q} "
-        "--vocabulary {output.vocabulary:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
+        "python -m ocsrflow pack {input.sample:q} {params.folder:q} --store {params.store:q} --shards {params.shards} "
+        "--drawings {params.drawings:q} --render-rejects {params.rejects:q} --out {output.images:q} "
+        "--tokens {output.tokens:q} --vocabulary {output.vocabulary:q} --rejects {output.rejects:q} > {log:q} 2>&1"
 
 
 rule browse:
     input:
-        data=lambda wildcards: f"{CONFIG.results}/datasets/{wildcards.dataset}/images.h5",
-        others=of_each("datasets/{dataset}/images.h5", dataset=DATASETS),
-        lengths=lambda wildcards: f"{CONFIG.results}/datasets/{wildcards.dataset}/lengths.csv",
-        rejects=lambda wildcards: [
-            f"{CONFIG.results}/corpus/{DATASETS[wildcards.dataset].source}/rejects.csv",
-            f"{CONFIG.results}/datasets/{wildcards.dataset}/rejects/sample.csv",
-            f"{CONFIG.results}/datasets/{wildcards.dataset}/rejects/pack.csv",
-        ],
-        code=modules("browse"),
+        data="<results>/datasets/{dataset}/images.h5",
+        others=expand("<results>/datasets/{dataset}/images.h5", dataset=plan.datasets),
+        lengths="<results>/datasets/{dataset}/lengths.csv",
+        not_kept=plan.of_source("rejects.csv"),
+        not_drawn="<results>/datasets/{dataset}/rejects/sample.csv",
+        not_packed="<results>/datasets/{dataset}/rejects/pack.csv",
         templates=templates("browse.html"),
     output:
         report(
@@ -97,22 +93,23 @@ rule browse:
     benchmark:
         "<benchmarks>/browse/{dataset}.tsv"
     conda:
-        "../../envs/report.yaml"
+        CONDA["report"]
     resources:
         mem_mb=4000,
         runtime=60,
+    params:
+        code=code_version("report.browse"),
     message:
         "Show what is in data set {wildcards.dataset}"
     shell:
-        "python -m ocsrflow.browse {input.data:q} --others {input.others:q} --lengths {input.lengths:q} "
-        "--rejects {input.rejects:q} --out {output:q} 2>&1 | tee {log:q}"
+        "python -m ocsrflow browse {input.data:q} --others {input.others:q} --lengths {input.lengths:q} "
+        "--rejects {input.not_kept:q} {input.not_drawn:q} {input.not_packed:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule benchmark_set:
     input:
-        images=lambda wildcards: ancient(BENCHMARKS[wildcards.benchmark].images),
-        references=lambda wildcards: BENCHMARKS[wildcards.benchmark].references,
-        code=modules("benchmark_set"),
+        images=lambda wildcards: ancient(literal(plan.benchmarks[wildcards.benchmark].images)),
+        references=lambda wildcards: literal(plan.benchmarks[wildcards.benchmark].references),
     output:
         data="<results>/datasets/{benchmark}/images.h5",
         originals="<results>/datasets/{benchmark}/originals.zip",
@@ -122,29 +119,29 @@ rule benchmark_set:
     benchmark:
         "<benchmarks>/benchmark_set/{benchmark}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     resources:
         mem_mb=4000,
         runtime=240,
     params:
-        pictures=what_lies_in,
+        code=code_version("pictures.benchmark_set"),
+        pictures=plan.files_of_benchmark,
         depiction=CONFIG.depiction.model_dump_json(),
         columns=lambda wildcards: [
-            f"--id-column={BENCHMARKS[wildcards.benchmark].id_column}",
-            f"--smiles-column={BENCHMARKS[wildcards.benchmark].smiles_column}",
+            f"--id-column={plan.benchmarks[wildcards.benchmark].id_column}",
+            f"--smiles-column={plan.benchmarks[wildcards.benchmark].smiles_column}",
         ],
     message:
         "Bring the pictures of benchmark {wildcards.benchmark} into shape"
     shell:
-        "python -m ocsrflow.benchmark_set {input.images:q} {input.references:q} --depiction {params.depiction:q} "
+        "python -m ocsrflow benchmark_set {input.images:q} {input.references:q} --depiction {params.depiction:q} "
         "{params.columns:q} --name {wildcards.benchmark:q} --out {output.data:q} --originals {output.originals:q} "
-        "--rejects {output.rejects:q} 2>&1 | tee {log:q}"
+        "--rejects {output.rejects:q} > {log:q} 2>&1"
 
 
 rule draw_set:
     input:
-        data=f"{CONFIG.results}/datasets/{CONFIG.test_sets[0].dataset}/images.h5",
-        code=modules("pictures.draw_set"),
+        data=f"<results>/datasets/{plan.main.dataset}/images.h5",
     output:
         data="<results>/datasets/{drawing}/images.h5",
         originals="<results>/datasets/{drawing}/originals.zip",
@@ -154,19 +151,20 @@ rule draw_set:
     benchmark:
         "<benchmarks>/draw_set/{drawing}.tsv"
     conda:
-        "../../envs/chem.yaml"
+        CONDA["chem"]
     threads: 2
     resources:
         mem_mb=4000,
         runtime=60,
     params:
-        test_set=CONFIG.test_sets[0].name,
-        molecules=molecules_of_drawings(),
-        style=lambda wildcards: DRAWINGS[wildcards.drawing].style.model_dump_json(),
+        code=code_version("pictures.draw_set"),
+        test_set=plan.main.name,
+        molecules=plan.molecules_of_drawings(),
+        style=lambda wildcards: plan.drawings[wildcards.drawing].style.model_dump_json(),
         time_limit=CONFIG.rendering.time_limit,
     message:
         "Draw the molecules of {params.test_set} in the style {wildcards.drawing}"
     shell:
-        "python -m ocsrflow.pictures.draw_set {input.data:q} {params.molecules:q} --name {wildcards.drawing:q} "
+        "python -m ocsrflow draw_set {input.data:q} {params.molecules:q} --name {wildcards.drawing:q} "
         "--style {params.style:q} --time-limit {params.time_limit} --processes {threads} --out {output.data:q} "
-        "--originals {output.originals:q} --rejects {output.rejects:q} 2>&1 | tee {log:q}"
+        "--originals {output.originals:q} --rejects {output.rejects:q} > {log:q} 2>&1"

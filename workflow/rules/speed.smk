@@ -1,14 +1,13 @@
 # Speed: trainings with one process and with several, ensembles with one member after the other and side by side.
 #
-# Nothing else should compute meanwhile. On GPUs the jobs have theirs for themselves; on the CPU they take eight cores, or
-# all where there are fewer. For numbers to be cited on a machine with more, run them when the rest is done:
+# Nothing else should compute meanwhile. On GPUs the jobs have theirs for themselves; on the CPU they take eight cores,
+# or all where there are fewer. For numbers to be cited on a machine with more, run them when the rest is done:
 # snakemake ... --forcerun speed_training speed_prediction --set-threads speed_training=64 speed_prediction=64
 
 
 rule speed_training:
     input:
-        data=training_data,
-        code=modules("launch", "speed_training", "clocked_training"),
+        data=plan.training_data,
     output:
         "<results>/speed/training/{model}.json",
     log:
@@ -16,36 +15,36 @@ rule speed_training:
     benchmark:
         "<benchmarks>/speed_training/{model}.tsv"
     conda:
-        "../../envs/train.yaml"
+        CONDA["train"]
     threads: 8
     resources:
-        gpu=training_gpus,
+        gpu=plan.most_gpus,
         mem_mb=32000,
         runtime=120,
     params:
-        network=lambda wildcards: MODELS[wildcards.model].network.model_dump_json(),
-        training=lambda wildcards: of_a_step(MODELS[wildcards.model].training),
-        dataset=lambda wildcards: MODELS[wildcards.model].dataset,
+        code=code_version("training.launch", "evaluation.speed_training", "evaluation.clocked_training"),
+        network=lambda wildcards: plan.models[wildcards.model].network.model_dump_json(),
+        training=plan.step_settings,
+        dataset=lambda wildcards: plan.models[wildcards.model].dataset,
         processes=CONFIG.speed.processes,
         steps=CONFIG.speed.steps,
         # As configured; the resource is what --resources left of it, without a word.
-        gpus=training_gpus,
+        gpus=plan.most_gpus,
     message:
         "Measure the training speed of {wildcards.model} (gpu={resources.gpu}, {threads} threads)"
     shell:
-        "python -m ocsrflow.speed_training {input.data:q} --name {wildcards.model:q} --dataset {params.dataset:q} "
+        "python -m ocsrflow speed_training {input.data:q} --name {wildcards.model:q} --dataset {params.dataset:q} "
         "--network {params.network:q} --training {params.training:q} --processes {params.processes:q} "
         "--steps {params.steps} --gpus {params.gpus} --granted {resources.gpu} --threads {threads} "
-        "--out {output:q} 2>&1 | tee {log:q}"
+        "--out {output:q} > {log:q} 2>&1"
 
 
 rule speed_prediction:
     input:
-        data=f"{CONFIG.results}/datasets/{CONFIG.test_sets[0].dataset}/images.h5",
-        weights=members_files("models/{model}/weights.safetensors"),
-        descriptions=members_files("models/{model}/model.json"),
+        data=f"<results>/datasets/{plan.main.dataset}/images.h5",
+        weights=plan.of_members("<results>/models/{model}/weights.safetensors"),
+        descriptions=plan.of_members("<results>/models/{model}/model.json"),
         choice="<results>/ensembles/{ensemble}.json",
-        code=modules("speed_prediction"),
     output:
         "<results>/speed/prediction/{ensemble}.json",
     log:
@@ -53,24 +52,25 @@ rule speed_prediction:
     benchmark:
         "<benchmarks>/speed_prediction/{ensemble}.tsv"
     conda:
-        "../../envs/train.yaml"
+        CONDA["train"]
     threads: 8
     resources:
-        gpu=ensemble_gpus,
+        gpu=plan.side_by_side_gpus,
         mem_mb=32000,
         runtime=120,
     params:
+        code=code_version("evaluation.speed_prediction"),
         # Snakemake compares inputs as a set, but the order of the members decides ties.
-        members=lambda wildcards: ENSEMBLES[wildcards.ensemble].models,
-        test_set=CONFIG.test_sets[0].name,
-        pictures=pictures_of(CONFIG.test_sets[0]),
+        members=plan.members,
+        test_set=plan.main.name,
+        pictures=picture_options(plan.main),
         reading=CONFIG.prediction.model_dump_json(include=set(Reading.model_fields)),
         timed_images=CONFIG.prediction.timed_images,
     message:
         "Measure how fast the models of ensemble {wildcards.ensemble} read side by side"
     shell:
-        "python -m ocsrflow.speed_prediction {input.data:q} --name {wildcards.ensemble:q} "
+        "python -m ocsrflow speed_prediction {input.data:q} --name {wildcards.ensemble:q} "
         "--weights {input.weights:q} --descriptions {input.descriptions:q} --choice {input.choice:q} "
         "--reading {params.reading:q} --test-set {params.test_set:q} "
         "{params.pictures:q} --timed-images {params.timed_images} --gpus {resources.gpu} --threads {threads} "
-        "--out {output:q} 2>&1 | tee {log:q}"
+        "--out {output:q} > {log:q} 2>&1"

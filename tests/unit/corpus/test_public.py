@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
-from conftest import REPOSITORY, snakemake
-from ocsrflow.filter import filter_corpus
+from ocsrflow.corpus.filter import filter_corpus
+from support.checkout import REPOSITORY, snakemake
 
 RESOURCES = REPOSITORY / "workflow/resources"
 CORPUS = RESOURCES / "public-molecules.tsv.gz"

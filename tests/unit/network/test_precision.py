@@ -2,17 +2,20 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from ocsrflow.encoders import RECIPES
-from ocsrflow.model import Reader
+from ocsrflow.config.network import Network
+from ocsrflow.config.reading import Reading
 from ocsrflow.network import precision
-from ocsrflow.predict_set import predict_set
-from ocsrflow.reading import Eye
-from ocsrflow.settings.network import Network
-from ocsrflow.settings.reading import Reading
-from test_train import NETWORK, TRAINING, lines, run_train
+from ocsrflow.network.beam_search import search
+from ocsrflow.network.decoder import Decoder, Steps
+from ocsrflow.network.encoders import RECIPES
+from ocsrflow.network.model import Reader
+from ocsrflow.network.model_reader import ModelReader
+from ocsrflow.reading.predict import predict_set
+from support.training import NETWORK, TRAINING, lines, run_train
 
 CPU = torch.device("cpu")
 RESNET = Network(encoder="resnet18", pretrained="none", frozen_children=0, image_size=64, stride=16, grid=4, dim=32)
@@ -83,15 +86,64 @@ def test_a_slow_bfloat16_is_said_once(capfd: pytest.CaptureFixture[str], monkeyp
     precision._warn.cache_clear()
     has(monkeypatch)
     for _ in range(2):
-        Eye(Reader(RESNET, 9).eval(), 5, Reading(precision="bfloat16"), CPU)
+        ModelReader(Reader(RESNET, 9).eval(), 5, Reading(precision="bfloat16"), CPU)
     assert capfd.readouterr().err.splitlines() == [
         "this CPU has neither AMX-BF16 nor AVX512-BF16: precision bfloat16 is slower here than float32"
     ]
     precision._warn.cache_clear()
     has(monkeypatch, "amx_bf16")
-    Eye(Reader(RESNET, 9).eval(), 5, Reading(precision="bfloat16"), CPU)
-    Eye(Reader(RESNET, 9).eval(), 5, Reading(), CPU)
+    ModelReader(Reader(RESNET, 9).eval(), 5, Reading(precision="bfloat16"), CPU)
+    ModelReader(Reader(RESNET, 9).eval(), 5, Reading(), CPU)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("asked", ["float32", "bfloat16"])
+def test_weights_are_brought_into_their_order_and_type_once(asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    has(monkeypatch, "amx_bf16")
+    torch.manual_seed(0)
+    reader = Reader(RESNET, 256).eval()
+    pictures = torch.randint(0, 256, (2, 1, 64, 64), dtype=torch.uint8)
+    reader.set_precision(asked, CPU)
+    with torch.inference_mode():
+        expected = reader.encoder(pictures)
+        texts = search(reader.decoder, expected, 8, beams=2)
+    model_reader = ModelReader(reader, 8, Reading(precision=asked, beams=2, grammar=False), CPU)
+    convolutions = [layer for layer in reader.encoder.trunk.modules() if isinstance(layer, torch.nn.Conv2d)]
+    assert all(layer.weight.is_contiguous(memory_format=torch.channels_last) for layer in convolutions)
+    assert {layer.weight.dtype for layer in convolutions} == {getattr(torch, asked)}
+    assert {value.dtype for value in reader.encoder.buffers() if value.is_floating_point()} == {torch.float32}
+    found = model_reader.see(pictures)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    for _ in range(2):  # the second time with the decoder's sums that were kept
+        again = model_reader.write(found)
+        assert [[c.tokens for c in own] for own in again] == [[c.tokens for c in own] for own in texts]
+    assert reader.decoder.step_weights(torch.float32) is reader.decoder.step_weights(torch.float32)
+
+
+def test_weights_that_change_are_not_kept() -> None:
+    decoder = Reader(RESNET, 9).decoder
+    before = decoder.step_weights(torch.float32).added.clone()
+    with torch.no_grad():
+        decoder.embedding.weight.add_(1)
+    assert not torch.equal(decoder.step_weights(torch.float32).added, before)
+
+
+def test_scores_of_tokens_are_float32_where_products_are_bfloat16() -> None:
+    """In bfloat16 they would be 0.06 apart between 8 and 16, and tokens exactly equally likely."""
+    torch.manual_seed(0)
+    decoder = Decoder(16, 32, 256, 0.0, 2).eval()
+    with torch.inference_mode():
+        decoder.output.weight.mul_(5)
+        decoder.output.bias.add_(12)
+        with torch.autocast("cpu", dtype=torch.bfloat16):  # as on a GPU
+            steps = Steps(decoder, torch.randn(4, 4, 16), 1)
+        assert steps.features.dtype == torch.bfloat16
+        state = torch.randn(4, 1, 32).bfloat16()
+        found = steps.log_probabilities(state)
+        exact = (state.float() @ decoder.output.weight.t() + decoder.output.bias).log_softmax(dim=2)
+    assert found.dtype == torch.float32
+    assert all(len(row.unique()) > 250 for row in found.flatten(0, 1))
+    torch.testing.assert_close(found, exact, rtol=0, atol=1e-5)
 
 
 def test_a_training_records_what_it_used_and_its_key_has_it(dataset: Path, tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ocsrflow.errors import UserError
-from ocsrflow.own_pictures import load
-from ocsrflow.packed import Packed
+from ocsrflow.config.styles import Styles
 from ocsrflow.pictures import draw_set as stage
-from ocsrflow.settings.styles import Styles
+from ocsrflow.pictures.packed_file import Packed
+from ocsrflow.pictures.picture_files import load
+from ocsrflow.runtime.errors import UserError
 from rdkit import Chem
 
 

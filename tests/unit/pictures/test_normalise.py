@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ocsrflow.images import Picture, draw
+from ocsrflow.config.depiction import Depiction
+from ocsrflow.depiction.plain import Picture, draw
 from ocsrflow.pictures.normalise import normalise
-from ocsrflow.redepiction import distance
-from ocsrflow.settings.depiction import Depiction
+from ocsrflow.pictures.redraw_distance import distance
 from PIL import Image, ImageFilter
 from rdkit import Chem, RDConfig
-from test_own_pictures import sheet
+from support.drawings import sheet
 
 NCI = (Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi").read_text(encoding="ascii").splitlines()
 CHAIN = "CC(C)(C)OC(=O)N1CCN(c2ccc(CN)cc2)CC1"
@@ -33,6 +33,24 @@ def test_what_the_renderer_drew_stays_as_it_is(depiction: Depiction) -> None:
         )
     # Of single atoms and the like RDKit does not fill the frame.
     assert kept >= 0.98 * len(NCI[::60])
+
+
+@pytest.mark.parametrize("depiction", [GREY, Depiction(), Depiction(channel_order="bgr")], ids=["128", "300", "bgr"])
+def test_one_and_two_atoms_stay_as_rdkit_draws_them(depiction: Depiction) -> None:
+    texts = "O C N S [H+] [Na+] Cl [Fe+3] [He] CC C=C C#C N#N CO O=O [H][H] ClCl [Na+].[Cl-] [K+].[Br-] "
+    for text in (texts + "[13CH4] [2H]O[2H] C=O C#N [C-]#[O+] [Li]C [OH-].[Na+]").split():
+        picture = draw(Chem.MolFromSmiles(text), depiction)
+        rgb = picture[..., ::-1] if depiction.channel_order == "bgr" else picture
+        pixels = np.ascontiguousarray(np.broadcast_to(rgb, (*rgb.shape[:2], 3)))
+        np.testing.assert_array_equal(normalise(pixels, depiction), picture, text)
+
+
+@pytest.mark.parametrize("smiles", ["C1CCCCC1", "c1ccccc1O", "CCCCCCO", CHAIN])
+def test_what_is_small_in_the_frame_is_enlarged(smiles: str) -> None:
+    pixels = np.full((300, 300), 255, np.uint8)
+    pixels[90:210, 90:210] = draw(Chem.MolFromSmiles(smiles), Depiction(size=120, palette="black_and_white"))[..., 0]
+    top, bottom, left, right = extent(normalise(pixels, Depiction(palette="black_and_white")))
+    assert max(bottom - top, right - left) > 260
 
 
 def extent(picture: Picture) -> tuple[int, int, int, int]:

@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_dataset
-from ocsrflow import chemistry
-from ocsrflow.engine import Engine
-from ocsrflow.errors import UserError
-from ocsrflow.files import sha256
-from ocsrflow.loader import Batch, Share
-from ocsrflow.packed import Packed
-from ocsrflow.settings.network import REFERENCE_MODELS, Network
-from ocsrflow.settings.split import Split
+from ocsrflow.chem import molecules
+from ocsrflow.config.network import REFERENCE_MODELS, Network
+from ocsrflow.config.split import Split
+from ocsrflow.network.batches import Batch, Share
+from ocsrflow.pictures.packed_file import Packed
+from ocsrflow.runtime.errors import UserError
+from ocsrflow.runtime.files import sha256
+from ocsrflow.training.engine import Engine
 from ocsrflow.training.parent import Parent, refused
 from safetensors.torch import load_file, save_file
-from test_train import NETWORK, TRAINING, lines, run_train
+from support.data import make_dataset
+from support.training import NETWORK, TRAINING, lines, run_train
 
 SPLIT = {"validation": 0.15, "test": 0.15, "seed": 0}  # of the data set of the tests
 
@@ -176,7 +176,7 @@ def test_what_a_child_holds_out_no_ancestor_has_learnt_from(kept: Path, parent: 
     """The condition, looked at with the splits that the stage sample makes of other draws and other shares."""
     packed = Packed(make_dataset(kept, tmp_path / "other", size=120, max_length=20) / "images.h5")
     assert packed.split_into == Split(**SPLIT)
-    share = np.array([chemistry.fraction(text, 0) for text in packed.text("canonical", range(len(packed)))])
+    share = np.array([molecules.fraction(text, 0) for text in packed.text("canonical", range(len(packed)))])
     trained_on = share >= Split(**SPLIT).held_out
     assert packed.members("train").tolist() == np.flatnonzero(trained_on).tolist()
     own = Split(validation=0.2, test=0.05, seed=0)
@@ -196,7 +196,7 @@ def test_reference_is_a_folder_of_this_repository(
     if not REFERENCE_MODELS.exists():  # nothing is shipped yet
         with pytest.raises(UserError, match=r"reference/models/shufflenet_v2_x0_5-32 has no model.json"):
             Parent.read(Path(str(network.parent)))
-    monkeypatch.setattr("ocsrflow.settings.network.REFERENCE_MODELS", tmp_path)
+    monkeypatch.setattr("ocsrflow.config.network.REFERENCE_MODELS", tmp_path)
     copied(parent, tmp_path / "shufflenet_v2_x0_5-32")
     Parent.read(Path(str(network.parent))).check(network, Split(**SPLIT))
 

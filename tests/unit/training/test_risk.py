@@ -12,30 +12,28 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY
-from ocsrflow import train as stage
-from ocsrflow.errors import UserError
-from ocsrflow.guarded import attempts
-from ocsrflow.loader import Epochs, Loader
-from ocsrflow.model import Reader
-from ocsrflow.packed import Packed
-from ocsrflow.processes import Place
-from ocsrflow.search import Candidate, likelihood
-from ocsrflow.settings.network import Network
-from ocsrflow.settings.risk import Risk
-from ocsrflow.settings.training import Training
-from ocsrflow.tokenizer import encode
+from ocsrflow.chem.tokenizer import encode
+from ocsrflow.config.network import Network
+from ocsrflow.config.risk import Risk
+from ocsrflow.config.training import Training
+from ocsrflow.network.batches import Epochs, Loader
+from ocsrflow.network.beam_search import Candidate, likelihood
+from ocsrflow.network.model import Reader
+from ocsrflow.pictures.packed_file import Packed
+from ocsrflow.runtime.errors import UserError
+from ocsrflow.runtime.isolated import attempts
 from ocsrflow.training import rewards as rewards_module
+from ocsrflow.training import train as stage
+from ocsrflow.training.process_group import ProcessGroup
 from ocsrflow.training.rewards import Rewards, reward
 from ocsrflow.training.risk import RiskEngine, distinct, expected_error, log_probabilities
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from test_engine import EXACT
-from test_train import NETWORK, TRAINING, lines, run_train, without_times
+from support.checkout import TESTS
+from support.data import TINY
+from support.training import EXACT, NETWORK, RISK, TRAINING, WITH_RISK, lines, run_train, without_times
 
-RISK = Risk(steps=6, batch=8, candidates=3, validate_every=4)
-WITH_RISK = TRAINING.model_copy(update={"risk": RISK, "epochs": 1})
-ALONE = Place(0, 1, torch.device("cpu"))
+ALONE = ProcessGroup(0, 1, torch.device("cpu"))
 
 
 def test_the_risk_of_two_candidates_is_that_worked_out_by_hand() -> None:
@@ -272,11 +270,11 @@ def test_a_parents_weights_can_go_through_the_phase_alone(dataset: Path, tmp_pat
 STOPPED = """
 import signal, sys
 from pathlib import Path
-sys.path[:0] = map(str, Path(sys.argv[1]).parents[:3])
-import test_risk, test_train
+sys.path.insert(0, sys.argv[1])
+from support.training import WITH_RISK, run_train, stage
 from ocsrflow.training.risk import RiskEngine
 where, number = sys.argv[4:]
-real, seen = {"step": RiskEngine.step, "validation": test_risk.stage.validate}[where], [0]
+real, seen = {"step": RiskEngine.step, "validation": stage.validate}[where], [0]
 def told(*words):
     seen[0] += 1
     if seen[0] == 3:
@@ -285,8 +283,8 @@ def told(*words):
 if where == "step":
     RiskEngine.step = told
 else:
-    test_risk.stage.validate = told
-test_train.run_train(Path(sys.argv[2]), Path(sys.argv[3]), training=test_risk.WITH_RISK, checkpoint_minutes=0.0)
+    stage.validate = told
+run_train(Path(sys.argv[2]), Path(sys.argv[3]), training=WITH_RISK, checkpoint_minutes=0.0)
 """
 
 
@@ -306,7 +304,7 @@ def test_a_stop_or_a_kill_in_the_phase_goes_on_there_to_the_same_weights(
     dataset: Path, whole: Path, tmp_path: Path, where: str, number: str, saved: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "stopped"
-    command = [sys.executable, "-c", STOPPED, __file__, dataset, folder, where, number]
+    command = [sys.executable, "-c", STOPPED, TESTS, dataset, folder, where, number]
     run = subprocess.run(command, capture_output=True, text=True)
     told = signal.Signals[number]
     assert run.returncode == (-told if number == "SIGKILL" else 128 + told), run.stderr
@@ -333,7 +331,7 @@ def test_a_finished_phase_writes_its_files_again_without_a_step(
 def test_two_processes_have_the_phase_of_one(dataset: Path, tmp_path: Path) -> None:
     # Without batch statistics and dropout, as where the training by cross-entropy is compared.
     training = WITH_RISK.model_copy(update={"encoder_lr": 1e-5, "decoder_lr": 1e-4})
-    command = [sys.executable, "-m", "ocsrflow.launch", "--gpus", "0", "--processes"]
+    command = [sys.executable, "-m", "ocsrflow", "launch", "--gpus", "0", "--processes"]
     for processes in (1, 2):
         folder = tmp_path / str(processes)
         names = {"out": "weights.safetensors", "metrics": "metrics.jsonl", "description": "model.json"}
@@ -341,7 +339,7 @@ def test_two_processes_have_the_phase_of_one(dataset: Path, tmp_path: Path) -> N
         words += ["--network", EXACT.model_dump_json(), "--training", training.model_dump_json(), "--threads", "2"]
         words += ["--checkpoints", str(folder / "checkpoints")]
         run = subprocess.run(
-            [*command, str(processes), "ocsrflow.train", str(dataset / "images.h5"), *words],
+            [*command, str(processes), "--", "train", str(dataset / "images.h5"), *words],
             capture_output=True,
             text=True,
         )

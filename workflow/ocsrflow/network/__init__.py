@@ -1,4 +1,4 @@
-"""The network: encoders, decoder and what they compute with.
+"""The network: encoders, decoder, recurrence, batches, beam search, reading with a trained model.
 
-Whoever wants another encoder, decoder or precision changes it here; how a network is trained stands in ``training``.
+A new encoder is a recipe in ``encoders``. An edit of what a training runs trains the models again.
 """

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from ..settings.precision import Precision
+from ..config.precision import Precision
 
 Resolved = Literal["float32", "bfloat16"]
 
@@ -45,6 +45,19 @@ def is_depthwise(encoder: nn.Module) -> bool:
 def autocast(precision: Resolved, device: torch.device) -> AbstractContextManager[object]:
     """A block in which products are computed in this precision."""
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bfloat16" else nullcontext()
+
+
+def settle(encoder: nn.Module, precision: Resolved) -> None:
+    """Bring an encoder's weights, in place, to the order and the type in which its products take them.
+
+    Otherwise each picture that is read by itself pays for both. Products are the same as under autocast. For a network
+    that only reads: in bfloat16 its weights are rounded for good.
+    """
+    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if precision == "bfloat16":
+        for layer in encoder.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                layer.to(torch.bfloat16)
 
 
 def warn_if_slow(precision: Resolved, device: torch.device) -> None:

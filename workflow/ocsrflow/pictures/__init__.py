@@ -1,4 +1,4 @@
-"""Molecules to pictures: drawn in one style or in many, brought to the frame, kept in files.
+"""Pictures of data sets: render → pack; sets from elsewhere and in other drawings; the packed file.
 
-Nothing here knows of networks. What decides a pixel is in this folder, but for the settings in ``settings/``.
+Every picture from elsewhere passes ``normalise``, whether a model learns from it or reads it.
 """

@@ -47,7 +47,7 @@ def box_of(inked: Mask) -> Box:
     for rows, columns in sorted(ndimage.find_objects(cells), key=_area, reverse=True):
         part = _part((rows, columns), cell, (top, left))
         # Of the largest group the box serves; the others are few pixels.
-        groups.append(Group(_extent(inked, part), _pieces(inked[part]) if groups else [inked[part].shape]))
+        groups.append(Group(_extent(inked, part), pieces_of(inked[part]) if groups else [inked[part].shape]))
     least = max(3.0, SPECK * max(groups[0].pieces[0]))
     drawn = [group for group in groups if max(map(max, group.pieces)) > least] or groups[:1]
     return _around([group for group in drawn if not _is_number(group, [g for g in drawn if g is not group])])
@@ -77,7 +77,7 @@ def _around(groups: list[Group]) -> Box:
     return min(tops), max(bottoms), min(lefts), max(rights)
 
 
-def _pieces(inked: Mask) -> list[tuple[int, int]]:
+def pieces_of(inked: Mask) -> list[tuple[int, int]]:
     """Height and width of each connected piece of ink."""
     found = ndimage.find_objects(ndimage.label(inked, EIGHT)[0])
     return [(rows.stop - rows.start, columns.stop - columns.start) for rows, columns in found]

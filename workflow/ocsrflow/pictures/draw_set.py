@@ -11,19 +11,18 @@ from typing import NamedTuple
 import h5py
 import rdkit
 
-from ..chemistry import fraction, parse
-from ..cli import run
-from ..errors import UserError, visible
-from ..files import whole
-from ..guarded import Failed, guarded
-from ..packed import TEXTS, Compressor, Packed, PackedWriter
-from ..progress import progress
-from ..settings.depiction import Depiction
-from ..settings.styles import Styles
-from ..tables import write_rejects
-from .drawing import draw_styled
+from ..chem.molecules import fraction, parse
+from ..config.depiction import Depiction
+from ..config.styles import Styles
+from ..depiction.styled import draw_styled
+from ..runtime.csv_tables import write_rejects
+from ..runtime.errors import UserError, visible
+from ..runtime.files import whole
+from ..runtime.isolated import Failed, guarded
+from ..runtime.progress import progress
 from .normalise import normalise
 from .originals import as_png, write_originals
+from .packed_file import TEXTS, Compressor, Packed, PackedWriter
 
 CHUNK = 4  # molecules handed to a process at a time: a drawing and its frame may take a tenth of a second
 
@@ -64,7 +63,7 @@ def draw_set(
     data
         Packed data set of the test set. Its depiction is the frame.
     out
-        HDF5 file, laid out as :mod:`ocsrflow.packed` says.
+        HDF5 file, laid out as :mod:`ocsrflow.pictures.packed_file` says.
     originals
         Zip archive of the drawings as they were made: PNGs named by their CID.
     rejects
@@ -171,7 +170,3 @@ def _prepare(style: Styles, depiction: Depiction, name: str) -> None:
 
 def _draw_some(molecules: Sequence[Molecule]) -> list[Drawn | Failed]:
     return [_painter.draw(molecule) for molecule in molecules]
-
-
-if __name__ == "__main__":
-    run(draw_set)

@@ -3,25 +3,26 @@
 import numpy as np
 from PIL import Image
 
-from ..images import Picture
-from ..settings.depiction import Depiction
-from .box import Box, Mask, box_of
-from .paper import BLANK, NOTHING, dark_on_white, darkest, histogram
+from ..config.depiction import Depiction
+from ..depiction.paper import BLANK, NOTHING, BlankError, dark_on_white, darkest, histogram
+from ..depiction.plain import Picture
+from .box import Box, Mask, box_of, pieces_of
 
 LEAST = 8  # pixels of the drawing's longer side
 INKED = 0.3  # share of the darkest ink from which on a pixel counts as drawn: above JPEG's ringing
 PALE = 0.85  # ink, of 1, that is darkened
 LINE_WIDTH = 1.2  # pixels in the frame; lines that would be thinner are made darker instead
+LETTERS = (26, 36)  # height in pixels of capitals that are as large as RDKit draws them
 GRAIN = 3.5  # standard deviations of the paper's noise beyond which a pixel counts as drawn
 
 
 def normalise(pixels: Picture, depiction: Depiction) -> Picture:
     """A drawing as the models know it: dark on white, cut to what is drawn, and in the frame that RDKit would fill.
 
-    Light on dark is inverted, uneven light and noise of the paper are taken out, pale ink is darkened. The drawing is
-    scaled by one factor, as large as the frame inside the padding (of a range its middle); lines that are thinner
-    than a pixel then are darkened in proportion. Specks away from the drawing and a number in the corner do not count
-    for its size. A picture that is as RDKit draws it already stays as it is.
+    Light on dark is inverted; highlights behind atoms and bonds, uneven light and noise of the paper are taken out;
+    pale ink is darkened. The drawing is scaled by one factor, as large as the frame inside the padding (of a range its
+    middle); lines that are thinner than a pixel then are darkened in proportion. Specks away from the drawing and a
+    number in the corner do not count for its size. A picture that is as RDKit draws it already stays as it is.
 
     Parameters
     ----------
@@ -43,7 +44,7 @@ def normalise(pixels: Picture, depiction: Depiction) -> Picture:
     grey = darkest(drawing)
     ink = 255 - int(grey.min())
     if ink <= BLANK * 255:
-        raise ValueError(NOTHING)
+        raise BlankError(NOTHING)
     noise = _noise(grey)
     threshold = 255 - max(INKED * ink, min(GRAIN * noise, 0.6 * ink))
     inked = grey < threshold
@@ -53,13 +54,25 @@ def normalise(pixels: Picture, depiction: Depiction) -> Picture:
     if longer < LEAST:
         raise ValueError(f"nothing but a speck of {longer} pixels is drawn on it; give a larger picture")
     black = _black(grey, threshold)
-    if _fills(grey.shape, box, depiction):
+    if _fills(inked, box, depiction):
         frame = _toned(drawing, black, noisy=noise > 0)
     else:
         frame = _framed(drawing, inked, box, black, noise > 0, depiction)
     if frame.ndim == 2:
         return frame[..., None]
     return np.ascontiguousarray(frame[..., ::-1]) if depiction.channel_order == "bgr" else frame
+
+
+def in_frame(pixels: Picture, depiction: Depiction) -> bool:
+    """Whether a picture is one of the depiction's kind already: of its size and colours, drawn on white.
+
+    ``pixels`` are (height, width, 3) uint8.
+    """
+    size = depiction.size
+    on_white = 2 * np.count_nonzero(pixels == 255) > pixels.size
+    if pixels.shape[:2] != (size, size) or not on_white or 255 - int(pixels.min()) <= BLANK * 255:
+        return False
+    return depiction.channels == 3 or bool((pixels == pixels[..., :1]).all())
 
 
 def _noise(grey: Picture) -> float:
@@ -82,16 +95,39 @@ def _black(grey: Picture, threshold: float) -> float:
     return black if black < PALE else 1.0
 
 
-def _fills(shape: tuple[int, ...], box: Box, depiction: Depiction) -> bool:
-    """Whether a drawing is centred in a frame of the right size and fills it, as RDKit's do."""
+def _fills(inked: Mask, box: Box, depiction: Depiction) -> bool:
+    """Whether a drawing is centred in a frame of the right size and as large in it as RDKit's are."""
     size = depiction.size
-    if shape != (size, size):
+    if inked.shape != (size, size):
         return False
     top, bottom, left, right = box
-    centred = max(abs(top + bottom - size), abs(left + right - size)) <= 3 + size / 100
+    off = max(abs(top + bottom - size), abs(left + right - size))
     padding = depiction.padding[1] if isinstance(depiction.padding, tuple) else depiction.padding
     # RDKit counts the middles of lines and leaves some room for labels.
-    return centred and max(bottom - top, right - left) >= size * (0.95 - 2 * padding)
+    if max(bottom - top, right - left) >= size * (0.95 - 2 * padding):
+        return off <= 3 + size / 100
+    return off <= 10 + size / 100 and _is_at_rdkits_limit(inked[top:bottom, left:right], size)
+
+
+def _is_at_rdkits_limit(inked: Mask, size: int) -> bool:
+    """Whether one or two atoms are drawn as large as RDKit draws them, which does not fill a frame.
+
+    Its letters have 40 pixels at most, their capitals about 28; ethane is a line of two thirds of the frame.
+
+    Parameters
+    ----------
+    inked
+        (height, width), the part with the drawing.
+    size
+        Of the frame, in pixels.
+    """
+    pieces = pieces_of(inked)
+    if len(pieces) == 1 and min(pieces[0]) <= 0.05 * max(pieces[0]):
+        return 0.6 * size <= max(pieces[0]) <= 0.75 * size
+    low, high = LETTERS
+    bonds = [piece for piece in pieces if max(piece) > high]
+    tallest = max((height for height, width in pieces if max(height, width) <= high), default=0)
+    return low <= tallest and len(bonds) <= 3 and all(min(bond) <= 0.05 * max(bond) for bond in bonds)
 
 
 def _framed(drawing: Picture, inked: Mask, box: Box, black: float, noisy: bool, depiction: Depiction) -> Picture:

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..files import whole
-from ..picture_folder import PictureFolder
+from ..corpus.picture_folder import PictureFolder
+from ..runtime.files import whole
 
 
 def as_png(pixels: NDArray[np.uint8]) -> bytes:

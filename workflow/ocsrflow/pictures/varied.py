@@ -4,10 +4,10 @@ import hashlib
 
 from rdkit import Chem
 
-from ..images import Picture
-from ..settings.depiction import Depiction
-from ..settings.styles import Styles
-from .drawing import draw_styled
+from ..config.depiction import Depiction
+from ..config.styles import Styles
+from ..depiction.plain import Picture
+from ..depiction.styled import draw_styled
 from .normalise import normalise
 
 PLAIN = Styles()

@@ -1,4 +1,4 @@
-"""How a network is trained: what it starts from, its steps, phases, checkpoints and validations.
+"""Training under torchrun: launch, loop, optimiser step, processes, augmentation, checkpoints, validation.
 
-Whoever wants another loss, phase or start of a training changes it here; the network itself stands in ``network``.
+An edit of code that ``train`` runs starts every training afresh; comments, docstrings and messages do not count.
 """

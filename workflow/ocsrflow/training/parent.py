@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..files import read_json, sha256
-from ..settings.network import Network
-from ..settings.split import Split
+from ..config.network import Network
+from ..config.split import Split
+from ..runtime.errors import UserError
+from ..runtime.files import read_json, sha256
 
 
 @dataclass(frozen=True)

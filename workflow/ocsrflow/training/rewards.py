@@ -9,14 +9,26 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from types import TracebackType
 
-from rdkit import DataStructs
-
-from ..guarded import CHUNK, Failed, Guarded, attempts
-from ..lifeline import follow_parent
-from ..settings.risk import Reward
-from ..similarity import LIMIT, RECENT, Known, known_alone, limit_memory
+from ..chem.similarity import (
+    LIMIT,
+    RECENT,
+    Known,
+    is_valid,
+    known_alone,
+    known_similarity,
+    limit_memory,
+    tanimoto,
+)
+from ..config.risk import Reward
+from ..runtime.isolated import CHUNK, Failed, Pool, attempts
 
 Pair = tuple[str, str]  # a text and the right one
+Score = tuple[float, bool]  # their Tanimoto similarity, and whether RDKit parses the text
+
+
+def score(pair: Pair) -> Score:
+    """What a validation asks of a text."""
+    return tanimoto(*pair), is_valid(pair[0])
 
 
 def reward(kind: Reward, pair: Pair) -> float:
@@ -33,9 +45,7 @@ def reward(kind: Reward, pair: Pair) -> float:
     text, right = map(_known, pair)
     if text is None or right is None:
         return 0.0
-    if text.canonical == right.canonical:
-        return 1.0
-    return float(DataStructs.TanimotoSimilarity(text.fingerprint, right.fingerprint)) if kind == "tanimoto" else 0.0
+    return known_similarity(text, right) if kind == "tanimoto" else float(text.canonical == right.canonical)
 
 
 @lru_cache(maxsize=RECENT)
@@ -59,10 +69,9 @@ class Rewards:
             Time limit of one text. One that takes longer is worth 0, and a line on standard error says so.
         """
         # Bound to a list function: a chunk of pairs makes a chunk of rewards.
-        work = partial(attempts, partial(reward, kind))
-        self._workers: Guarded[Pair, float | Failed] = Guarded(
-            work, seconds=seconds, prepare=_prepare, processes=processes
-        )
+        self._work = partial(attempts, partial(reward, kind))
+        self._seconds = seconds
+        self._workers = Pool(prepare, processes=processes)
 
     def __enter__(self) -> "Rewards":
         self._workers.__enter__()
@@ -76,7 +85,7 @@ class Rewards:
     def schedule(self, pairs: Sequence[Pair]) -> Iterator[float]:
         """Begin at once with the rewards of some pairs; going through what is returned waits for them, in order."""
         chunks = [pairs[at : at + CHUNK] for at in range(0, len(pairs), CHUNK)]
-        waiting = [self._workers.schedule(chunk) for chunk in chunks]
+        waiting = [self._workers.schedule(self._work, chunk, self._seconds) for chunk in chunks]
         return (_or_nothing(found, pair) for found, pair in zip(_chained(waiting), pairs, strict=True))
 
 
@@ -92,9 +101,8 @@ def _or_nothing(found: float | Failed, pair: Pair) -> float:
     return found
 
 
-def _prepare() -> None:
-    """First thing in a new process."""
-    follow_parent()
+def prepare() -> None:
+    """First thing in a new process that parses what a network wrote."""
     limit_memory()
     # A signal to stop goes to all processes of a job; the one that trains must still be able to finish its step.
     for number in (signal.SIGHUP, signal.SIGUSR1):

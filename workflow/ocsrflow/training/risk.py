@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from ..decoder import Decoder
-from ..engine import augmented
-from ..loader import Batch, Share, in_steps
-from ..model import Reader
-from ..processes import Place
-from ..search import Candidate, search
-from ..settings.risk import Risk
-from ..settings.training import Training
-from ..tokenizer import END, decode
+from ..chem.tokenizer import END, decode
+from ..config.risk import Risk
+from ..config.training import Training
+from ..network.batches import Batch, Share, in_steps
+from ..network.beam_search import Candidate, search
+from ..network.decoder import Decoder
+from ..network.model import Reader
+from .engine import augmented
+from .process_group import ProcessGroup
 from .rewards import Rewards
 
 LARGEST_NORM = 1.0  # of the gradient
@@ -59,7 +59,7 @@ def distinct(right: Tokens, found: Sequence[Candidate]) -> dict[str, Tokens]:
 
 
 def log_probabilities(decoder: Decoder, features: Tensor, texts: Sequence[Sequence[Tokens]]) -> Tensor:
-    """How likely the decoder finds given texts, with gradients; :func:`ocsrflow.search.likelihood` has none.
+    """How likely the decoder finds given texts, with gradients (``beam_search.likelihood`` has none).
 
     Parameters
     ----------
@@ -89,10 +89,10 @@ def log_probabilities(decoder: Decoder, features: Tensor, texts: Sequence[Sequen
 class RiskEngine:
     """Network, optimiser and schedule of minimum-risk training, and what a step does with them.
 
-    In place of :class:`ocsrflow.engine.Engine`, of whose optimiser and averages nothing is taken over.
+    In place of :class:`ocsrflow.training.engine.Engine`, of whose optimiser and averages nothing is taken over.
     """
 
-    def __init__(self, reader: Reader, training: Training, risk: Risk, place: Place) -> None:
+    def __init__(self, reader: Reader, training: Training, risk: Risk, place: ProcessGroup) -> None:
         """Begin with the network as it is.
 
         Parameters
@@ -127,7 +127,7 @@ class RiskEngine:
         Parameters
         ----------
         batch, share, number
-            As in :meth:`ocsrflow.engine.Engine.step`.
+            As in :meth:`ocsrflow.training.engine.Engine.step`.
         rewards
             Processes that work out what texts are worth.
 

@@ -1,0 +1,1 @@
+"""What several tests need: data, servers, waiting, the toy experiment."""

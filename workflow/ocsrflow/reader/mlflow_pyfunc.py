@@ -1,0 +1,83 @@
+"""A trained model or ensemble behind MLflow's ``pyfunc`` interface: bytes of pictures in, SMILES out.
+
+MLflow runs this very file when it loads such a model ("models from code"): nothing is pickled.
+"""
+
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
+
+from ocsrflow.config.reading import Reading
+from ocsrflow.depiction.plain import Picture
+from ocsrflow.pictures.picture_files import load
+from ocsrflow.reader.ensemble_reader import EnsembleReader
+from ocsrflow.reader.find_models import find_models
+
+# Hints would be taken for a schema in place of the signature that the model is logged with.
+warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")
+COLUMNS = ("smiles", "confidence", "log_probability", "error")
+BATCH = 64  # pictures read together
+
+
+class PictureReader(PythonModel):  # type: ignore[misc]  # MLflow's classes have no types
+    """Reads pictures of molecules, one molecule each."""
+
+    def load_context(self, context: Any) -> None:
+        """Load the weights, onto a GPU where there is one."""
+        folder = Path(context.artifacts["results"])
+        config = context.model_config or {}
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        lineup = find_models([folder])
+        reading = Reading(**{key: config[key] for key in Reading.model_fields if key in config})
+        self.team = EnsembleReader(lineup, lineup.method(), reading, device)
+
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+        """Read pictures.
+
+        Parameters
+        ----------
+        context
+            MLflow's, not used.
+        model_input
+            Table with a column ``picture``: bytes of PNG, JPEG, TIFF, GIF, WebP or BMP files.
+        params
+            None are known.
+
+        Returns
+        -------
+        A row a picture: ``smiles``, ``confidence`` (probability that the SMILES is exactly right),
+        ``log_probability`` (natural logarithm), and ``error``, the reason where a picture cannot be read, else empty.
+        """
+        loaded = [self._load(data) for data in model_input["picture"]]
+        rows = []
+        for at in range(0, len(loaded), BATCH):
+            rows += self._read(loaded[at : at + BATCH])
+        return pd.DataFrame(rows, columns=list(COLUMNS))
+
+    def _load(self, data: Any) -> Picture | str:
+        try:
+            return load(io.BytesIO(bytes(data)), self.team.depiction, "picture")
+        except (ValueError, TypeError) as error:
+            return str(error)
+
+    def _read(self, part: list[Picture | str]) -> list[tuple[str, float, float, str]]:
+        pictures = [picture.transpose(2, 0, 1) for picture in part if not isinstance(picture, str)]
+        replies = iter(self.team.read(np.stack([np.ascontiguousarray(p) for p in pictures])) if pictures else [])
+        rows = []
+        for picture in part:
+            if isinstance(picture, str):
+                rows.append(("", 0.0, float("nan"), picture))
+            else:
+                reply = next(replies)
+                rows.append((reply.decision.text, reply.confidence, reply.decision.log_probability, ""))
+        return rows
+
+
+set_model(PictureReader())

@@ -1,0 +1,91 @@
+"""Validation during a training: teacher-forced loss and the scores of greedy reading."""
+
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..chem.similarity import LIMIT
+from ..chem.tokenizer import decode
+from ..config.training import Training
+from ..network.batches import Loader
+from ..network.beam_search import search
+from ..network.model import Reader
+from ..pictures.packed_file import Packed
+from ..runtime.isolated import CHUNK, Failed, Pool, attempts
+from ..runtime.progress import progress
+from .process_group import ProcessGroup
+from .rewards import Pair, Score, prepare, score
+
+
+def validate(reader: Reader, packed: Packed, training: Training, place: ProcessGroup) -> dict[str, float]:
+    """Score a network on the first pictures of the validation split; the processes share the work.
+
+    Texts are parsed in a process of their own meanwhile: what a network writes can hold RDKit up for minutes, or crash
+    it. Such a text counts as invalid, and a line on standard error says so.
+
+    Returns
+    -------
+    ``loss``, cross-entropy in nats a token; ``tanimoto``, mean similarity of greedy readings; ``validity``, share of
+    them that RDKit parses.
+
+    Raises
+    ------
+    Stopped
+        Between two batches, when a signal told a process to stop.
+    """
+    members = packed.members("validation")[: training.validation_size]
+    totals = np.zeros(5)  # entropy, tokens, similarity, valid, pictures
+    work = partial(attempts, score)
+    waiting: list[tuple[Sequence[Pair], Iterator[Score | Failed]]] = []
+    reader.eval()
+    # As many parts for each process, since they talk between two; a last one may be empty.
+    own = [
+        members[at : at + training.batch][place.rank :: place.world] for at in range(0, len(members), training.batch)
+    ]
+    loader = iter(
+        Loader(
+            packed, [part for part in own if len(part)], math.ceil(training.batch / place.world), workers=0, pin=False
+        )
+    )
+    with (
+        torch.inference_mode(),
+        reader.autocast(),
+        progress(total=len(own), what="validating", unit="batches", shown=place.first, leave=False) as bar,
+        Pool(prepare) as pool,
+    ):
+        for part in own:
+            place.check_stop()
+            if not len(part):
+                continue
+            batch = next(loader)
+            features = reader.encoder(batch.pictures.to(place.device))
+            scores, _ = reader.decoder(features, batch.tokens.to(place.device), batch.steps)
+            targets = batch.targets.to(place.device)
+            entropy = nn.functional.cross_entropy(scores.float(), targets, reduction="sum")
+            found = search(reader.decoder, features, training.decode_length)
+            texts = [decode(candidates[0].tokens) for candidates in found]
+            pairs = list(zip(texts, (decode(packed.tokens_of(at)) for at in batch.positions), strict=True))
+            for at in range(0, len(pairs), CHUNK):
+                chunk = pairs[at : at + CHUNK]
+                waiting.append((chunk, pool.schedule(work, chunk, LIMIT)))
+            totals += [float(entropy), len(targets), 0, 0, len(texts)]
+            bar.update()
+        for asked, scored in waiting:
+            for (text, _), found_or_failed in zip(asked, scored, strict=True):
+                similarity, valid = _or_invalid(found_or_failed, text)
+                totals[2:4] += similarity, valid
+    summed = place.total(torch.tensor(totals, device=place.device))
+    loss, tokens, similarities, valids, pictures = summed.cpu().tolist()
+    return {"loss": loss / tokens, "tanimoto": similarities / pictures, "validity": valids / pictures}
+
+
+def _or_invalid(result: Score | Failed, text: str) -> Score:
+    if isinstance(result, Failed):
+        print(f"validating: counted as invalid, {result}: {text}", file=sys.stderr, flush=True)
+        return 0.0, False
+    return result
