@@ -507,6 +507,13 @@ def test_the_demonstration_is_planned_by_its_profile(tmp_path: Path) -> None:
     }  # the full experiment's are others
 
 
+@pytest.mark.parametrize(("profile", "trainings"), [("reference", 3), ("workstation", 6), ("h200", 1), ("slurm", 6)])
+def test_every_profile_is_planned(tmp_path: Path, profile: str, trainings: int) -> None:
+    folder = copy_checkout(tmp_path)
+    text = snakemake(folder, "-n", "--workflow-profile", f"workflow/profiles/{profile}", "--cores", "2").stdout
+    assert len(re.findall(r"^Job \d+: Train \S+ on \S+ \(gpu=", text, flags=re.MULTILINE)) == trainings
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -15,7 +15,7 @@ from .experiment import Config, drawn_sets, model_folder, parent_in, selection, 
 from .sections import Source, TestSet
 
 Wildcards = Any
-PUBLIC = Path(__file__).parents[1] / "resources" / "public-molecules.tsv.gz"  # comes with this repository
+PUBLIC = Path(__file__).parents[2] / "resources" / "public-molecules.tsv.gz"  # comes with this repository
 
 
 def literal(path: object) -> str:
