@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ocsrflow.tracking import live_curves
 from ocsrflow.tracking.tracking import tracking
-from ocsrflow.training import train as stage
+from ocsrflow.training import trainer
 from support.faults import Faults
 from support.servers import MlflowServer
 from support.training import TRAINING, lines, run_train, without_times
@@ -38,7 +38,7 @@ def test_the_weights_are_the_same_and_mlflow_gets_every_point_once(
         return [point.step for run in runs for point in client.get_metric_history(run.info.run_id, curve)]
 
     validated = 0
-    real = stage.validate
+    real = trainer.validate
 
     def validate(*words: Any) -> dict[str, float]:
         nonlocal validated
@@ -50,7 +50,7 @@ def test_the_weights_are_the_same_and_mlflow_gets_every_point_once(
             server.start()
         return real(*words)
 
-    monkeypatch.setattr(stage, "validate", validate)
+    monkeypatch.setattr(trainer, "validate", validate)
     with faults.tried("MLflow's server killed", "train") as fault:
         run_train(dataset, tmp_path / "disturbed", training=training, tracking=where)
         assert validated == 6  # nothing was learnt twice

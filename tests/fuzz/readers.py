@@ -319,9 +319,9 @@ def state() -> dict[str, object]:
     network(torch.zeros(1, 3))[0].sum().backward()
     optimiser.step()
     engine = {"reader": network.state_dict(), "optimiser": optimiser.state_dict(), "averaged": None}
-    course = {"epoch": 1, "losses": [0.5], "best": 0.25, "history": [{"loss": 0.5}]}
+    progress = {"epoch": 1, "losses": [0.5], "best": 0.25, "history": [{"loss": 0.5}]}
     random = [{"cpu": torch.get_rng_state()}]
-    return {"engine": engine, "course": course, "best": network.state_dict(), "random": random}
+    return {"engine": engine, "state": progress, "best": network.state_dict(), "random": random}
 
 
 def checkpoints() -> list[bytes]:

@@ -7,7 +7,7 @@ from typing import Any
 from ocsrflow.config.network import Network
 from ocsrflow.config.risk import Risk
 from ocsrflow.config.training import Training
-from ocsrflow.training import train as stage
+from ocsrflow.training.train import train
 
 NETWORK = Network(
     encoder="shufflenet_v2_x0_5", pretrained="none", frozen_children=0, image_size=64, stride=16, grid=4, dim=32
@@ -41,7 +41,7 @@ def run_train(dataset: Path, folder: Path, **changed: Any) -> None:
         "dataset": "short",
         "checkpoints": folder / "checkpoints",
     } | changed
-    stage.train(
+    train(
         dataset / "images.h5",
         out=folder / "weights.safetensors",
         metrics=folder / "metrics.jsonl",

@@ -113,19 +113,20 @@ TOLD = """
 import signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from support.training import TRAINING, run_train, stage
+from support.training import TRAINING, run_train
+from ocsrflow.training import trainer
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as the command line does
 where, seen = sys.argv[4], [0]
-real = {"step": stage.Engine.step, "validation": stage.validate}[where]
+real = {"step": trainer.Engine.step, "validation": trainer.validate}[where]
 def told(*args):
     seen[0] += 1
     if seen[0] == 2:
         signal.raise_signal(getattr(signal, sys.argv[5]))
     return real(*args)
 if where == "step":
-    stage.Engine.step = told
+    trainer.Engine.step = told
 else:
-    stage.validate = told
+    trainer.validate = told
 training = TRAINING.model_copy(update={"epochs": 4})
 run_train(Path(sys.argv[2]), Path(sys.argv[3]), training=training)
 """
@@ -273,7 +274,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path, capsys: pytest.Capt
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return os.system, (f"touch {tmp_path / 'executed'}",)
 
-    torch.save({"key": "k", "about": {}, "course": Evil()}, tmp_path / "step-000000001.pt")
+    torch.save({"key": "k", "about": {}, "state": Evil()}, tmp_path / "step-000000001.pt")
     assert Checkpoints(tmp_path, "k", {}).newest() is None
     assert not (tmp_path / "executed").exists()
     assert "is damaged" in capsys.readouterr().out

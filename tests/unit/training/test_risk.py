@@ -23,7 +23,7 @@ from ocsrflow.pictures.packed_file import Packed
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.runtime.isolated import attempts
 from ocsrflow.training import rewards as rewards_module
-from ocsrflow.training import train as stage
+from ocsrflow.training import trainer
 from ocsrflow.training.process_group import ProcessGroup
 from ocsrflow.training.rewards import Rewards, reward
 from ocsrflow.training.risk import RiskEngine, distinct, expected_error, log_probabilities
@@ -244,7 +244,7 @@ def test_it_begins_with_the_best_weights_and_keeps_what_is_better(
         first.append({name: value.clone() for name, value in reader.state_dict().items()})
         real(self, reader, *words)
 
-    monkeypatch.setattr(stage, "validate", validated)
+    monkeypatch.setattr(trainer, "validate", validated)
     monkeypatch.setattr(RiskEngine, "__init__", begun)
     run_train(dataset, tmp_path, training=WITH_RISK.model_copy(update={"epochs": 2}))
     assert all(torch.equal(first[0][name], kept[0][name]) for name in kept[0])
@@ -271,10 +271,11 @@ STOPPED = """
 import signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from support.training import WITH_RISK, run_train, stage
+from support.training import WITH_RISK, run_train
+from ocsrflow.training import trainer
 from ocsrflow.training.risk import RiskEngine
 where, number = sys.argv[4:]
-real, seen = {"step": RiskEngine.step, "validation": stage.validate}[where], [0]
+real, seen = {"step": RiskEngine.step, "validation": trainer.validate}[where], [0]
 def told(*words):
     seen[0] += 1
     if seen[0] == 3:
@@ -283,7 +284,7 @@ def told(*words):
 if where == "step":
     RiskEngine.step = told
 else:
-    stage.validate = told
+    trainer.validate = told
 run_train(Path(sys.argv[2]), Path(sys.argv[3]), training=WITH_RISK, checkpoint_minutes=0.0)
 """
 

@@ -17,7 +17,7 @@ from ocsrflow.network.model import Reader
 from ocsrflow.pictures.packed_file import Packed
 from ocsrflow.reading.predict import predict_set
 from ocsrflow.runtime.errors import UserError
-from ocsrflow.training import train as stage
+from ocsrflow.training import trainer
 from ocsrflow.training.engine import Engine, average
 from ocsrflow.training.process_group import ProcessGroup
 from safetensors.torch import load_file
@@ -85,7 +85,7 @@ def test_too_little_gpu_memory_says_what_to_lower(
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Engine if where == "step" else stage, where, full)
+    monkeypatch.setattr(Engine if where == "step" else trainer, where, full)
     with pytest.raises(UserError, match=r"out of GPU memory with 16 pictures on a GPU.*lower training.batch"):
         run_train(dataset, tmp_path)
 
@@ -164,7 +164,7 @@ def test_a_training_that_gets_no_better_ends_early(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([0.1, 0.3, 0.2, 0.3, 0.9])
-    monkeypatch.setattr(stage, "validate", lambda *_: {"loss": 1.0, "tanimoto": next(scores), "validity": 1.0})
+    monkeypatch.setattr(trainer, "validate", lambda *_: {"loss": 1.0, "tanimoto": next(scores), "validity": 1.0})
     run_train(dataset, tmp_path, training=TRAINING.model_copy(update={"epochs": 9, "patience": 2}))
     facts = json.loads((tmp_path / "model.json").read_text())
     assert (facts["epochs"], facts["best_epoch"], facts["validation_tanimoto"]) == (4, 2, 0.3)

@@ -1,0 +1,245 @@
+"""What both phases of a training share: its network, data and checkpoints, how far it is, validation, what is kept."""
+
+import math
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..config.network import Network
+from ..config.training import Training
+from ..network.batches import Epochs, Loader, Share
+from ..network.model import Reader
+from ..pictures.packed_file import Packed
+from ..runtime.errors import UserError
+from .checkpoints import Checkpoints
+from .engine import Engine
+from .process_group import ProcessGroup
+from .risk import RiskEngine
+from .throughput import medians, peak, training_flops
+from .training_log import Recorder
+from .validation import validate
+
+CROSS_ENTROPY, MINIMUM_RISK = "cross_entropy", "minimum_risk"  # the phases of a training, in their order
+
+
+@dataclass
+class TrainState:
+    """How far a training is; with the engine's state, all that a checkpoint holds."""
+
+    epoch: int = 0
+    step: int = 0  # within the epoch
+    steps: int = 0  # in all
+    seconds: float = 0.0
+    phase: str = CROSS_ENTROPY
+    risk_steps: int = 0  # in the phase of minimum risk
+    risk_validated: int = 0  # of these at the last validation
+    losses: list[Any] = field(default_factory=list)  # of the steps since the last line of metrics
+    best: float = -1.0  # validation Tanimoto similarity
+    best_epoch: int = 0
+    best_phase: str = CROSS_ENTROPY
+    stale: int = 0  # validations since the best one
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def current_epoch(self) -> int:
+        """The epoch that it is in, from 1; in the phase of minimum risk the last one."""
+        return self.epoch + (self.phase == CROSS_ENTROPY)
+
+
+@dataclass
+class Trainer:
+    """A training: what it works with and, from :meth:`resume` on, how far it is."""
+
+    name: str
+    packed: Packed
+    network: Network
+    training: Training
+    place: ProcessGroup
+    reader: Reader
+    checkpoints: Checkpoints
+    threads: int
+    checkpoint_minutes: float
+
+    def __post_init__(self) -> None:
+        training, place = self.training, self.place
+        self.workers = max(1, self.threads // place.world)  # of this process
+        self.members = self.packed.members("train")
+        self.epochs = self._epochs(training.batch, "training.batch")
+        if training.risk is not None:  # here, so that a batch that is too large is found before all else
+            self.risk_epochs = self._epochs(training.risk.batch, "training.risk.batch")
+        self.steps = len(self.epochs) * training.epochs
+        self.engine: Engine | RiskEngine = Engine(self.reader, training, place, self.steps)
+        self.flops = training_flops(self.network, len(self.packed.vocabulary), self.packed.shape)
+        self.peak = peak(place.device)
+        self.state: TrainState
+        self.recorder: Recorder
+        self.best: dict[str, Tensor] = {}  # the weights to be kept, on the host
+        self.pending: list[tuple[Share, Tensor]] = []  # steps whose loss has not been looked at
+        self.last: Share  # the last one that was
+        self.began = self.last_save = time.monotonic()
+
+    def _epochs(self, batch: int, setting: str) -> Epochs:
+        rank, world, seed = self.place.rank, self.place.world, self.training.seed
+        return Epochs(self.packed, self.members, batch, seed=seed, rank=rank, world=world, setting=setting)
+
+    def loader(self, batches: Iterable[NDArray[np.int64]], batch: int, setting: str = "training.batch") -> Loader:
+        """Reads this process's part of global batches of ``batch`` pictures, ahead where a GPU trains."""
+        cuda, largest = self.place.cuda, math.ceil(batch / self.place.world)
+        workers = self.workers if cuda else 0
+        return Loader(self.packed, batches, largest, workers=workers, pin=cuda, setting=setting)
+
+    def log(self, values: dict[str, float]) -> None:
+        """A line of metrics."""
+        state = self.state
+        self.recorder.log(values, step=state.steps, epoch=state.current_epoch, phase=state.phase)
+
+    def validate(self) -> None:
+        """Score the weights on the validation split, and keep them where they are the best so far.
+
+        Raises
+        ------
+        UserError
+            When a loss or a weight is not a number.
+        """
+        self._check_finite()
+        state, judged = self.state, self.engine.judged
+        self.place.align(judged)
+        with torch.compiler.set_stance("force_eager"):  # its batches have other sizes, not worth a compilation
+            scores = validate(judged, self.packed, self.training, self.place)
+        state.stale += 1
+        if scores["tanimoto"] > state.best:
+            state.best, state.best_epoch, state.best_phase = scores["tanimoto"], state.current_epoch, state.phase
+            state.stale = 0
+            self.best = {k: v.detach().cpu().clone() for k, v in judged.state_dict().items()}
+        self.log({f"validation_{key}": value for key, value in scores.items()})
+        if self.place.first:
+            shown = ", ".join(f"{key} {value:.4f}" for key, value in scores.items())
+            where = f"epoch {state.current_epoch}/{self.training.epochs}"
+            if self.training.risk is not None and state.phase == MINIMUM_RISK:
+                where = f"minimum risk, step {state.risk_steps}/{self.training.risk.steps}"
+            print(f"{self.name} {where}, validation: {shown}", flush=True)
+
+    def mean_losses(self, *names: str) -> dict[str, float]:
+        """Means of the losses since the last call, of each of those that a step gives; waits for the device.
+
+        Raises
+        ------
+        UserError
+            When one is not a number.
+        """
+        self._collect_losses()
+        columns = zip(*self.state.losses, strict=True) if len(names) > 1 else [self.state.losses]
+        means = dict(zip(names, map(statistics.fmean, columns), strict=True))
+        self.state.losses = []
+        return means
+
+    def _collect_losses(self) -> None:
+        if not self.pending:
+            return
+        losses = self.place.total(torch.stack([loss for _, loss in self.pending])).cpu()
+        first = self.state.steps - len(losses) + 1
+        for step, (loss, (share, _)) in enumerate(zip(losses, self.pending, strict=True), first):
+            if not bool(loss.isfinite().all()):
+                self._refuse(f"the loss is {loss.tolist()} at step {step}", share)
+        self.state.losses += losses.tolist()
+        self.last, self.pending = self.pending[-1][0], []
+
+    def _check_finite(self) -> None:
+        """Refuse losses and weights that are not finite: a step may spoil weights after its loss was right."""
+        self._collect_losses()
+        finite = torch.stack([value.isfinite().all() for value in self.reader.parameters()]).all()
+        if not bool(finite):
+            self._refuse(f"the weights are no numbers after step {self.state.steps}", self.last)
+
+    def _refuse(self, what: str, share: Share) -> NoReturn:
+        """End the training for non-finite values, found in or after a batch."""
+        ids = ", ".join(str(cid) for cid in self.packed.cid[share.everyones])
+        kept = self.checkpoints.paths()
+        raise UserError(
+            f"{self.name}: {what}; lower the learning rates or the gradient clip. "
+            f"Last good checkpoint: {kept[-1] if kept else 'none yet'}. CIDs of the batch: {ids}"
+        )
+
+    def save_if_due(self) -> bool:
+        """Write a checkpoint if it is time; whether one was written. To be called by all processes after each step.
+
+        Raises
+        ------
+        Stopped
+            When a signal told a process to stop; the state is right for a checkpoint.
+        """
+        due = self.place.check_stop(due=time.monotonic() - self.last_save > 60 * self.checkpoint_minutes)
+        if due:
+            self.save()
+        return due
+
+    def save(self) -> None:
+        """Write a checkpoint; to be called by all processes.
+
+        Raises
+        ------
+        UserError
+            When a loss or a weight is not a number.
+        """
+        self._check_finite()
+        self.state.seconds = time.monotonic() - self.began
+        own = {"cpu": torch.get_rng_state()}
+        if self.place.cuda:
+            own["cuda"] = torch.cuda.get_rng_state()
+        random = self.place.all_gather(own)
+        if self.place.first:
+            parts = {"engine": self.engine.state(), "state": asdict(self.state), "best": self.best, "random": random}
+            self.checkpoints.save(self.state.steps, parts)
+        self.last_save = time.monotonic()
+
+    def resume(self) -> None:
+        """Take up the newest checkpoint that can be read; a new training where there is none."""
+        place = self.place
+        found = self.checkpoints.newest() if place.first else None
+        path = place.broadcast(found[0] if found else None)
+        if path is None:
+            # Dropout differs between processes.
+            torch.manual_seed(self.training.seed + 1 + place.rank)
+            self.state = TrainState()
+            return
+        parts = found[1] if found else self.checkpoints.load(path)
+        self.state = state = TrainState(**parts["state"])
+        self.began = time.monotonic() - state.seconds
+        if state.phase == MINIMUM_RISK and self.training.risk is not None:
+            self.engine = RiskEngine(self.reader, self.training, self.training.risk, place)
+        self.engine.load(parts["engine"])
+        self.best = parts["best"]
+        if len(parts["random"]) == place.world:
+            torch.set_rng_state(parts["random"][place.rank]["cpu"])
+            if place.cuda and "cuda" in parts["random"][place.rank]:
+                torch.cuda.set_rng_state(parts["random"][place.rank]["cuda"])
+        else:
+            torch.manual_seed(self.training.seed + 1 + place.rank + state.steps * place.world)
+        if place.first:
+            where = f"epoch {state.current_epoch}, step {state.steps}"
+            print(f"{self.name}: going on from {path}, {where}", flush=True)
+
+    def facts(self) -> dict[str, Any]:
+        """What a finished training leaves in ``model.json`` of itself."""
+        state = self.state
+        return {
+            "parameters": sum(p.numel() for p in self.reader.parameters()),
+            "training_pictures": len(self.members),
+            "epochs": state.epoch,
+            "best_epoch": state.best_epoch,
+            "best_phase": state.best_phase,
+            "validation_tanimoto": state.best,
+            "seconds": round(state.seconds, 1),
+            "processes": self.place.world,
+            "precision": self.reader.encoder.precision,
+            "device": torch.cuda.get_device_name() if self.place.cuda else f"CPU, {self.threads} threads",
+            "speed": medians([line for line in state.history if line["phase"] == CROSS_ENTROPY]),
+            "risk_speed": medians([line for line in state.history if line["phase"] == MINIMUM_RISK]),
+        }
