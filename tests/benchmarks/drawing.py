@@ -21,7 +21,7 @@ import numpy as np
 from ocsrflow.config.depiction import Depiction
 from ocsrflow.depiction import plain as images
 from ocsrflow.depiction.plain import Picture, draw
-from ocsrflow.pictures.packed_file import Compressor
+from ocsrflow.pictures.picture_chunks import Compressor
 from PIL import Image
 from rdkit import Chem, RDConfig
 from rdkit.Chem import Draw

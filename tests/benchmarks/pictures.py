@@ -27,7 +27,8 @@ from ocsrflow.corpus.filter import filter_corpus
 from ocsrflow.corpus.sample import sample
 from ocsrflow.network.batches import Loader
 from ocsrflow.pictures.pack import pack
-from ocsrflow.pictures.packed_file import Compressor, Packed, create, read_chunk, write_chunk
+from ocsrflow.pictures.packed_file import Packed
+from ocsrflow.pictures.picture_chunks import Compressor, create, read_chunk, write_chunk
 from ocsrflow.pictures.render import render
 from PIL import Image
 

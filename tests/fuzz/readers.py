@@ -31,7 +31,9 @@ from ocsrflow.network.model import Reader as Net
 from ocsrflow.network.model import load_reader
 from ocsrflow.pictures.benchmark_set import benchmark_set
 from ocsrflow.pictures.pack import Places
-from ocsrflow.pictures.packed_file import SPLITS, TEXTS, Compressor, Packed, PackedWriter, create, write_chunk
+from ocsrflow.pictures.packed_file import SPLITS, TEXTS, Packed
+from ocsrflow.pictures.packed_writer import PackedWriter
+from ocsrflow.pictures.picture_chunks import Compressor, create, write_chunk
 from ocsrflow.pictures.picture_files import load, load_supplied
 from ocsrflow.pictures.picture_store import PictureStore, picture_hash
 from ocsrflow.pictures.render import INDEX
@@ -333,7 +335,7 @@ def checkpoints() -> list[bytes]:
 def data_sets() -> list[bytes]:
     """A packed data set of three pictures, with room for few more."""
     file = io.BytesIO()
-    with mock.patch("ocsrflow.pictures.packed_file.ROWS", 4), h5py.File(file, "w", libver="v110") as h5:
+    with mock.patch("ocsrflow.pictures.packed_writer.ROWS", 4), h5py.File(file, "w", libver="v110") as h5:
         writer = PackedWriter(h5, SMALL, {"vocabulary": json.dumps(VOCABULARY), "sample": "{}"})
         picture = np.asarray(drawing().resize((32, 32)))[..., None]
         for cid, (smiles, split) in enumerate(zip(SMILES, SPLITS, strict=True)):

@@ -22,7 +22,8 @@ from ocsrflow.config.depiction import Depiction
 from ocsrflow.depiction.plain import draw
 from ocsrflow.network.batches import Loader, Part
 from ocsrflow.pictures.pack import pack
-from ocsrflow.pictures.packed_file import SPLITS, Packed, create, fletcher32, frame_of, read_chunk
+from ocsrflow.pictures.packed_file import SPLITS, Packed
+from ocsrflow.pictures.picture_chunks import create, fletcher32, frame_of, read_chunk
 from ocsrflow.pictures.picture_files import load, load_supplied
 from ocsrflow.pictures.redraw_distance import distance
 from ocsrflow.pictures.render import render

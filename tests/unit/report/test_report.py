@@ -19,7 +19,8 @@ from ocsrflow.report.costs import costs
 from ocsrflow.report.gallery import _place_alike as place_alike
 from ocsrflow.report.gallery import choose, draw_difference, pieces
 from ocsrflow.report.published import CAPTIONS, caption_of
-from ocsrflow.report.report import _of_robustness, _robust
+from ocsrflow.report.report import _robust
+from ocsrflow.report.report_figures import robustness_figure
 from rdkit import Chem
 from rdkit.Chem import rdDepictor, rdFMCS
 from support.checkout import REPOSITORY
@@ -213,7 +214,7 @@ def test_robustness_compares_models_pair_rules_and_programs() -> None:
         ("held-out", 20, ["b", "a", "both", "osra"]),
         ("bold", 20, ["b", "a"]),
     ]
-    (drawing,) = _of_robustness(columns).values()
+    (drawing,) = robustness_figure(columns).values()
     assert drawing.title == "Robustness"
     table = drawing.table.set_index(["reader", "test_set"])
     assert table.loc[("a", "bold"), ["tanimoto", "exact_low", "exact_high"]].tolist() == pytest.approx([0.5, 0.4, 0.6])
@@ -224,7 +225,7 @@ def test_robustness_compares_models_pair_rules_and_programs() -> None:
         if text in ("a", "b", "both", "osra", "bold", "held-out")
     ]
     assert shown == ["b", "a", "both", "osra", "held-out", "bold"]
-    assert _of_robustness(_robust([], scored)) == {}
+    assert robustness_figure(_robust([], scored)) == {}
 
 
 def test_attention_is_shown_for_long_right_answers_and_a_wrong_one() -> None:

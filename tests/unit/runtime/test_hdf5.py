@@ -18,9 +18,10 @@ import pytest
 from ocsrflow.chem.tokenizer import VOCABULARY, encode
 from ocsrflow.config.depiction import Depiction
 from ocsrflow.corpus.picture_folder import PictureFolder
-from ocsrflow.corpus.sample import Kept
 from ocsrflow.pictures.pack import Places
-from ocsrflow.pictures.packed_file import SPLITS, TEXTS, Compressor, Packed, PackedWriter, create, write_chunk
+from ocsrflow.pictures.packed_file import SPLITS, TEXTS, Packed
+from ocsrflow.pictures.packed_writer import PackedWriter
+from ocsrflow.pictures.picture_chunks import Compressor, create, write_chunk
 from ocsrflow.pictures.picture_files import load
 from ocsrflow.pictures.picture_store import PictureStore
 from ocsrflow.report import reproduction
@@ -319,14 +320,14 @@ def test_no_reader_calls_a_file_damaged_that_the_system_cannot_read(
 
     monkeypatch.setattr("ocsrflow.pictures.packed_file.read_chunk", fail)
     monkeypatch.setattr("ocsrflow.pictures.pack.pq.read_table", fail)
-    monkeypatch.setattr("ocsrflow.corpus.sample.pq.ParquetFile", fail)
+    monkeypatch.setattr("ocsrflow.corpus.filtered_molecules.pq.ParquetFile", fail)
     monkeypatch.setattr("ocsrflow.corpus.picture_folder.Image.open", fail)
     monkeypatch.setattr("ocsrflow.pictures.picture_files.Image.open", fail)
     (tmp_path / "a.png").write_bytes(b"png")
     for read in (
         lambda: found.pictures([1]),
         lambda: Places(tmp_path, [tmp_path / "0.parquet"]),
-        lambda: Kept(tmp_path / "filtered.parquet"),
+        lambda: FilteredMolecules(tmp_path / "filtered.parquet"),
         lambda: PictureFolder(tmp_path).read("a.png"),
         lambda: load(tmp_path / "a.png", SMALL),
     ):

@@ -22,7 +22,9 @@ from ..runtime.files import whole
 from ..runtime.progress import progress
 from .normalise import normalise
 from .originals import as_png, write_originals
-from .packed_file import TEXTS, Compressor, PackedWriter
+from .packed_file import TEXTS
+from .packed_writer import PackedWriter
+from .picture_chunks import Compressor
 from .picture_files import SUFFIXES, read_pixels
 
 # What the reasons mean, for the line on standard error.

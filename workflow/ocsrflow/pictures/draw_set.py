@@ -22,7 +22,9 @@ from ..runtime.isolated import Failed, guarded
 from ..runtime.progress import progress
 from .normalise import normalise
 from .originals import as_png, write_originals
-from .packed_file import TEXTS, Compressor, Packed, PackedWriter
+from .packed_file import TEXTS, Packed
+from .packed_writer import PackedWriter
+from .picture_chunks import Compressor
 
 CHUNK = 4  # molecules handed to a process at a time: a drawing and its frame may take a tenth of a second
 

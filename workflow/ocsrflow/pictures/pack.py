@@ -23,7 +23,9 @@ from ..runtime.csv_tables import write_rejects
 from ..runtime.errors import UserError, of_the_system
 from ..runtime.files import whole, write_json
 from ..runtime.progress import progress
-from .packed_file import ROWS, PackedWriter, drawings_of, expect_chunks, frame_of, read_chunk
+from .packed_file import ROWS, drawings_of
+from .packed_writer import PackedWriter
+from .picture_chunks import expect_chunks, frame_of, read_chunk
 
 OPEN_FILES = 4000  # at most: each takes 0.7 MB and the CIDs in it, and half a millisecond to open again
 OTHER_FILES = 100  # that Python and its libraries have

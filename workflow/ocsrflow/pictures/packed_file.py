@@ -1,28 +1,19 @@
-"""The HDF5 files of pictures: how shards and packed data sets are laid out, written and read.
+"""Packed data sets: HDF5 files of pictures with their molecules and tokens, as networks read them.
 
-``images`` is (pictures, channels, size, size) uint8: one chunk a picture, a zstd frame behind which HDF5's Fletcher-32
-checksum stands, so that damaged bytes are found by whoever reads them. Channels come first since most pixels are grey:
-the second and the third then are copies of the first, which takes 40 % less room than pixel by pixel. ``h5py`` with
-``hdf5plugin`` opens the files without this module; here the chunks are written and read directly, past HDF5's filter
-pipeline, which is many times faster at random.
-
-A shard has ``images`` and ``cid`` (int64). A packed data set has besides, in the same order: ``smiles``,
-``canonical`` (UTF-8 text), ``split`` (uint8, index into the attribute ``splits``), and the tokens of all SMILES in
-one row, ``tokens`` (uint16), where those of picture i are ``tokens[offsets[i]:offsets[i + 1]]``. Pictures from
-elsewhere have an ``id`` (UTF-8 text), the name of their file. The attribute ``sample`` (JSON) is the record of the
+``images`` holds the pictures, see :mod:`ocsrflow.pictures.picture_chunks`. In the same order follow ``cid`` (int64),
+``smiles``, ``canonical`` (UTF-8 text), ``split`` (uint8, index into the attribute ``splits``), and the tokens of all
+SMILES in one row, ``tokens`` (uint16), where those of picture i are ``tokens[offsets[i]:offsets[i + 1]]``. Pictures
+from elsewhere have an ``id`` (UTF-8 text), the name of their file. The attribute ``sample`` (JSON) is the record of the
 stage ``sample``, with the seed and the shares of the split.
 """
 
-import hashlib
 import json
 import os
-import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
-import hdf5plugin
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
@@ -32,178 +23,17 @@ from ..config.split import Split
 from ..depiction.plain import Picture
 from ..runtime import hdf5
 from ..runtime.errors import UserError, of_the_system
+from .picture_chunks import expect_chunks, frame_of, read_chunk
 
 SPLITS = ["train", "validation", "test"]
 TEXTS = ("smiles", "canonical")
 NUMBERS = ("cid", "split", "tokens", "offsets")
 ROWS = 1 << 14  # rows of a data set held at a time
-LEVEL = 3  # of zstd: higher ones take several times longer for a few per cent
-DESCENDING = np.arange(1 << 17, 0, -1, dtype=np.float64)  # weights of a checksum's words
 
 
 def drawings_of(split: str, drawings: int) -> int:
     """How many drawings a molecule of a split has in a data set: several only where it is learnt from."""
     return drawings if split == "train" else 1
-
-
-def create(file: h5py.File, pictures: int, depiction: Depiction) -> h5py.Dataset:
-    """Make the empty ``images`` of a file that is open for writing."""
-    shape = (depiction.channels, depiction.size, depiction.size)
-    file.attrs["depiction"] = depiction.model_dump_json()
-    return file.create_dataset(
-        "images",
-        (pictures, *shape),
-        np.uint8,
-        chunks=(1, *shape),
-        maxshape=(None, *shape),
-        fletcher32=True,
-        **hdf5plugin.Zstd(clevel=LEVEL),
-    )
-
-
-class Compressor:
-    """Makes the chunks of ``images``."""
-
-    def __init__(self) -> None:
-        self._zstd = zstandard.ZstdCompressor(level=LEVEL, write_content_size=True)
-
-    def chunk(self, picture: Picture) -> bytes:
-        """The chunk of a picture, (size, size, channels) uint8: a zstd frame and its checksum."""
-        frame = self._zstd.compress(np.ascontiguousarray(picture.transpose(2, 0, 1)).data)
-        return frame + struct.pack("<I", fletcher32(frame))
-
-
-def fletcher32(data: bytes | memoryview) -> int:
-    """HDF5's Fletcher-32 checksum of some bytes (H5checksum.c: big-endian words, sums modulo 65535, never 0).
-
-    The sums are exact in double precision up to some hundred thousand words, and BLAS is fast at them; what is longer
-    is summed as whole numbers.
-    """
-    even = len(data) & ~1
-    exact = even <= 2 * len(DESCENDING)
-    words = np.frombuffer(data[:even], ">u2").astype(np.float64 if exact else np.int64)
-    if len(data) > even:
-        words = np.append(words, words.dtype.type(data[even] << 8))
-    count = len(words)
-    weights = DESCENDING[len(DESCENDING) - count :] if exact and count <= len(DESCENDING) else np.arange(count, 0, -1)
-    low, high = (value % 65535 or (65535 if value else 0) for value in (int(words.sum()), int(words @ weights)))
-    return high << 16 | low
-
-
-def write_chunk(images: h5py.Dataset, at: int, chunk: bytes) -> None:
-    """Write picture ``at`` from its chunk."""
-    images.id.write_direct_chunk((at, 0, 0, 0), chunk)
-
-
-def read_chunk(images: h5py.Dataset, at: int) -> bytes:
-    """The chunk of picture ``at``."""
-    chunk: bytes = images.id.read_direct_chunk((at, 0, 0, 0))[1]
-    return chunk
-
-
-def expect_chunks(images: h5py.Dataset) -> None:
-    """Look that there is a chunk for each picture.
-
-    Raises
-    ------
-    ValueError
-        Where there is not.
-    """
-    if images.chunks != (1, *images.shape[1:]) or images.id.get_num_chunks() != len(images):
-        raise ValueError("not a chunk for each picture")
-
-
-def frame_of(chunk: bytes) -> memoryview:
-    """The zstd frame of a chunk.
-
-    Raises
-    ------
-    ValueError
-        Where the checksum is another one.
-    """
-    frame = memoryview(chunk)[:-4]
-    if len(chunk) < 4 or struct.unpack("<I", chunk[-4:])[0] != fletcher32(frame):
-        raise ValueError("its checksum does not fit")
-    return frame
-
-
-class PackedWriter:
-    """Writes a packed data set, one picture after the other; memory does not grow with their number."""
-
-    def __init__(
-        self, file: h5py.File, depiction: Depiction, attributes: Mapping[str, str], texts: Sequence[str] = TEXTS
-    ) -> None:
-        """Begin with an empty file.
-
-        Parameters
-        ----------
-        file
-            Open for writing.
-        depiction
-            How the pictures are drawn.
-        attributes
-            Of the file: ``vocabulary`` (JSON, all tokens in the order of their numbers), and others worth keeping.
-        texts
-            Names of the columns of text.
-        """
-        self.pictures = 0
-        self._file = file
-        self._images = create(file, 0, depiction)
-        file.attrs.update(attributes)
-        file.attrs["splits"] = SPLITS
-        text = h5py.string_dtype()
-        kinds = {"cid": np.int64, **dict.fromkeys(texts, text), "split": np.uint8, "tokens": np.uint16}
-        self._columns = {
-            name: file.create_dataset(name, (0,), kind, chunks=(ROWS,), maxshape=(None,))
-            for name, kind in {**kinds, "offsets": np.int64}.items()
-        }
-        self._digest = hashlib.blake2b(digest_size=16)
-        self._rows: list[tuple[int, str, NDArray[np.uint16], Mapping[str, str]]] = []
-        self._texts, self._tokens = texts, 0
-        self._append("offsets", np.zeros(1, np.int64))
-
-    def add(self, cid: int, split: str, chunk: bytes, tokens: NDArray[np.uint16], texts: Mapping[str, str]) -> None:
-        """Add one picture by its chunk, with the token numbers of its SMILES and its text of every column."""
-        if not self._rows:
-            self._images.resize(self.pictures + ROWS, axis=0)
-        write_chunk(self._images, self.pictures, chunk)
-        self._digest.update(chunk)
-        self._rows.append((cid, split, tokens, texts))
-        self.pictures += 1
-        if len(self._rows) == ROWS:
-            self._flush()
-
-    def close(self) -> None:
-        """Write what is left, and the digest of all pictures, CIDs, splits and tokens."""
-        self._flush()
-        self._images.resize(self.pictures, axis=0)
-        self._file.attrs["digest"] = self._digest.hexdigest()
-
-    def _flush(self) -> None:
-        if not self._rows:
-            return
-        cids, splits, tokens, texts = zip(*self._rows, strict=True)
-        ends = self._tokens + np.cumsum([len(numbers) for numbers in tokens], dtype=np.int64)
-        self._tokens = int(ends[-1])
-        numbers: dict[str, NDArray[Any]] = {
-            "cid": np.array(cids, np.int64),
-            "split": np.array([SPLITS.index(split) for split in splits], np.uint8),
-            "tokens": np.concatenate(tokens),
-        }
-        for name, values in numbers.items():
-            self._append(name, values)
-            self._digest.update(values.tobytes())
-        for name in self._texts:
-            self._append(name, np.array([of_picture[name] for of_picture in texts], object))
-        self._append("offsets", ends)
-        self._rows.clear()
-
-    def _append(self, name: str, values: NDArray[Any]) -> None:
-        if not len(values):
-            return
-        column = self._columns[name]
-        column.resize(len(column) + len(values), axis=0)
-        column[-len(values) :] = values
 
 
 class Packed:

@@ -3,7 +3,8 @@
 A picture depends on its molecule and on its style: how it is drawn, by which RDKit, by which code of ours. The store
 has a folder for each style; in it a molecule's place depends on a hash of its CID, so that a job looks into few files
 for what others have drawn already. A file is never changed, and is called after what is in it: what is missing goes
-into a new one, and jobs that draw the same at the same time do not meet.
+into a new one, and jobs that draw the same at the same time do not meet. It has ``images`` (see
+:mod:`ocsrflow.pictures.picture_chunks`), ``cid`` (int64) and ``molecule`` (uint64, :func:`picture_hash`).
 """
 
 import fcntl
@@ -27,7 +28,7 @@ from ..corpus.hash_sample import hash64
 from ..runtime import hdf5
 from ..runtime.code_version import code_version, syntax
 from ..runtime.files import finish
-from .packed_file import Compressor, create
+from .picture_chunks import Compressor, create
 
 # Of the hash that decides a molecule's shard. No draw may have the same (a data set's seed is below 2^32, that of its
 # slots below 2^33): it takes the molecules of lowest hash, which would then all be in the first shard.

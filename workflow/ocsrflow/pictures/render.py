@@ -22,7 +22,8 @@ from ..runtime.errors import UserError
 from ..runtime.files import whole
 from ..runtime.isolated import Failed, guarded
 from ..runtime.progress import progress
-from .packed_file import Compressor, create, drawings_of, write_chunk
+from .packed_file import drawings_of
+from .picture_chunks import Compressor, create, write_chunk
 from .picture_files import load_supplied
 from .picture_store import NewFile, PictureStore, picture_hash, shard_of, style
 from .varied import draw_varied

@@ -1,6 +1,5 @@
 """Stage ``report``: one self-contained page with everything that came out, and its figures as files."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,17 @@ from ..pictures.packed_file import Packed, describe
 from ..runtime.files import read_json, write_json, write_text
 from . import figures, published, reproduction
 from .costs import costs
-from .figures import Drawing
 from .gallery import gallery as cards_of
 from .html import png_uri, template, text_uri
-from .published import caption_of
+from .report_figures import (
+    length_figures,
+    reader_figures,
+    robustness_figure,
+    speed_figures,
+    stage_figure,
+    training_figures,
+    trust_figures,
+)
 
 # What the ensembles' methods do, for the reader of the report.
 METHODS = {
@@ -26,15 +32,6 @@ METHODS = {
     "redrawn": "candidate whose drawing fits best",
     "oracle": "best member of each picture: the ceiling of choosing among the members' answers",
 }
-# What an answer may be trusted by, and what its axis is called.
-SIGNS = {
-    "confidence": "confidence",
-    "agreement": "agreement",
-    "log_probability": "log-probability",
-    "distance": "distance of the drawing",
-}
-KINDS = {"model": "single model", "ensemble": "ensemble", "ceiling": "ceiling", "baseline": "baseline"}
-LONGEST_SHOWN = 150  # characters: a tail of a few very long molecules would hide the rest
 
 
 @dataclass(frozen=True)
@@ -141,13 +138,13 @@ def report(
     robust = _robust(robustness or [], [*scored, *(read_json(path) for path in drawn_scores or [])])
     stages = costs(results / "benchmarks", _gpu_seconds(descriptions, trained))
     shown = {
-        **_of_lengths(corpora, samples, made),
-        **_of_training({path.parent.name: pd.read_json(path, lines=True) for path in metrics}),
-        **_of_readers(scored, images, main),
-        **_of_robustness(robust),
-        **_of_trust(main["rows"]),
-        **_of_speed(trained, read),
-        **_of_stages(stages),
+        **length_figures(corpora, samples, made),
+        **training_figures({path.parent.name: pd.read_json(path, lines=True) for path in metrics}),
+        **reader_figures(scored, images, main),
+        **robustness_figure(robust),
+        **trust_figures(main["rows"], headline["model"]),
+        **speed_figures(trained, read),
+        **stage_figure(stages),
     }
     files = {s["name"]: path for s, path in zip(scored, images, strict=True) if s["test_set"] == main["name"]}
     html = template("report.html").render(
@@ -245,24 +242,6 @@ def _is_robust(facts: dict[str, Any]) -> bool:
     return "scores" in facts and (reads or (facts["kind"] == "ensemble" and facts["method"] == "pairs"))
 
 
-def _of_robustness(robust: list[dict[str, Any]]) -> dict[str, Drawing]:
-    rows = [
-        {
-            "reader": reader,
-            "test_set": column["name"],
-            "pictures": facts["images"],
-            **{
-                key: facts["scores"][score][end]
-                for score in ("tanimoto", "exact")
-                for key, end in ((score, "value"), (f"{score}_low", "low"), (f"{score}_high", "high"))
-            },
-        }
-        for column in robust
-        for reader, facts in column["readers"].items()
-    ]
-    return {"robustness": figures.robustness(pd.DataFrame(rows), *caption_of("robustness"))} if rows else {}
-
-
 def _trusted(rows: list[dict[str, Any]], files: dict[str, Path]) -> list[dict[str, Any]]:
     """How good the confidences of the models and ensembles are, in numbers."""
     found = []
@@ -296,115 +275,6 @@ def _gpu_seconds(models: list[dict[str, Any]], speeds: list[dict[str, Any]]) -> 
         "train": sum(held),
         "speed_training": sum(row["processes"] * row["step_seconds"] * row.get("steps", 0) for row in rows),
     }
-
-
-def _of_lengths(corpora: list[Path], samples: list[Path], made: dict[str, Any]) -> dict[str, Drawing]:
-    """Histograms of source, filtered and sampled; the filter keeps all that is not longer than a source's limit."""
-    limits = {source["name"]: source["max_length"] for source in made.get("config", {}).get("sources", [])}
-    source: dict[str, pd.DataFrame] = {}
-    for path in corpora:
-        name, table = path.parent.name, pd.read_csv(path)
-        source[f"{name}: source"] = table[table["length"] <= LONGEST_SHOWN]
-        if name in limits:
-            source[f"{name}: filtered"] = table[table["length"] <= limits[name]]
-    drawn = {path.parent.name: pd.read_csv(path).rename(columns={"got": "count"}) for path in samples}
-    return {
-        "lengths-source": figures.lengths(source, *caption_of("lengths-source"), log=True),
-        "lengths-sampled": figures.lengths(drawn, *caption_of("lengths-sampled")),
-    }
-
-
-def _of_training(curves: dict[str, pd.DataFrame]) -> dict[str, Drawing]:
-    columns = (
-        ("validation", "validation_tanimoto", "Tanimoto similarity"),
-        ("loss", "loss", "cross-entropy [nats a token]"),
-    )
-    return {name: figures.curves(curves, column, label, *caption_of(name)) for name, column, label in columns}
-
-
-def _of_readers(scored: list[dict[str, Any]], images: list[Path], main: dict[str, Any]) -> dict[str, Drawing]:
-    """The readers of the main test set compared, by length too, and how far members agree."""
-    of_main = [row for row in main["rows"] if "scores" in row]
-    ordered = sorted(of_main, key=lambda row: -row["scores"]["tanimoto"]["value"])
-    points = [{"name": row["name"], "kind": KINDS[row["kind"]], **row["scores"]["tanimoto"]} for row in ordered]
-    parts = []
-    for facts, image in zip(scored, images, strict=True):
-        alone = facts["kind"] in ("model", "baseline") or facts.get("method") == "pairs"
-        if facts["test_set"] == main["name"] and "scores" in facts and (alone or facts["name"] == main["best"]["name"]):
-            rows = pd.read_parquet(image, columns=["reference", "tanimoto"])
-            parts.append(rows.assign(length=rows["reference"].str.len(), name=facts["name"]))
-    return {
-        "methods": figures.intervals(
-            pd.DataFrame(points)[["name", "kind", "value", "low", "high"]], "mean Tanimoto", *caption_of("methods")
-        ),
-        "by-length": figures.by_length(pd.concat(parts, ignore_index=True), *caption_of("by-length")),
-        **dict(_agreement(s) for s in scored if s["kind"] == "ensemble" and s["method"] == "pairs"),
-    }
-
-
-def _agreement(facts: dict[str, Any]) -> tuple[str, Drawing]:
-    name = f"agreement.{facts['name']}.{facts['test_set']}"
-    return name, figures.pairs(facts["members"], facts["pairs"], *caption_of(name))
-
-
-def _of_trust(rows: list[dict[str, Any]]) -> dict[str, Drawing]:
-    """How each sign of trust goes with being right: of the best single model, and of the ensembles."""
-    shown = [*filter(None, [_best(rows, "model")]), *(row for row in rows if row["kind"] == "ensemble")]
-    drawings = {}
-    for sign, label in SIGNS.items():
-        points = [
-            {"name": _with_area(row, sign), "mean": point["mean"], "exact": point["exact"]["value"]}
-            | {end: point["exact"][end] for end in ("low", "high")}
-            for row in shown
-            for point in row["trust"].get(sign, {}).get("curve", [])
-        ]
-        if points:
-            name, table = f"trust-{sign}", pd.DataFrame(points)
-            drawings[name] = figures.trust(table, label, *caption_of(name), share=sign == "confidence")
-    return drawings
-
-
-def _with_area(row: dict[str, Any], sign: str) -> str:
-    area = row["trust"][sign]["auroc"]
-    return row["name"] if area is None else f"{row['name']} ({area:.2f})"
-
-
-def _of_speed(trained: list[dict[str, Any]], read: list[dict[str, Any]]) -> dict[str, Drawing]:
-    """The training speeds, where there is more than one of a model; and the ensembles'."""
-    drawings = {}
-    measured = [
-        {"name": facts["name"], "processes": row["processes"], "images_per_second": row["images_per_second"]}
-        for facts in trained
-        for row in facts["rows"]
-        if "device" in row
-    ]
-    rows = pd.DataFrame(measured)
-    if measured and rows["name"].value_counts().max() > 1:
-        drawings["speed-training"] = figures.scaling(rows, *caption_of("speed-training"))
-    for study in read:
-        name = f"speed-prediction.{study['name']}"
-        table = pd.DataFrame(_ways(study))
-        drawings[name] = figures.intervals(table, "seconds per image", *caption_of(name))
-    return drawings
-
-
-def _ways(study: dict[str, Any]) -> Iterable[dict[str, Any]]:
-    for member in study["members"]:
-        value = member["seconds_per_image"]
-        yield {"name": member["name"], "kind": "alone", "value": value, "low": value, "high": value}
-    for key, name in (("one_after_the_other", "all, one after the other"), ("side_by_side", "all, side by side")):
-        times = study[key]
-        yield {"name": name, "kind": "together", "value": times["seconds_per_image"]} | {
-            end: times[end] for end in ("low", "high")
-        }
-
-
-def _of_stages(stages: pd.DataFrame) -> dict[str, Drawing]:
-    if stages.empty:
-        return {}
-    labels = ("", "minutes, all jobs added up")
-    names, minutes = stages["stage"].tolist(), stages["minutes"].tolist()
-    return {"stages": figures.bars(names, minutes, labels, *caption_of("stages"), lying=True)}
 
 
 def _overlays(paths: list[Path], model: str) -> list[Overlay]:
