@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from ocsrflow.chem.tokenizer import VOCABULARY, encode
-from ocsrflow.config import experiment
+from ocsrflow.config import experiment, planning
 from ocsrflow.config.depiction import Depiction
+from ocsrflow.config.given_files import missing_files
 from ocsrflow.config.network import Network
 from ocsrflow.config.reading import Reading
 from ocsrflow.config.training import Training
@@ -224,11 +225,9 @@ def configuration(path: Path) -> None:
     """A configuration, with what the Snakefile asks of it first."""
     found = experiment.read(path)
     for dataset in found.datasets:
-        assert experiment.shards(found, dataset) >= 1
-    experiment.test_sets(found)
-    experiment.drawn_sets(found)
-    experiment.selection(found)
-    experiment.missing_files(found)
+        assert planning.shards(found, dataset) >= 1
+    planning.Plan(found)
+    missing_files(found)
 
 
 READERS = {

@@ -21,6 +21,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ocsrflow.config import experiment
+from ocsrflow.config.planning import shards
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.training.checkpoints import Checkpoints
 from readers import KEY, READERS, SEEDS
@@ -308,4 +309,4 @@ def test_numbers_beyond_all_use_are_refused(path: str, numbers: list[float]) -> 
 
 def test_the_largest_numbers_that_are_allowed_divide_into_shards() -> None:
     cfg = experiment.load(spoil("datasets.0.size", 2**53))
-    assert experiment.shards(cfg, cfg.datasets[0]) == -(-(2**53) // 100_000)
+    assert shards(cfg, cfg.datasets[0]) == -(-(2**53) // 100_000)

@@ -19,7 +19,7 @@ if os.pathsep in str(PACKAGE_HOME):
 sys.path.insert(0, str(PACKAGE_HOME))
 
 from ocsrflow.config import experiment as settings
-from ocsrflow.config import provenance
+from ocsrflow.config import given_files, provenance
 from ocsrflow.report.published import CAPTIONS, caption_of
 from ocsrflow.runtime import files, parent_watch
 from ocsrflow.runtime.code_version import code_version
@@ -32,9 +32,9 @@ try:
     CONFIG = settings.load(config)
 except UserError as error:
     raise WorkflowError(str(error))
-if missing := settings.missing_files(CONFIG):
+if missing := given_files.missing_files(CONFIG):
     raise WorkflowError("\n  ".join(["the configuration names what is not there:", *missing]))
-if refused := parent.refused(settings.parents_elsewhere(CONFIG), CONFIG.split):
+if refused := parent.refused(given_files.parents_elsewhere(CONFIG), CONFIG.split):
     raise WorkflowError("\n  ".join(["models cannot start from the trained ones that they name:", *refused]))
 
 plan = Plan(CONFIG)

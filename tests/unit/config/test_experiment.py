@@ -10,6 +10,8 @@ import pytest
 import yaml
 from ocsrflow.config import experiment
 from ocsrflow.config.base import Settings
+from ocsrflow.config.given_files import missing_files, parents_elsewhere
+from ocsrflow.config.planning import Plan, shards
 from ocsrflow.config.styles import VARIED, Styles
 from ocsrflow.runtime.errors import UserError
 from pydantic import BaseModel
@@ -168,11 +170,11 @@ def test_what_is_named_and_not_there_is_told(tmp_path: Path) -> None:
         {"name": "f", "kind": "file", "path": gone},
         {"name": "p", "kind": "pictures", "csv": here, "pictures": gone},
     ]
-    assert experiment.missing_files(experiment.load(raw)) == [
+    assert missing_files(experiment.load(raw)) == [
         f"{key}: no such file or folder: {gone}"
         for key in ("sources.1.path", "sources.2.pictures", "benchmarks.0.references")
     ]
-    assert experiment.missing_files(experiment.load(shipped())) == []
+    assert missing_files(experiment.load(shipped())) == []
 
 
 @pytest.mark.parametrize(
@@ -198,10 +200,9 @@ def test_drawings_that_do_not_fit_are_refused(drawings: list[dict[str, Any]], me
 def test_a_font_of_a_drawing_must_be_there() -> None:
     raw = shipped() | {"drawings": [{"name": "letters", "style": {"fonts": {"stix": 0.5, "gone.ttf": 0.5}}}]}
     cfg = experiment.load(raw)
-    assert experiment.missing_files(cfg) == ["drawings.0.style.fonts: no such file or folder: gone.ttf"]
-    assert [(name, s.dataset, s.split) for name, s in experiment.drawn_sets(cfg).items()] == [
-        ("letters", "letters", "test")
-    ]
+    assert missing_files(cfg) == ["drawings.0.style.fonts: no such file or folder: gone.ttf"]
+    drawn = Plan(cfg).picture_sets["letters"]
+    assert (drawn.dataset, drawn.split) == ("letters", "test")
 
 
 def test_a_mistake_in_a_shared_section_is_told_once() -> None:
@@ -212,7 +213,7 @@ def test_a_mistake_in_a_shared_section_is_told_once() -> None:
 
 def test_shards_follow_from_the_size() -> None:
     cfg = experiment.load(shipped())
-    assert [experiment.shards(cfg, d) for d in cfg.datasets] == [7, 13, 16]
+    assert [shards(cfg, d) for d in cfg.datasets] == [7, 13, 16]
 
 
 def parents(**pretrained: str) -> dict[str, Any]:
@@ -235,19 +236,19 @@ def test_models_may_start_from_one_another(tmp_path: Path) -> None:
     cfg = experiment.load(raw)
     own = [experiment.parent_in(cfg, model) for model in cfg.models]
     assert [found and found.name for found in own] == ["b", "a", None, None, None]
-    assert list(experiment.parents_elsewhere(cfg)) == ["models.3.network.pretrained", "models.4.network.pretrained"]
-    first, second = experiment.missing_files(cfg)
+    assert list(parents_elsewhere(cfg)) == ["models.3.network.pretrained", "models.4.network.pretrained"]
+    first, second = missing_files(cfg)
     assert first.startswith(f"models.3.network.pretrained: no trained model in {tmp_path} (model.json and weights.saf")
     assert second.startswith("models.4.network.pretrained: no trained reference model of resnet18 with dim 32 in ")
     assert "results/reference/models/resnet18-32 (" in second
     (tmp_path / "model.json").touch()
-    assert len(experiment.missing_files(cfg)) == 2
+    assert len(missing_files(cfg)) == 2
     (tmp_path / "weights.safetensors").touch()
-    assert experiment.missing_files(cfg) == [second]
+    assert missing_files(cfg) == [second]
 
 
 def test_a_misspelt_word_is_a_folder_that_is_not_there() -> None:
-    (told,) = experiment.missing_files(experiment.load(parents(a="imagnet")))
+    (told,) = missing_files(experiment.load(parents(a="imagnet")))
     assert told.startswith("models.0.network.pretrained: no trained model in imagnet (")
     assert told.endswith("give imagenet, none, reference or the folder of a trained model")
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from ocsrflow.chem.tokenizer import VOCABULARY, encode
 from ocsrflow.config.depiction import Depiction
+from ocsrflow.corpus.filtered_molecules import FilteredMolecules
 from ocsrflow.corpus.picture_folder import PictureFolder
 from ocsrflow.pictures.pack import Places
 from ocsrflow.pictures.packed_file import SPLITS, TEXTS, Packed
@@ -224,6 +225,7 @@ from ocsrflow.runtime.cli import explain
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.runtime.gpu_lease import Lease
 from ocsrflow.pictures.packed_file import Packed
+from ocsrflow.corpus.filtered_molecules import FilteredMolecules
 from ocsrflow.corpus.picture_folder import PictureFolder
 from ocsrflow.pictures.picture_store import PictureStore
 packed, store, folder = map(Path, sys.argv[1:4])

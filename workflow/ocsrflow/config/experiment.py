@@ -19,7 +19,6 @@ from ..runtime.errors import UserError
 from .base import Settings
 from .depiction import Depiction
 from .methods import MethodName
-from .network import Network
 from .paths import GivenPath, MadePath
 from .sections import (
     Benchmark,
@@ -38,10 +37,9 @@ from .sections import (
     Tracking,
 )
 from .split import Split
-from .styles import FONTS
 
 Baseline = Literal["constant", "osra"]
-SHOWN = 200  # characters of a wrong value that are told
+SHOWN = 200  # characters of a wrong value that are shown
 SELECTION = "selection"  # the name of the selection's pictures, among those of the test sets
 
 
@@ -121,22 +119,35 @@ class Config(Settings):
     @model_validator(mode="after")
     def _names_fit(self) -> "Config":
         """Names are unique, and every reference names something that is there."""
-        sources = _unique("sources", self.sources)
-        datasets = _unique("datasets", self.datasets)
-        models = _unique("models", self.models)
-        test_sets = _unique("test_sets", self.test_sets)
+        sources = _by_name("sources", self.sources)
+        datasets = _by_name("datasets", self.datasets)
+        models = _by_name("models", self.models)
+        test_sets = _by_name("test_sets", self.test_sets)
         self._names_of_pictures_fit(datasets, test_sets)
-        readers = _unique("ensembles", self.ensembles)
-        for name in readers:
+        ensembles = _by_name("ensembles", self.ensembles)
+        for name in ensembles:
             if name in models:
                 raise ValueError(f"ensembles: {name!r} is the name of a model too")
-        for key, given in (("models", set(models)), ("ensembles", set(readers))):
+        for key, given in (("models", set(models)), ("ensembles", set(ensembles))):
             if taken := given & set(get_args(Baseline)):
                 raise ValueError(f"{key}: the name {min(taken)!r} is that of a baseline; give another one")
         if len(set(self.baselines)) < len(self.baselines):
             raise ValueError("baselines: one is named twice")
+        self._datasets_fit(sources, datasets)
+        self._parents_fit()
+        for i, test_set in enumerate(self.test_sets):
+            _lookup(f"test_sets.{i}.dataset", test_set.dataset, datasets)
+        self._ensembles_fit(models)
+        self._selection_fits(datasets)
+        if "pairs" not in self.methods or len(set(self.methods)) < len(self.methods):
+            raise ValueError("methods: 'pairs' must be among them, and each once")
+        self._speed_fits(models, ensembles)
+        return self
+
+    def _datasets_fit(self, sources: Mapping[str, Source], datasets: Mapping[str, Dataset]) -> None:
+        """Data sets can be drawn from their sources, and models can read the longest texts of their data sets."""
         for i, dataset in enumerate(self.datasets):
-            source = _known(f"datasets.{i}.source", dataset.source, sources)
+            source = _lookup(f"datasets.{i}.source", dataset.source, sources)
             if dataset.drawings > 1 and (self.depiction.styles is None or source.kind == "pictures"):
                 raise ValueError(
                     f"datasets.{i}.drawings: several drawings of a molecule would all be the same; set "
@@ -148,7 +159,7 @@ class Config(Settings):
                     f"{source.max_length} of source {source.name!r}"
                 )
         for i, model in enumerate(self.models):
-            dataset = _known(f"models.{i}.dataset", model.dataset, datasets)
+            dataset = _lookup(f"models.{i}.dataset", model.dataset, datasets)
             longest = dataset.max_length or sources[dataset.source].max_length
             # A token is one character or more; the end token comes on top.
             if model.training.decode_length < longest + 1:
@@ -156,17 +167,19 @@ class Config(Settings):
                     f"models.{i}.training.decode_length: {model.training.decode_length} is too short for "
                     f"SMILES of {longest} characters; give at least {longest + 1}"
                 )
-        self._parents_fit()
-        for i, test_set in enumerate(self.test_sets):
-            _known(f"test_sets.{i}.dataset", test_set.dataset, datasets)
+
+    def _ensembles_fit(self, models: Mapping[str, Model]) -> None:
         for i, ensemble in enumerate(self.ensembles):
             for j, member in enumerate(ensemble.models):
-                _known(f"ensembles.{i}.models.{j}", member, models)
+                _lookup(f"ensembles.{i}.models.{j}", member, models)
             if len(set(ensemble.models)) < len(ensemble.models):
                 raise ValueError(f"ensembles.{i}.models: a model is named twice")
             if ensemble.largest is not None and ensemble.selection == "listed":
                 raise ValueError(f"ensembles.{i}.largest: it goes with selection: best")
-        selected = _known("selection.dataset", self.selection.dataset or self.test_sets[0].dataset, datasets)
+
+    def _selection_fits(self, datasets: Mapping[str, Dataset]) -> None:
+        """Nothing is tested on pictures that members and confidences are chosen on."""
+        selected = _lookup("selection.dataset", self.selection.dataset or self.test_sets[0].dataset, datasets)
         for i, test_set in enumerate(self.test_sets):
             # Splits are the same in all data sets of a source.
             if test_set.split == "validation" and datasets[test_set.dataset].source == selected.source:
@@ -174,18 +187,17 @@ class Config(Settings):
                     f"test_sets.{i}.split: members and confidences are chosen on validation pictures of this source, "
                     "which then test nothing; read the split test"
                 )
-        if "pairs" not in self.methods or len(set(self.methods)) < len(self.methods):
-            raise ValueError("methods: 'pairs' must be among them, and each once")
-        measured: list[tuple[str, list[str], dict[str, Any]]] = [
+
+    def _speed_fits(self, models: Mapping[str, Model], ensembles: Mapping[str, Ensemble]) -> None:
+        measured: list[tuple[str, list[str], Mapping[str, Any]]] = [
             ("training", self.speed.training, models),
-            ("ensembles", self.speed.ensembles or [], readers),
+            ("ensembles", self.speed.ensembles or [], ensembles),
         ]
-        for key, names, known in measured:
+        for key, names, items in measured:
             for i, name in enumerate(names):
-                _known(f"speed.{key}.{i}", name, known)
+                _lookup(f"speed.{key}.{i}", name, items)
             if len(set(names)) < len(names):
                 raise ValueError(f"speed.{key}: a name is given twice")
-        return self
 
     def _parents_fit(self) -> None:
         """Models that start from others of this configuration have their shape, and none starts from itself."""
@@ -204,8 +216,8 @@ class Config(Settings):
 
     def _names_of_pictures_fit(self, datasets: Mapping[str, Dataset], test_sets: Mapping[str, TestSet]) -> None:
         """Benchmarks and drawings become data sets and test sets of their names."""
-        benchmarks = _unique("benchmarks", self.benchmarks)
-        drawings = _unique("drawings", self.drawings)
+        benchmarks = _by_name("benchmarks", self.benchmarks)
+        drawings = _by_name("drawings", self.drawings)
         for key, names in (("benchmarks", benchmarks), ("drawings", drawings)):
             for i, name in enumerate(names):
                 if name in datasets or name in test_sets:
@@ -221,7 +233,7 @@ class Config(Settings):
 Named = TypeVar("Named", bound=Any)
 
 
-def _unique(key: str, items: Iterable[Named]) -> dict[str, Named]:
+def _by_name(key: str, items: Iterable[Named]) -> dict[str, Named]:
     found: dict[str, Named] = {}
     for i, item in enumerate(items):
         if item.name in found:
@@ -230,37 +242,10 @@ def _unique(key: str, items: Iterable[Named]) -> dict[str, Named]:
     return found
 
 
-def _known(path: str, name: str, known: dict[str, Named]) -> Named:
-    if name not in known:
-        raise ValueError(f"{path}: {name!r} is not one of {', '.join(known)}")
-    return known[name]
-
-
-def shards(config: Config, dataset: Dataset) -> int:
-    """Jobs that a data set's drawing is divided into; one where nothing bounds its size."""
-    if dataset.shards is not None:
-        return dataset.shards
-    longest = dataset.max_length or next(s.max_length for s in config.sources if s.name == dataset.source)
-    most = dataset.per_length * longest if dataset.per_length else None
-    bounds = [bound for bound in (dataset.size, most) if bound is not None]
-    return -(-min(bounds) * dataset.drawings // config.rendering.shard_size) if bounds else 1
-
-
-def test_sets(config: Config) -> dict[str, TestSet]:
-    """All sets of pictures that are scored, by name: the test sets and, after them, the benchmarks."""
-    benchmarks = [TestSet(name=b.name, dataset=b.name, split="test") for b in config.benchmarks]
-    return {test_set.name: test_set for test_set in [*config.test_sets, *benchmarks]}
-
-
-def drawn_sets(config: Config) -> dict[str, TestSet]:
-    """The named drawings as test sets, by name."""
-    return {d.name: TestSet(name=d.name, dataset=d.name, split="test") for d in config.drawings}
-
-
-def selection(config: Config) -> TestSet:
-    """The validation pictures that members are selected and confidences calibrated on."""
-    dataset = config.selection.dataset or config.test_sets[0].dataset
-    return TestSet(name=SELECTION, dataset=dataset, split="validation", size=config.selection.size)
+def _lookup(path: str, name: str, items: Mapping[str, Named]) -> Named:
+    if name not in items:
+        raise ValueError(f"{path}: {name!r} is not one of {', '.join(items)}")
+    return items[name]
 
 
 def model_folder(config: Config, model: Model) -> str:
@@ -274,48 +259,6 @@ def parent_in(config: Config, model: Model) -> Model | None:
         return None
     folders = {os.path.abspath(model_folder(config, other)): other for other in config.models}
     return folders.get(os.path.abspath(model.network.parent))
-
-
-def parents_elsewhere(config: Config) -> dict[str, tuple[str, Network]]:
-    """Folders of trained models that models start from and that this configuration does not train.
-
-    By the key that names one: the folder, and the shape of the network that is to start from it.
-    """
-    return {
-        f"models.{i}.network.pretrained": (model.network.parent, model.network)
-        for i, model in enumerate(config.models)
-        if model.network.parent is not None and parent_in(config, model) is None
-    }
-
-
-def missing_files(config: Config) -> list[str]:
-    """One line for each file or folder that the configuration names and that is not there.
-
-    Snakemake itself would say nothing as long as an earlier report is there.
-    """
-    named = [
-        (f"{section}.{i}.{key}", getattr(item, key))
-        for section, keys in (("sources", ("path", "csv", "pictures")), ("benchmarks", ("images", "references")))
-        for i, item in enumerate(getattr(config, section))
-        for key in keys
-        if hasattr(item, key)
-    ]
-    styles = {f"drawings.{i}.style": drawing.style for i, drawing in enumerate(config.drawings)}
-    if config.depiction.styles is not None:
-        styles["depiction.styles"] = config.depiction.styles
-    named += [(f"{key}.fonts", font) for key, style in styles.items() for font in style.fonts if font not in FONTS]
-    # Unlike pathlib, os.path says False of what can be no path, too.
-    lines = [f"{key}: no such file or folder: {path}" for key, path in named if not os.path.exists(path)]
-    for key, (folder, network) in parents_elsewhere(config).items():
-        if not all(os.path.exists(f"{folder}/{file}") for file in ("model.json", "weights.safetensors")):
-            wanted = "model"
-            if network.pretrained == "reference":
-                wanted = f"reference model of {network.encoder} with dim {network.dim}"
-            lines.append(
-                f"{key}: no trained {wanted} in {folder} (model.json and weights.safetensors); give imagenet, none, "
-                "reference or the folder of a trained model"
-            )
-    return lines
 
 
 def read(path: Path) -> Config:
@@ -371,8 +314,8 @@ def _line(error: Any, raw: Mapping[str, Any]) -> str:
     if error["type"].startswith("union_tag"):
         message = "one of 'pubchem', 'file', 'nci', 'public', 'pictures' is expected"
     found = error.get("input")
-    untold = isinstance(found, (dict, list)) or error["type"] == "missing" or "without a password" in message
-    shown = "" if untold else f" (found {_shown(found)})"
+    hidden = isinstance(found, (dict, list)) or error["type"] == "missing" or "without a password" in message
+    shown = "" if hidden else f" (found {_shown(found)})"
     return f"{path}: {message}{shown}" if path else message
 
 

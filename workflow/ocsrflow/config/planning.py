@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from .experiment import Config, drawn_sets, model_folder, parent_in, selection, shards, test_sets
-from .sections import Source, TestSet
+from .experiment import SELECTION, Config, model_folder, parent_in
+from .sections import Dataset, Source, TestSet
 
 Wildcards = Any
 PUBLIC = Path(__file__).parents[2] / "resources" / "public-molecules.tsv.gz"  # comes with this repository
@@ -34,11 +34,18 @@ class Plan:
         self.benchmarks = {benchmark.name: benchmark for benchmark in config.benchmarks}
         self.drawings = {drawing.name: drawing for drawing in config.drawings}
         self.ensembles = {ensemble.name: ensemble for ensemble in config.ensembles}
-        self.test_sets = test_sets(config)  # the benchmarks among them
         self.main = config.test_sets[0]  # the report's test set, whose molecules the drawings show
-        self.selection = selection(config)
+        # Benchmarks and drawings are data sets of their own names.
+        of_benchmarks, of_drawings = (
+            [TestSet(name=name, dataset=name, split="test") for name in names]
+            for names in (self.benchmarks, self.drawings)
+        )
+        self.test_sets = {test_set.name: test_set for test_set in [*config.test_sets, *of_benchmarks]}
+        # The validation pictures that members are selected and confidences calibrated on.
+        chosen = config.selection.dataset or self.main.dataset
+        selection = TestSet(name=SELECTION, dataset=chosen, split="validation", size=config.selection.size)
         # Every set of pictures that is read.
-        self.picture_sets = {**self.test_sets, **drawn_sets(config), self.selection.name: self.selection}
+        self.picture_sets = self.test_sets | {test_set.name: test_set for test_set in [*of_drawings, selection]}
         scored = [test_set.dataset for test_set in self.test_sets.values()]
         self.packed = list(dict.fromkeys([*scored, *self.datasets]))  # files of pictures, without the drawings
         # The slides' rule bears the ensemble's own name; the others have theirs behind it, the best member of each
@@ -259,6 +266,16 @@ class Plan:
 def one_of(names: Iterable[str]) -> str:
     """A regular expression that matches these names and no others."""
     return "|".join(re.escape(name) for name in names) or "(?!)"
+
+
+def shards(config: Config, dataset: Dataset) -> int:
+    """Jobs that a data set's drawing is divided into; one where nothing bounds its size."""
+    if dataset.shards is not None:
+        return dataset.shards
+    longest = dataset.max_length or next(s.max_length for s in config.sources if s.name == dataset.source)
+    most = dataset.per_length * longest if dataset.per_length else None
+    bounds = [bound for bound in (dataset.size, most) if bound is not None]
+    return -(-min(bounds) * dataset.drawings // config.rendering.shard_size) if bounds else 1
 
 
 def picture_options(test_set: TestSet) -> list[str]:
