@@ -56,8 +56,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    place = join(options.threads)
-    reader, facts = load_reader(options.model / "model.json", options.model / "weights.safetensors", place.device)
+    group = join(options.threads)
+    reader, facts = load_reader(options.model / "model.json", options.model / "weights.safetensors", group.device)
     risk = Risk(batch=options.batch, candidates=options.candidates)
     training = Training(batch=options.batch, decode_length=facts["training"]["decode_length"], decoder_lr=1e-6)
     with tempfile.TemporaryDirectory() as folder:
@@ -65,7 +65,7 @@ def main() -> None:
             make(Path(folder), None, 20 * options.batch, Depiction(**facts["depiction"]))
         packed = Packed(options.data or Path(folder) / "images.h5")
         measure(
-            phase.RiskEngine(reader, training, risk, place), Engine(reader, training, place, 10**6), packed, options
+            phase.RiskEngine(reader, training, risk, group), Engine(reader, training, group, 10**6), packed, options
         )
 
 

@@ -32,21 +32,21 @@ from pictures import make
 TABLE = ("efficientnet_b0", "resnet152", "resnext101_32x8d", "wide_resnet101_2")
 
 
-def wait_for(place: ProcessGroup) -> None:
+def wait_for(group: ProcessGroup) -> None:
     """Until the device has done what it was told."""
-    if place.cuda:
+    if group.cuda:
         torch.cuda.synchronize()
 
 
-def on_device(batch: Batch, place: ProcessGroup) -> Batch:
+def on_device(batch: Batch, group: ProcessGroup) -> Batch:
     """A copy of a batch that needs no more copying."""
     pictures, tokens, targets = (
-        part.to(place.device, copy=True) for part in (batch.pictures, batch.tokens, batch.targets)
+        part.to(group.device, copy=True) for part in (batch.pictures, batch.tokens, batch.targets)
     )
     return Batch(batch.positions, pictures, tokens, batch.steps, targets)
 
 
-def measure(encoder: str, packed: Packed, options: argparse.Namespace, place: ProcessGroup) -> None:
+def measure(encoder: str, packed: Packed, options: argparse.Namespace, group: ProcessGroup) -> None:
     """Print one encoder's row."""
     network = Network(
         encoder=encoder,
@@ -58,27 +58,29 @@ def measure(encoder: str, packed: Packed, options: argparse.Namespace, place: Pr
         dim=options.dim,
     )
     training = Training(batch=options.batch, compile=options.compile)
-    engine = Engine(Reader(network, len(packed.vocabulary)), training, place, 10**6)
+    engine = Engine(Reader(network, len(packed.vocabulary)), training, group, 10**6)
     engine.reader.train()
-    epochs = Epochs(packed, packed.members("train"), training.batch, seed=0, rank=place.rank, world=place.world)
-    workers = max(1, options.threads // place.world) if place.cuda else 0
-    loader = Loader(packed, epochs.stream(0, 0, 10**6), training.batch, workers=workers, pin=place.cuda)
+    epochs = Epochs(
+        packed, packed.members("train"), training.batch, seed=0, rank=group.rank, world_size=group.world_size
+    )
+    workers = max(1, options.threads // group.world_size) if group.cuda else 0
+    loader = Loader(packed, epochs.stream(0, 0, 10**6), training.batch, workers=workers, pin=group.cuda)
     shares: Iterator[Share] = itertools.chain.from_iterable(epochs.epoch(n) for n in itertools.count())
     seconds, waits = defaultdict(list), []
     with closing(iter(loader)) as stream:
         share = next(shares)
-        held = on_device(next(stream), place)
+        held = on_device(next(stream), group)
         for step in range(3):  # warm-up
             engine.step(held, share, step)
         for _ in range(options.rounds):
-            wait_for(place)
+            wait_for(group)
             began = time.perf_counter()
             for step in range(options.steps):
                 engine.step(held, share, step)
-            wait_for(place)
+            wait_for(group)
             seconds["in memory"].append((time.perf_counter() - began) / options.steps)
             next(shares), engine.step(next(stream), share, 0)  # the readers have had time to read ahead: not counted
-            wait_for(place)
+            wait_for(group)
             began, waited, tokens = time.perf_counter(), 0.0, 0
             for step in range(options.steps):
                 before = time.perf_counter()
@@ -86,17 +88,17 @@ def measure(encoder: str, packed: Packed, options: argparse.Namespace, place: Pr
                 waited += time.perf_counter() - before
                 tokens += own.tokens
                 engine.step(batch, own, step)
-            wait_for(place)
+            wait_for(group)
             seconds["from the file"].append((time.perf_counter() - began) / options.steps)
             waits.append(waited / (time.perf_counter() - began))
-    if not place.first:
+    if not group.is_main:
         return
     fast, real = (statistics.median(seconds[name]) for name in ("in memory", "from the file"))
     for_picture, for_token = training_flops(network, len(packed.vocabulary), packed.shape)
     flops = (for_picture * training.batch + for_token * share.tokens) / fast
-    possible = peak(place.device)
-    mfu = f"{flops / possible / place.world:.1%}" if possible else "–"
-    memory = f"{torch.cuda.max_memory_allocated() / 2**30:.1f}" if place.cuda else "–"
+    possible = peak(group.device)
+    mfu = f"{flops / possible / group.world_size:.1%}" if possible else "–"
+    memory = f"{torch.cuda.max_memory_allocated() / 2**30:.1f}" if group.cuda else "–"
     print(
         f"| {encoder} | {training.batch / fast:.1f} | {training.batch / real:.1f} | {fast / real:.3f} | "
         f"{statistics.median(waits):.1%} | {flops / 1e12:.2f} | {mfu} | {memory} |",
@@ -120,19 +122,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=8, help="of all processes: computing on a CPU, reading for GPUs")
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
-    place = join(options.threads)
+    group = join(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         if options.data is None:
             make(Path(folder), None, options.pictures, Depiction())
         packed = Packed(options.data or Path(folder) / "images.h5")
-        if place.first:
-            where = torch.cuda.get_device_name() if place.cuda else f"CPU, {torch.get_num_threads()} threads"
-            print(f"{place.world} × {where}, torch {torch.__version__}, pictures {packed.shape}\n")
+        if group.is_main:
+            where = torch.cuda.get_device_name() if group.cuda else f"CPU, {torch.get_num_threads()} threads"
+            print(f"{group.world_size} × {where}, torch {torch.__version__}, pictures {packed.shape}\n")
             print("| encoder | images/s in memory | from the file | ratio | waiting | TFLOP/s | MFU | GiB |")
             print("|---|---|---|---|---|---|---|---|")
-        with place.together():
+        with group.active():
             for encoder in options.encoders:
-                measure(encoder, packed, options, place)
+                measure(encoder, packed, options, group)
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def test_a_hostile_checkpoint_is_passed_over(tmp_path: Path, pwned: Path, capsys
     checkpoints = Checkpoints(tmp_path / "checkpoints", "key", {})
     checkpoints.folder.mkdir()
     good = checkpoints.save(1, {"step": 1})
-    torch.save({"key": "key", "about": {}, "bomb": Bomb(pwned)}, checkpoints.folder / "step-000000002.pt")
+    torch.save({"key": "key", "settings": {}, "bomb": Bomb(pwned)}, checkpoints.folder / "step-000000002.pt")
     (checkpoints.folder / "step-000000003.pt").write_bytes(pickle.dumps(Bomb(pwned)))
     newest = checkpoints.newest()
     assert newest is not None

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ocsrflow.tracking.live_curves import Mirror
+from ocsrflow.tracking.live_curves import LiveCurves
 from ocsrflow.tracking.mlflow_runs import Identity, Run
 
 from support.waiting import PATIENCE
@@ -12,10 +12,10 @@ STEPS = 60
 
 def log_one(where: Path, number: int) -> None:
     """What a training and a stage log, in a process of their own."""
-    mirror = Mirror(where, key=f"key{number}", name=f"model{number}", parameters={"number": number})
+    curves = LiveCurves(where, key=f"key{number}", name=f"model{number}", parameters={"number": number})
     for step in range(STEPS):
-        mirror.point({"loss": 1.0 / (step + 1), "images_per_second": float(number)}, step)
-    mirror.close("FINISHED", patience=PATIENCE)
+        curves.point({"loss": 1.0 / (step + 1), "images_per_second": float(number)}, step)
+    curves.close("FINISHED", patience=PATIENCE)
     opened = Run(where, Identity("prediction", f"score:{number}", f"score:{number}", f"scores of {number}"))
     opened.final({"tanimoto": number / 10})
     file = where.with_name(f"answers-{number}.csv")

@@ -229,8 +229,8 @@ from ocsrflow.corpus.filtered_molecules import FilteredMolecules
 from ocsrflow.corpus.picture_folder import PictureFolder
 from ocsrflow.pictures.picture_store import PictureStore
 packed, store, folder = map(Path, sys.argv[1:4])
-def alone():
-    with Checkpoints(folder, "key", {}).alone():
+def locked():
+    with Checkpoints(folder, "key", {}).lock():
         pass
 def opened():
     with h5py.File(folder / "new.h5", "w"):
@@ -239,7 +239,7 @@ tries = {
     "read": lambda: Packed(packed),
     "store": lambda: PictureStore(store, "style", 0, 1).find(np.array([7], np.uint64)),
     "write": opened,
-    "train": alone,
+    "train": locked,
     "lease": lambda: Lease(["0"], 1, folder / "locks"),
 }
 found = {}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from ocsrflow.tracking import live_curves as module
-from ocsrflow.tracking.live_curves import Mirror
+from ocsrflow.tracking.live_curves import LiveCurves
 from ocsrflow.tracking.tracking import tracking
 from support.training import lines, run_train
 from support.waiting import PATIENCE
@@ -71,12 +71,12 @@ def test_mlflow_away_does_not_stop_a_training(
     assert capsys.readouterr().err.count("MLflow does not take the run") == 1
 
 
-def test_a_mirror_without_a_place_sends_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_curves_without_a_store_send_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     threads = threading.active_count()
-    mirror = Mirror(None, key="k", name="n", parameters={})
-    mirror.point({"loss": 1.0}, 1)
+    curves = LiveCurves(None, key="k", name="n", parameters={})
+    curves.point({"loss": 1.0}, 1)
     assert threading.active_count() == threads
-    mirror.close("FINISHED")
+    curves.close("FINISHED")
     assert capsys.readouterr() == ("", "")
 
 
@@ -86,13 +86,13 @@ def test_curves_wait_until_there_is_a_store(tmp_path: Path, empty_store: Path, m
     monkeypatch.setattr(module, "RETRY", 0.2)
     monkeypatch.setattr(module, "GATHER", 0.05)
     where = tmp_path / "tracking.json"
-    mirror = Mirror(where, key="k", name="n", parameters={"a": 1})
+    curves = LiveCurves(where, key="k", name="n", parameters={"a": 1})
     for step in range(3):
-        mirror.point({"loss": 1.0}, step)
+        curves.point({"loss": 1.0}, step)
     time.sleep(1.0)
     shutil.copy(empty_store, tmp_path)
     tracking(out=where, experiment="late")
-    mirror.close("FINISHED", patience=PATIENCE)
+    curves.close("FINISHED", patience=PATIENCE)
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.get_experiment_by_name("late")
     assert experiment is not None
@@ -121,10 +121,10 @@ def test_a_server_that_never_answers_neither_slows_nor_stops(
 ) -> None:
     where = tmp_path / "tracking.json"
     where.write_text(json.dumps({"uri": hanging_server, "experiment": "slow"}))
-    mirror = Mirror(where, key="k", name="slow one", parameters={"a": 1})
+    curves = LiveCurves(where, key="k", name="slow one", parameters={"a": 1})
     began = time.thread_time()  # of this thread alone: the other one imports MLflow
     for step in range(10_000):
-        mirror.point({"loss": 1.0}, step)
+        curves.point({"loss": 1.0}, step)
     assert time.thread_time() - began < 5  # half a millisecond a point
-    mirror.close("FINISHED", patience=0.5)
+    curves.close("FINISHED", patience=0.5)
     assert "MLflow does not take the run: no answer in time; 10000 points of slow one" in capsys.readouterr().err

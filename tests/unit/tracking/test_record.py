@@ -15,7 +15,7 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.tracking import MlflowClient
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.runtime.files import read_json, write_json
-from ocsrflow.tracking.live_curves import Mirror
+from ocsrflow.tracking.live_curves import LiveCurves
 from ocsrflow.tracking.mlflow_runs import Identity, Run
 from ocsrflow.tracking.mlflow_store import read_place
 from ocsrflow.tracking.record import _of_drawings, record, record_results
@@ -283,10 +283,10 @@ def test_the_job_of_a_cluster_is_a_tag(results: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "4700")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     assert as_tags(of_cluster()) == {"slurm.job": "4700_3"}
-    mirror = Mirror(
+    curves = LiveCurves(
         results / "tracking.json", key="k", name="m", parameters={"a": {"b": 1}}, tags=as_tags(of_cluster())
     )
-    mirror.close("FINISHED")
+    curves.close("FINISHED")
     run = runs_of(results)["m"]
     assert run.data.tags["slurm.job"] == "4700_3"
     assert run.data.params == {"a.b": "1"}

@@ -107,7 +107,7 @@ class Run:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A machine with two GPUs, and the worker; no launcher survives the test, and no worker its launcher."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv(MADE_UP, "1")
@@ -124,14 +124,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     Run.started.clear()
 
 
-def test_signals_end_in_a_checkpoint(place: Path) -> None:
-    terminated = Run(place, "--gpus", "2", "--granted", "2")
-    interrupted = Run(place, "--gpus", "0", "--processes", "2")
-    warned = Run(place, "--gpus=0", "--processes=2")
-    slow = Run(place, "--gpus", "0", "--processes", "2", seconds=100, grace=1)
-    killed = Run(place, "--gpus", "0", "--processes", "2")
+def test_signals_end_in_a_checkpoint(machine: Path) -> None:
+    terminated = Run(machine, "--gpus", "2", "--granted", "2")
+    interrupted = Run(machine, "--gpus", "0", "--processes", "2")
+    warned = Run(machine, "--gpus=0", "--processes=2")
+    slow = Run(machine, "--gpus", "0", "--processes", "2", seconds=100, grace=1)
+    killed = Run(machine, "--gpus", "0", "--processes", "2")
     assert [line.split()[1:] for line in terminated.ready()] == [["2", "GPU-a,GPU-b"]] * 2
-    waiting = Run(place, "--gpus", "1")
+    waiting = Run(machine, "--gpus", "1")
     assert [line.split()[1:] for line in interrupted.ready()] == [["2"]] * 2
 
     assert waiting.process.stderr is not None
@@ -149,7 +149,7 @@ def test_signals_end_in_a_checkpoint(place: Path) -> None:
         assert run.end() == (status, "")
         assert run.saved() == ["SIGTERM"] * 2
     assert waiting.end() == (143, "")
-    Lease(["GPU-a", "GPU-b"], 2, place / "tmp" / f"ocsrflow-gpus-{os.getuid()}").release()
+    Lease(["GPU-a", "GPU-b"], 2, machine / "tmp" / f"ocsrflow-gpus-{os.getuid()}").release()
 
     slow.ready()
     slow.process.terminate()
@@ -169,9 +169,9 @@ def _lives(process: int) -> bool:
         return False
 
 
-def test_one_line_for_a_failure(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fails = Run(place, "--gpus", "0", "--processes", "2", what="fails", seconds=0)
-    dies = Run(place, "--gpus", "0", "--processes", "2", what="dies", seconds=0)
+def test_one_line_for_a_failure(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fails = Run(machine, "--gpus", "0", "--processes", "2", what="fails", seconds=0)
+    dies = Run(machine, "--gpus", "0", "--processes", "2", what="dies", seconds=0)
     assert fails.end() == (1, "worker: error: one clear line\n")
     assert dies.end() == (
         1,
@@ -180,17 +180,17 @@ def test_one_line_for_a_failure(place: Path, monkeypatch: pytest.MonkeyPatch) ->
     )
     assert dies.saved() == ["SIGTERM"]  # the other one was asked to go
 
-    (place / "bin" / "nvidia-smi").write_text("#!/bin/sh\necho 'No devices were found'; exit 6\n")
-    status, error = Run(place, "--gpus", "2", "--granted", "2", what="succeeds").end()
+    (machine / "bin" / "nvidia-smi").write_text("#!/bin/sh\necho 'No devices were found'; exit 6\n")
+    status, error = Run(machine, "--gpus", "2", "--granted", "2", what="succeeds").end()
     assert status == 1
     assert error.startswith("ocsrflow launch: error: a GPU is asked for, but none can be used here: nvidia-smi fails")
     assert len(error.splitlines()) == 1
-    (place / "bin" / "nvidia-smi").write_text(f"#!/bin/sh\nprintf '{LISTED}'\n")
+    (machine / "bin" / "nvidia-smi").write_text(f"#!/bin/sh\nprintf '{LISTED}'\n")
     monkeypatch.delenv(MADE_UP)
-    status, error = Run(place, "--gpus", "1", "--granted", "1", what="succeeds").end()
+    status, error = Run(machine, "--gpus", "1", "--granted", "1", what="succeeds").end()
     assert status == 1
     assert re.fullmatch("ocsrflow launch: error: PyTorch .* finds no GPU.*; set gpus: 0 .*\n", error)
-    assert [path.name for path in (place / "tmp").iterdir()] == [f"ocsrflow-gpus-{os.getuid()}"]
+    assert [path.name for path in (machine / "tmp").iterdir()] == [f"ocsrflow-gpus-{os.getuid()}"]
 
 
 @pytest.mark.parametrize(
@@ -204,8 +204,10 @@ def test_one_line_for_a_failure(place: Path, monkeypatch: pytest.MonkeyPatch) ->
         (["--gpus", "3", "--granted", "4"], "3 GPUs are asked for, but 2 can be used here"),
     ],
 )
-def test_what_cannot_be_is_told(options: list[str], problem: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(place / "bin"), prepend=os.pathsep)
+def test_what_cannot_be_is_reported(
+    options: list[str], problem: str, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(machine / "bin"), prepend=os.pathsep)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     with pytest.raises(UserError, match=problem):
         command_line(launch, "ocsrflow launch")([*options, "--", "worker"])

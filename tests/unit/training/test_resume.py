@@ -274,7 +274,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path, capsys: pytest.Capt
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return os.system, (f"touch {tmp_path / 'executed'}",)
 
-    torch.save({"key": "k", "about": {}, "state": Evil()}, tmp_path / "step-000000001.pt")
+    torch.save({"key": "k", "settings": {}, "state": Evil()}, tmp_path / "step-000000001.pt")
     assert Checkpoints(tmp_path, "k", {}).newest() is None
     assert not (tmp_path / "executed").exists()
     assert "is damaged" in capsys.readouterr().out

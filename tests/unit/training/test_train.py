@@ -74,7 +74,7 @@ def test_a_loss_that_is_no_number_stops_with_step_and_pictures(
         run_train(dataset, tmp_path)
     packed = Packed(dataset / "images.h5")
     share = Epochs(packed, packed.members("train"), 16, seed=0).epoch(1)[1]
-    assert str(told.value).endswith(", ".join(str(cid) for cid in packed.cid[share.everyones]))
+    assert str(told.value).endswith(", ".join(str(cid) for cid in packed.cid[share.all_positions]))
     assert not (tmp_path / "weights.safetensors").exists()
 
 
@@ -157,7 +157,7 @@ def test_the_average_is_that_of_the_weights_after_every_step() -> None:
         average(engine.averaged, reader, 0.75 if number else 0.0)
         expected = value if expected is None else 0.75 * expected + 0.25 * value
         torch.testing.assert_close(engine.averaged.decoder.output.bias, torch.full((30,), expected))
-    assert engine.judged is engine.averaged
+    assert engine.evaluated is engine.averaged
 
 
 def test_a_training_that_gets_no_better_ends_early(
@@ -191,7 +191,7 @@ def test_two_processes_share_every_batch(dataset: Path) -> None:
     packed = Packed(dataset / "images.h5")
     members = packed.members("train")
     whole = Epochs(packed, members, 16, seed=3).epoch(2)
-    parts = [Epochs(packed, members, 16, seed=3, rank=rank, world=2).epoch(2) for rank in range(2)]
+    parts = [Epochs(packed, members, 16, seed=3, rank=rank, world_size=2).epoch(2) for rank in range(2)]
     for batch, first, second in zip(whole, *parts, strict=True):
         assert sorted([*first.positions, *second.positions]) == sorted(batch.positions)
         assert first.pictures == second.pictures == batch.pictures == 16

@@ -81,20 +81,20 @@ def clocked_training(
     UserError
         When the data set is too small, the network cannot be built, or the GPU's memory is too small.
     """
-    place = join(threads)
+    group = join(threads)
     try:
-        with place.together():
+        with group.active():
             packed = Packed(data)
             flops = training_flops(network, len(packed.vocabulary), packed.shape)
-            windows = _windows(packed, name, network, training, place, steps, threads, out)
-            everyones = place.all_gather(windows)
-            memory = place.all_gather(torch.cuda.max_memory_allocated() / 2**30 if place.cuda else None)
-            if place.first:
-                device = torch.cuda.get_device_name() if place.cuda else f"CPU, {threads} threads"
+            windows = _windows(packed, name, network, training, group, steps, threads, out)
+            all_windows = group.all_gather(windows)
+            memory = group.all_gather(torch.cuda.max_memory_allocated() / 2**30 if group.cuda else None)
+            if group.is_main:
+                device = torch.cuda.get_device_name() if group.cuda else f"CPU, {threads} threads"
                 steps = sum(window.steps for window in windows)
-                found = {"processes": place.world, "device": device, "steps": steps}
-                found |= _medians(everyones, flops, peak(place.device))
-                if place.cuda:
+                found = {"processes": group.world_size, "device": device, "steps": steps}
+                found |= _medians(all_windows, flops, peak(group.device))
+                if group.cuda:
                     found["gpu_memory_gib"] = round(max(memory), 3)
                 write_json(out, found)
     except Stopped as stopped:
@@ -106,7 +106,7 @@ def _windows(
     name: str,
     network: Network,
     training: Training,
-    place: ProcessGroup,
+    group: ProcessGroup,
     steps: int,
     threads: int,
     out: Path,
@@ -122,21 +122,21 @@ def _windows(
         packed.members("train"),
         training.batch,
         seed=training.seed,
-        rank=place.rank,
-        world=place.world,
+        rank=group.rank,
+        world_size=group.world_size,
     )
     rounds = math.ceil((WARM_UP + steps) / len(epochs))
-    engine = Engine(reader, training, place, WARM_UP + steps)
+    engine = Engine(reader, training, group, WARM_UP + steps)
     engine.reader.train()
-    workers = max(1, threads // place.world) if place.cuda else 0
-    largest = math.ceil(training.batch / place.world)
-    stream = iter(Loader(packed, epochs.stream(0, 0, rounds), largest, workers=workers, pin=place.cuda))
+    workers = max(1, threads // group.world_size) if group.cuda else 0
+    largest = math.ceil(training.batch / group.world_size)
+    stream = iter(Loader(packed, epochs.stream(0, 0, rounds), largest, workers=workers, pin=group.cuda))
     shares = enumerate(chain.from_iterable(map(epochs.epoch, range(rounds))))
     sizes = [WARM_UP, *(len(part) for part in np.array_split(range(steps), max(1, steps // WINDOW)))]
     windows: list[Window] = []
     began = time.monotonic()
     for size in sizes:
-        if len(windows) > 1 and place.check_stop(due=time.monotonic() - began > PATIENCE):
+        if len(windows) > 1 and group.check_stop(due=time.monotonic() - began > PATIENCE):
             break
         windows.append(_window(engine, stream, islice(shares, size), size, out))
     return windows[1:]
@@ -146,7 +146,7 @@ def _window(
     engine: Engine, stream: Iterator[Any], shares: Iterator[tuple[int, Share]], steps: int, out: Path
 ) -> Window:
     """Some steps, from a device that has nothing to do to a device that has done them."""
-    place = engine.place
+    group = engine.group
     waited, pictures, tokens = 0.0, 0, 0
     began = time.perf_counter()
     for number, share in shares:
@@ -155,34 +155,34 @@ def _window(
         waited += time.perf_counter() - before
         pictures, tokens = pictures + len(batch.positions), tokens + len(batch.targets)
         try:
-            with enough_memory(engine.training, place):
+            with enough_memory(engine.training, group):
                 engine.step(batch, share, number)
         except UserError as error:  # too little memory, for one process or for several: a result, too
-            failed = out.with_name(f"{out.stem}-{place.rank}{out.suffix}")
-            write_json(failed, {"processes": place.world, "not_measured": str(error)})
+            failed = out.with_name(f"{out.stem}-{group.rank}{out.suffix}")
+            write_json(failed, {"processes": group.world_size, "not_measured": str(error)})
             raise
-        place.check_stop()
-    if place.cuda:
+        group.check_stop()
+    if group.cuda:
         torch.cuda.synchronize()
     return Window(steps, time.perf_counter() - began, waited, pictures, tokens)
 
 
 def _medians(
-    everyones: list[list[Window]], flops: tuple[float, float], most: float | None
+    all_windows: list[list[Window]], flops: tuple[float, float], peak_flops: float | None
 ) -> dict[str, float | list[float]]:
     """Medians over the windows.
 
     Parameters
     ----------
-    everyones
+    all_windows
         The windows of each process.
     flops
         Operations for each picture and for each token.
-    most
+    peak_flops
         Operations a second that a device could do, where that is known.
     """
     rows = []
-    for parts in zip(*everyones, strict=True):
+    for parts in zip(*all_windows, strict=True):
         seconds = max(part.seconds for part in parts)  # the step is done when the last one has done it
         done = sum(part.pictures * flops[0] + part.tokens * flops[1] for part in parts) / len(parts)
         row = {
@@ -191,7 +191,7 @@ def _medians(
             "data_wait": statistics.fmean(part.waited / part.seconds for part in parts),
             "teraflops": done / seconds / 1e12,
         }
-        rows.append(row | ({"mfu": done / seconds / most} if most else {}))
+        rows.append(row | ({"mfu": done / seconds / peak_flops} if peak_flops else {}))
     found: dict[str, float | list[float]] = {
         key: round(statistics.median(row[key] for row in rows), 6) for key in rows[0]
     }

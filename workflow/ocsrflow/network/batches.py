@@ -179,13 +179,13 @@ class Share:
     """What one process gets of a global batch."""
 
     positions: NDArray[np.int64]  # its own pictures
-    everyones: NDArray[np.int64]  # the pictures of all processes
+    all_positions: NDArray[np.int64]  # the pictures of all processes
     tokens: int  # of all processes, each text with its end
 
     @property
     def pictures(self) -> int:
         """Pictures of all processes."""
-        return len(self.everyones)
+        return len(self.all_positions)
 
 
 class Epochs:
@@ -204,7 +204,7 @@ class Epochs:
         *,
         seed: int,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
         setting: str = "training.batch",
     ) -> None:
         """Say how an epoch is cut.
@@ -219,7 +219,7 @@ class Epochs:
             Pictures in a global batch.
         seed
             Of the order.
-        rank, world
+        rank, world_size
             This process among all.
         setting
             The configuration's key of ``batch``, for the message.
@@ -235,7 +235,7 @@ class Epochs:
                 f"molecules or lower {setting}"
             )
         self.members, self.batch, self.seed = members, batch, seed
-        self.rank, self.world = rank, world
+        self.rank, self.world_size = rank, world_size
         self.lengths = np.diff(packed.offsets) + 1
 
     def __len__(self) -> int:
@@ -247,7 +247,7 @@ class Epochs:
         random = np.random.Generator(np.random.PCG64([self.seed, number]))
         order = random.permutation(self.members)[: len(self) * self.batch]
         cut = [order[at : at + self.batch] for at in range(0, len(order), self.batch)]
-        return [Share(part[self.rank :: self.world], part, int(self.lengths[part].sum())) for part in cut]
+        return [Share(part[self.rank :: self.world_size], part, int(self.lengths[part].sum())) for part in cut]
 
     def stream(self, epoch: int, step: int, epochs: int) -> Iterator[NDArray[np.int64]]:
         """Positions of its own, batch for batch, from a step of an epoch to the end of the last one."""

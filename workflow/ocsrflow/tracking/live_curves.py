@@ -17,7 +17,7 @@ GATHER = 2.0  # seconds in which points are gathered for one request
 LAST_TRY = 20.0  # seconds that the end waits for what is still to be sent
 
 
-class Mirror:
+class LiveCurves:
     """The MLflow run of one training, written to by a thread."""
 
     def __init__(

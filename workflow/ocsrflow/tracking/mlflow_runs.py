@@ -6,7 +6,7 @@ a job that starts again continues its own run and logs no point twice, and a sta
 makes no new one. What is made in another way makes a new run, which names the one before it of the same thing.
 
 Once the store is there, for which the stage ``tracking`` cares, MLflow never stops a training, whose curves are sent
-by ``mirror``, beside its own work. Everything else is sent at the end, by ``record`` from finished files.
+by ``live_curves``, beside its own work. Everything else is sent at the end, by ``record`` from finished files.
 """
 
 import errno

@@ -25,7 +25,7 @@ class Checkpoints:
     and starts afresh, one whose report has changed goes on.
     """
 
-    def __init__(self, folder: Path, key: str, about: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, key: str, settings: dict[str, Any]) -> None:
         """Name the folder.
 
         Parameters
@@ -33,14 +33,14 @@ class Checkpoints:
         folder
             Where the checkpoints are.
         key
-            What the training is known by.
-        about
-            Plain values that a person would tell it by: network, training, vocabulary.
+            The training's key.
+        settings
+            Network, training and vocabulary as plain values, to say what differs in the checkpoint of another training.
         """
-        self.folder, self.key, self.about = folder, key, about
+        self.folder, self.key, self.settings = folder, key, settings
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Keep other trainings of this key away; the kernel lets them in when this process ends, however it ends.
 
         Raises
@@ -77,7 +77,7 @@ class Checkpoints:
         # Through Python's file, which tells a full disk from other errors.
         with whole(path, recorded=False) as part, open(part, "wb") as file:
             try:
-                torch.save({"key": self.key, "about": self.about, **state}, file)
+                torch.save({"key": self.key, "settings": self.settings, **state}, file)
             except RuntimeError as error:
                 # PyTorch's writer fails once more as it closes, and hides what the system said.
                 if isinstance(error.__context__, OSError):
@@ -88,7 +88,7 @@ class Checkpoints:
         return path
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest checkpoint that can be read, and its state; a damaged one is told and passed over.
+        """The newest checkpoint that can be read, and its state; a damaged one is reported and passed over.
 
         Raises
         ------
@@ -129,7 +129,7 @@ class Checkpoints:
         # Nothing in the file is ever executed.
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if state["key"] != self.key:
-            differs = [name for name, value in self.about.items() if state["about"].get(name) != value]
+            differs = [name for name, value in self.settings.items() if state["settings"].get(name) != value]
             raise UserError(
                 f"{path}: the checkpoint of another training ({', '.join(differs) or 'data or code'} "
                 f"{'differ' if len(differs) > 1 else 'differs'}); remove it from {self.folder}"

@@ -23,7 +23,7 @@ from .process_group import ProcessGroup
 class Engine:
     """Network, optimiser and schedule of a training, and what a step does with them."""
 
-    def __init__(self, reader: Reader, training: Training, place: ProcessGroup, steps: int) -> None:
+    def __init__(self, reader: Reader, training: Training, group: ProcessGroup, steps: int) -> None:
         """Put a network on this process's device.
 
         Parameters
@@ -32,24 +32,24 @@ class Engine:
             The network, the same in all processes.
         training
             How it is trained.
-        place
+        group
             This process among the others.
         steps
             Length of the training in steps, for the schedule.
         """
-        self.training, self.place = training, place
-        self.reader = reader.to(place.device)
-        self.reader.set_precision(training.precision, place.device)
-        if place.cuda:
+        self.training, self.group = training, group
+        self.reader = reader.to(group.device)
+        self.reader.set_precision(training.precision, group.device)
+        if group.cuda:
             self.reader = self.reader.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if training.compile:
             torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
             self.reader.encoder.compile(dynamic=False)  # all batches have one size
         self.network: nn.Module = self.reader
-        if place.world > 1:
+        if group.world_size > 1:
             # Said of depthwise weights at every start; it concerns a few kilobytes.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-            devices = [place.device] if place.cuda else None
+            devices = [group.device] if group.cuda else None
             # Batch statistics are not sent at every step: a step does not depend on them, and they are aligned before
             # each validation.
             self.network = DistributedDataParallel(
@@ -62,7 +62,7 @@ class Engine:
         self.averaged = copy.deepcopy(self.reader).requires_grad_(False) if training.ema else None
 
     @property
-    def judged(self) -> Reader:
+    def evaluated(self) -> Reader:
         """The network that is validated and kept: that of the averaged weights, where they are averaged."""
         return self.reader if self.averaged is None else self.averaged
 
@@ -83,18 +83,18 @@ class Engine:
         This process's part of the cross-entropy a token of the global batch, in nats; on the device, not waited for.
         The parts of all processes add up.
         """
-        training, place = self.training, self.place
+        training, group = self.training, self.group
         pictures, tokens, targets = (
-            part.to(place.device, non_blocking=True) for part in (batch.pictures, batch.tokens, batch.targets)
+            part.to(group.device, non_blocking=True) for part in (batch.pictures, batch.tokens, batch.targets)
         )
-        pictures = augmented(pictures, training, number, place)
+        pictures = augmented(pictures, training, number, group)
         with self.reader.autocast():
             entropy, penalty = self.network(pictures, tokens, batch.steps, targets)
         loss = entropy / share.tokens + training.attention_penalty * penalty / share.pictures
         self.optimiser.zero_grad(set_to_none=True)
         # DistributedDataParallel averages gradients over processes: times their number it is the sum, so that a step
         # is that of the global batch, however many share it.
-        (place.world * loss).backward()
+        (group.world_size * loss).backward()
         torch.nn.utils.clip_grad_value_(self.reader.parameters(), training.gradient_clip)
         self.optimiser.step()
         self.schedule.step()
@@ -121,23 +121,23 @@ class Engine:
             self.averaged.load_state_dict(state["averaged"])
 
 
-def augmented(pictures: Tensor, training: Training, number: int, place: ProcessGroup) -> Tensor:
+def augmented(pictures: Tensor, training: Training, number: int, group: ProcessGroup) -> Tensor:
     """Pictures of step ``number``, changed at random where the training asks for it, in each process otherwise."""
     if not training.augmentation.on:
         return pictures
-    seed = np.random.SeedSequence([training.seed, number, place.rank]).generate_state(1)[0]
+    seed = np.random.SeedSequence([training.seed, number, group.rank]).generate_state(1)[0]
     return augment(pictures, training.augmentation, torch.Generator().manual_seed(int(seed)))
 
 
 @contextmanager
 def enough_memory(
-    training: Training, place: ProcessGroup, *, batch: int | None = None, setting: str = "training.batch"
+    training: Training, group: ProcessGroup, *, batch: int | None = None, setting: str = "training.batch"
 ) -> Iterator[None]:
     """Say what can be done where the GPU's memory is too small for what is in this block.
 
     Parameters
     ----------
-    training, place
+    training, group
         How the network is trained, and this process among the others.
     batch, setting
         Pictures of a step and the configuration's key, where they are not those of the training by cross-entropy.
@@ -152,8 +152,8 @@ def enough_memory(
     except torch.OutOfMemoryError:
         batch = batch or training.batch
         raise UserError(
-            f"out of GPU memory with {math.ceil(batch / place.world)} pictures on a GPU ({batch} a "
-            f"step over {place.world}); lower {setting} or network.image_size, or give the model more gpus"
+            f"out of GPU memory with {math.ceil(batch / group.world_size)} pictures on a GPU ({batch} a "
+            f"step over {group.world_size}); lower {setting} or network.image_size, or give the model more gpus"
         ) from None
 
 

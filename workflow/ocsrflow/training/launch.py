@@ -132,14 +132,14 @@ def _status(failures: "dict[int, ProcessFailure]") -> int:
     began = min(failure.timestamp for failure in failures.values())
     codes = {rank: failure.exitcode for rank, failure in failures.items() if failure.timestamp < began + 20}
     stopped = (STOPPED, -signal.SIGTERM, -signal.SIGUSR1)
-    told = [code for code in codes.values() if code > 0 and code != STOPPED]
+    reported = [code for code in codes.values() if code > 0 and code != STOPPED]
     for rank, code in codes.items():
         # The others lose the connection and say so, which is no reason to be silent about the one that was killed.
-        if code == -signal.SIGKILL or (code < 0 and code not in stopped and not told):
+        if code == -signal.SIGKILL or (code < 0 and code not in stopped and not reported):
             reasons = {
                 signal.SIGKILL: "it may have been out of memory: give the job more, or lower training.batch",
                 signal.SIGBUS: "shared memory (/dev/shm) or the disk may be full; enlarge it (docker run --shm-size)",
             }
             reason = f"; {reasons[signal.Signals(-code)]}" if -code in reasons else ""
             raise UserError(f"rank {rank} was killed by {signal.Signals(-code).name}{reason}")
-    return told[0] if told else STOPPED
+    return reported[0] if reported else STOPPED

@@ -36,15 +36,15 @@ def run(trainer: Trainer) -> None:
                 minimise_risk(trainer, risk)
         except Stopped as stopped:
             trainer.save()
-            trainer.place.broadcast(None)  # torchrun ends the others when one has left: not before the first has saved
-            trainer.recorder.close("KILLED", patience=5.0)
-            if trainer.place.first:
+            trainer.group.broadcast(None)  # torchrun ends the others when one has left: not before the first has saved
+            trainer.training_log.close("KILLED", patience=5.0)
+            if trainer.group.is_main:
                 what = f"{stopped} at step {state.steps}; saved, the same command goes on from here"
                 with suppress(BrokenPipeError):
                     print(f"{trainer.name}: {what}", flush=True)
             sys.exit(stopped.status)
     except Exception:
-        trainer.recorder.close("FAILED", patience=5.0)
+        trainer.training_log.close("FAILED", patience=5.0)
         raise
 
 
@@ -56,18 +56,18 @@ def train_epochs(trainer: Trainer) -> None:
     Stopped
         At a step boundary, when a signal told a process to stop; the state is right for a checkpoint.
     """
-    state, training, place, epochs = trainer.state, trainer.training, trainer.place, trainer.epochs
+    state, training, group, epochs = trainer.state, trainer.training, trainer.group, trainer.epochs
     engine = trainer.engine
     assert isinstance(engine, Engine)
     # One stream over all epochs: readers start once, and read on during a validation.
     loader = trainer.loader(epochs.stream(state.epoch, state.step, training.epochs), training.batch)
-    bar = progress(total=trainer.steps, initial=state.steps, what=trainer.name, unit="steps", shown=place.first)
+    bar = progress(total=trainer.steps, initial=state.steps, what=trainer.name, unit="steps", shown=group.is_main)
     with closing(iter(loader)) as stream, bar:
         while state.epoch < training.epochs and state.stale < (training.patience or math.inf):
             trainer.reader.train()
-            meter = Meter(trainer.flops, trainer.peak, place)
+            meter = Meter(trainer.flops, trainer.peak, group)
             for share in islice(epochs.epoch(state.epoch), state.step, None):
-                batch = meter.wait(stream, share)
+                batch = meter.next_batch(stream, share)
                 trainer.pending.append((share, engine.step(batch, share, state.steps)))
                 state.step, state.steps = state.step + 1, state.steps + 1
                 if state.steps % LOG_STEPS == 0 or state.step == len(epochs):
@@ -96,13 +96,13 @@ def minimise_risk(trainer: Trainer, risk: Risk) -> None:
     Stopped
         As :func:`train_epochs`.
     """
-    state, training, place, epochs = trainer.state, trainer.training, trainer.place, trainer.risk_epochs
+    state, training, group, epochs = trainer.state, trainer.training, trainer.group, trainer.risk_epochs
     if state.phase == CROSS_ENTROPY:
         if not trainer.best:  # no epoch before it: the parent's weights are those to be improved
             trainer.validate()
         state.phase = MINIMUM_RISK
         trainer.reader.load_state_dict(trainer.best)
-        trainer.engine = RiskEngine(trainer.reader, training, risk, place)
+        trainer.engine = RiskEngine(trainer.reader, training, risk, group)
     engine, done = trainer.engine, state.risk_steps
     assert isinstance(engine, RiskEngine)
     # Epochs are numbered on from those of the cross-entropy, so that each has another order.
@@ -114,14 +114,14 @@ def minimise_risk(trainer: Trainer, risk: Risk) -> None:
 
     loader = trainer.loader((share.positions for share in shares()), risk.batch, "training.risk.batch")
     what = f"{trainer.name}, minimum risk"
-    bar = progress(total=risk.steps, initial=done, what=what, unit="steps", shown=place.first)
-    memory = enough_memory(training, place, batch=risk.batch, setting="training.risk.batch or candidates")
+    bar = progress(total=risk.steps, initial=done, what=what, unit="steps", shown=group.is_main)
+    memory = enough_memory(training, group, batch=risk.batch, setting="training.risk.batch or candidates")
     rewards = Rewards(risk.reward, processes=trainer.workers)
     with memory, rewards, closing(iter(loader)) as stream, bar:
         validate_if_due(trainer, risk)  # where it was stopped in a validation
-        meter = Meter(trainer.flops, None, place)
+        meter = Meter(trainer.flops, None, group)
         for share in shares():
-            batch = meter.wait(stream, share)
+            batch = meter.next_batch(stream, share)
             trainer.pending.append((share, engine.step(batch, share, state.steps, rewards)))
             state.risk_steps, state.steps = state.risk_steps + 1, state.steps + 1
             if state.risk_steps % LOG_STEPS == 0 or state.risk_steps == risk.steps:

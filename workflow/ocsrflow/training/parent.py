@@ -62,8 +62,8 @@ class Parent:
 
     def record(self) -> dict[str, str]:
         """What its child's model.json says of it: name, key, folder and SHA-256 of its weights."""
-        known = {key: str(self.facts.get(key, "")) for key in ("name", "key")}
-        return {**known, "folder": str(self.folder), "weights": sha256(self.weights)}
+        named = {key: str(self.facts.get(key, "")) for key in ("name", "key")}
+        return {**named, "folder": str(self.folder), "weights": sha256(self.weights)}
 
     def check(self, network: Network, split: Split | None, vocabulary: list[str] | None = None) -> None:
         """Look whether a model may start from this one.

@@ -92,7 +92,7 @@ class RiskEngine:
     In place of :class:`ocsrflow.training.engine.Engine`, of whose optimiser and averages nothing is taken over.
     """
 
-    def __init__(self, reader: Reader, training: Training, risk: Risk, place: ProcessGroup) -> None:
+    def __init__(self, reader: Reader, training: Training, risk: Risk, group: ProcessGroup) -> None:
         """Begin with the network as it is.
 
         Parameters
@@ -103,10 +103,10 @@ class RiskEngine:
             How it was trained before; augmentation and longest text remain.
         risk
             How it is trained now.
-        place
+        group
             This process among the others.
         """
-        self.reader, self.training, self.risk, self.place = reader.eval(), training, risk, place
+        self.reader, self.training, self.risk, self.group = reader.eval(), training, risk, group
         self.parameters = [value for value in reader.parameters() if value.requires_grad]
         self.optimiser = torch.optim.Adam(self.parameters, lr=risk.lr, fused=True)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -114,7 +114,7 @@ class RiskEngine:
         )
 
     @property
-    def judged(self) -> Reader:
+    def evaluated(self) -> Reader:
         """The network that is validated and kept."""
         return self.reader
 
@@ -136,9 +136,9 @@ class RiskEngine:
         (3,), this process's parts of the means over the pictures of all processes: risk, cross-entropy a token of the
         right text in nats, reward of the likeliest text of the beam search. The parts of all processes add up.
         """
-        risk, place, reader = self.risk, self.place, self.reader
+        risk, group, reader = self.risk, self.group, self.reader
         right = [[token for token in row if token > END] for row in batch.tokens.tolist()]
-        pictures = augmented(batch.pictures.to(place.device, non_blocking=True), self.training, number, place)
+        pictures = augmented(batch.pictures.to(group.device, non_blocking=True), self.training, number, group)
         with reader.autocast():
             features = reader.encoder(pictures)
         # In a block of its own: weights that autocast has cast without gradients would be used again by the next pass.
@@ -154,8 +154,8 @@ class RiskEngine:
         table = likelihoods.new_zeros(likelihoods.shape, device="cpu")
         for row, own in zip(table, worth, strict=True):
             row[: len(own)] = torch.tensor(list(own.values()))
-        risks = expected_error(likelihoods, table.to(place.device), risk.alpha)
-        entropies = -likelihoods[:, 0] / torch.tensor([len(text) + 1 for text in right], device=place.device)
+        risks = expected_error(likelihoods, table.to(group.device), risk.alpha)
+        entropies = -likelihoods[:, 0] / torch.tensor([len(text) + 1 for text in right], device=group.device)
         best = [own[decode(texts[0].tokens)] for own, texts in zip(worth, found, strict=True)]
         self._update((risks + risk.cross_entropy_weight * entropies).sum() / share.pictures)
         sums = [risks.detach().sum(), entropies.detach().sum(), risks.new_tensor(sum(best))]
@@ -166,9 +166,9 @@ class RiskEngine:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         gradients = [value.grad for value in self.parameters if value.grad is not None]
-        if self.place.world > 1:
-            together = self.place.total(torch.cat([gradient.flatten() for gradient in gradients]))
-            parts = torch.split(together, [gradient.numel() for gradient in gradients])
+        if self.group.world_size > 1:
+            flat = self.group.all_reduce(torch.cat([gradient.flatten() for gradient in gradients]))
+            parts = torch.split(flat, [gradient.numel() for gradient in gradients])
             for gradient, summed in zip(gradients, parts, strict=True):
                 gradient.copy_(summed.view_as(gradient))
         torch.nn.utils.clip_grad_norm_(self.parameters, LARGEST_NORM)

@@ -21,7 +21,7 @@ from .process_group import ProcessGroup
 class Meter:
     """Counts and clocks between two lines of metrics."""
 
-    def __init__(self, flops: tuple[float, float], peak: float | None, place: ProcessGroup) -> None:
+    def __init__(self, flops: tuple[float, float], peak: float | None, group: ProcessGroup) -> None:
         """Start.
 
         Parameters
@@ -30,23 +30,23 @@ class Meter:
             Floating-point operations for each picture, and for each token on top.
         peak
             Those that the device could do in a second; None where that is not known.
-        place
+        group
             This process among the others.
         """
-        self.flops, self.peak, self.place = flops, peak, place
+        self.flops, self.peak, self.group = flops, peak, group
         self.restart()
 
     def restart(self) -> None:
         """Count from here."""
         self.since, self.waited = time.perf_counter(), 0.0
-        self.everyones = self.pictures = self.tokens = 0
+        self.all_pictures = self.pictures = self.tokens = 0
 
-    def wait(self, stream: Any, share: Share) -> Any:
+    def next_batch(self, stream: Any, share: Share) -> Any:
         """The next batch."""
         before = time.perf_counter()
         batch = next(stream)
         self.waited += time.perf_counter() - before
-        self.everyones += share.pictures
+        self.all_pictures += share.pictures
         self.pictures += len(batch.positions)
         self.tokens += len(batch.targets)
         return batch
@@ -60,11 +60,11 @@ class Meter:
         per_picture, per_token = self.flops
         flops = (self.pictures * per_picture + self.tokens * per_token) / seconds
         values = {
-            "images_per_second": self.everyones / seconds,
+            "images_per_second": self.all_pictures / seconds,
             "data_wait": self.waited / seconds,
             "teraflops": flops / 1e12,
         }
-        if self.place.cuda:
+        if self.group.cuda:
             values["gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         if self.peak:
             values["mfu"] = flops / self.peak
@@ -102,12 +102,12 @@ PEAKS = {
 OTHER_KIND = re.compile(r"laptop|mobile|max|ti|super|d|mig|\d+[abcq]")
 
 
-def _adding_product(_: list[int], first: list[int], second: list[int], **__: object) -> int:
+def _addmm_flops(_: list[int], first: list[int], second: list[int], **__: object) -> int:
     """Operations of ``addmm_``, from the shapes of its arguments."""
     return 2 * first[0] * first[1] * second[1]
 
 
-def _backward_convolution(d_out: list[int], _: list[int], weights: list[int], *others: Any, **__: object) -> int:
+def _convolution_backward_flops(d_out: list[int], _: list[int], weights: list[int], *others: Any, **__: object) -> int:
     """Operations of a convolution's backward pass, from shapes: to the input and to the weights as many each.
 
     What the counter has of its own takes a grouped convolution's weights for as large as without groups.
@@ -117,31 +117,26 @@ def _backward_convolution(d_out: list[int], _: list[int], weights: list[int], *o
 
 
 # What PyTorch's counter does not know (products that add to what is there already), or counts wrong.
-MENDED = {
-    torch.ops.aten.addmm_: _adding_product,
-    torch.ops.aten.convolution_backward: _backward_convolution,
+CORRECTED = {
+    torch.ops.aten.addmm_: _addmm_flops,
+    torch.ops.aten.convolution_backward: _convolution_backward_flops,
 }
 
 
 def peak(device: torch.device) -> float | None:
-    """Floating-point operations a second that a device could do in bfloat16; None where its data sheet is not here."""
+    """Floating-point operations a second that a device could do in bfloat16; None where it is not in :data:`PEAKS`.
+
+    A GPU's name, as the driver gives it, is compared word by word: an RTX A4000 is no A40, and an H100 PCIe no H100.
+    """
     if device.type != "cuda":
         return None
-    return peak_of(torch.cuda.get_device_name(device))
-
-
-def peak_of(name: str) -> float | None:
-    """Of a GPU by its name, as the driver gives it; None where it is not in :data:`PEAKS`.
-
-    Names are compared word by word: an RTX A4000 is no A40, and an H100 PCIe no H100.
-    """
-    words = re.findall(r"[a-z0-9]+", name.lower())
+    words = re.findall(r"[a-z0-9]+", torch.cuda.get_device_name(device).lower())
     if any(OTHER_KIND.fullmatch(word) for word in words):
         return None
     # Of those whose words are all in the name the one with most words.
-    known = {frozenset(key.lower().split()): value for key, value in PEAKS.items()}
-    fitting = [key for key in known if key <= set(words)]
-    return known[max(fitting, key=len)] if fitting else None
+    peaks = {frozenset(key.lower().split()): value for key, value in PEAKS.items()}
+    fitting = [key for key in peaks if key <= set(words)]
+    return peaks[max(fitting, key=len)] if fitting else None
 
 
 def training_flops(network: Network, vocabulary: int, shape: tuple[int, int, int]) -> tuple[float, float]:
@@ -163,22 +158,22 @@ def training_flops(network: Network, vocabulary: int, shape: tuple[int, int, int
     with torch.random.fork_rng(devices=[]):  # no random number of the training is used up
         with torch.device("meta"):  # shapes alone
             encoder = Encoder(network)
-            with FlopCounterMode(display=False, custom_mapping=MENDED) as counter:
+            with FlopCounterMode(display=False, custom_mapping=CORRECTED) as counter:
                 features = encoder(torch.zeros(2, *shape, dtype=torch.uint8))  # one picture has no batch statistics
                 features.sum().backward()
         decoder = Decoder(encoder.channels, network.dim, vocabulary, network.dropout, network.grid)
         one, two, longer = (
-            _of_decoding(decoder, torch.zeros(pictures, *features.shape[1:]), tokens)
+            _decoding_flops(decoder, torch.zeros(pictures, *features.shape[1:]), tokens)
             for pictures, tokens in ((1, 2), (2, 2), (1, 12))
         )
-    for_token = (longer - one) / 10
+    per_token = (longer - one) / 10
     # What a batch costs whatever is in it, the tokens' products, is no picture's.
-    return counter.get_total_flops() / 2 + two - one - 2 * for_token, for_token
+    return counter.get_total_flops() / 2 + two - one - 2 * per_token, per_token
 
 
-def _of_decoding(decoder: Decoder, features: Tensor, tokens: int) -> int:
+def _decoding_flops(decoder: Decoder, features: Tensor, tokens: int) -> int:
     texts = torch.full((len(features), tokens), START)
-    with FlopCounterMode(display=False, custom_mapping=MENDED) as counter:
+    with FlopCounterMode(display=False, custom_mapping=CORRECTED) as counter:
         scores, penalty = decoder(features.requires_grad_(), texts, [len(features)] * tokens)
         (scores.sum() + penalty).backward()
     return int(counter.get_total_flops())

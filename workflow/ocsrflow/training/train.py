@@ -18,14 +18,14 @@ from ..runtime.code_version import code_version
 from ..runtime.errors import UserError
 from ..runtime.files import sha256, whole, write_json, write_text
 from ..runtime.slurm_job import as_tags, of_cluster
-from ..tracking.live_curves import Mirror
+from ..tracking.live_curves import LiveCurves
 from .checkpoints import Checkpoints
 from .engine import enough_memory
 from .loop import run
 from .parent import Parent
 from .process_group import ProcessGroup, join
 from .trainer import MINIMUM_RISK, Trainer
-from .training_log import Recorder
+from .training_log import TrainingLog
 
 
 def train(
@@ -85,9 +85,9 @@ def train(
         When the data set is too small, the weights do not fit, the GPU's memory is too small, the loss is not a
         number, or the training may not start from the parent that ``network.pretrained`` names.
     """
-    place = join(threads)
-    with place.together(), ExitStack() as stack:
-        packed = _checked(Packed(data), name, training, place)
+    group = join(threads)
+    with group.active(), ExitStack() as stack:
+        packed = _checked(Packed(data), name, training, group)
         parent = Parent.read(Path(network.parent)) if network.parent is not None else None
         if parent:
             parent.check(network, packed.split_into, packed.vocabulary)
@@ -99,34 +99,34 @@ def train(
         if parent:
             take_up(reader, parent.description, parent.weights)
         # From here on training.precision is the one that is used.
-        precision = place.broadcast(reader.set_precision(training.precision, place.device))
+        precision = group.broadcast(reader.set_precision(training.precision, group.device))
         training = training.model_copy(update={"precision": precision})
-        if place.first:
-            warn_if_slow(precision, place.device)
-        about: dict[str, Any] = {
+        if group.is_main:
+            warn_if_slow(precision, group.device)
+        settings: dict[str, Any] = {
             "network": network.model_dump(),
             "training": training.model_dump(),
             "vocabulary": packed.vocabulary,
             "parent": parent.record() if parent else None,
         }
         key = _key(packed, network, training, parent.weights if parent else weights)
-        saved = Checkpoints(checkpoints / f"{name}-{key}", key, about)
-        stack.enter_context(enough_memory(training, place))
-        if place.first:
-            stack.enter_context(saved.alone())
-        trainer = Trainer(name, packed, network, training, place, reader, saved, threads, checkpoint_minutes)
+        saved = Checkpoints(checkpoints / f"{name}-{key}", key, settings)
+        stack.enter_context(enough_memory(training, group))
+        if group.is_main:
+            stack.enter_context(saved.lock())
+        trainer = Trainer(name, packed, network, training, group, reader, saved, threads, checkpoint_minutes)
         trainer.resume()
         history = trainer.state.history
-        mirror = Mirror(
-            tracking if place.first else None,
+        curves = LiveCurves(
+            tracking if group.is_main else None,
             key=key,
             name=name,
-            parameters={part: about[part] for part in ("network", "training")} | {"dataset": dataset},
+            parameters={part: settings[part] for part in ("network", "training")} | {"dataset": dataset},
             tags={**as_tags(of_cluster()), f"data.{dataset}": packed.digest},
         )
-        trainer.recorder = Recorder(saved.folder / "metrics.jsonl" if place.first else None, history, mirror)
+        trainer.training_log = TrainingLog(saved.folder / "metrics.jsonl" if group.is_main else None, history, curves)
         run(trainer)
-        if not place.first:
+        if not group.is_main:
             return
         with whole(out) as part:
             save_file({k: v.contiguous() for k, v in trainer.best.items()}, part)
@@ -139,12 +139,12 @@ def train(
             # What it learnt to read, so that pictures from elsewhere can be fitted to the same frame.
             "depiction": packed.depiction.model_dump(),
             "split": packed.split_into.model_dump() if packed.split_into else None,
-            **about,
+            **settings,
             **of_cluster(),
             **trainer.facts(),
         }
         write_json(description, facts)
-        trainer.recorder.close("FINISHED")
+        trainer.training_log.close("FINISHED")
         state = trainer.state
         print(
             f"{name}: best validation Tanimoto {state.best:.4f} after epoch {state.best_epoch} of {state.epoch}"
@@ -152,14 +152,16 @@ def train(
         )
 
 
-def _checked(packed: Packed, name: str, training: Training, place: ProcessGroup) -> Packed:
+def _checked(packed: Packed, name: str, training: Training, group: ProcessGroup) -> Packed:
     """The data set, large enough for a validation, and batches for every process."""
     if not len(packed.members("validation")):
         raise UserError(f"{packed.path}: its validation split is empty; draw more molecules or give it a larger share")
-    if training.batch < place.world:
-        raise UserError(f"{name}: training.batch {training.batch} is too small for {place.world} processes")
-    if training.risk is not None and training.risk.batch < place.world:
-        raise UserError(f"{name}: training.risk.batch {training.risk.batch} is too small for {place.world} processes")
+    batches = {"training.batch": training.batch}
+    if training.risk is not None:
+        batches["training.risk.batch"] = training.risk.batch
+    for setting, batch in batches.items():
+        if batch < group.world_size:
+            raise UserError(f"{name}: {setting} {batch} is too small for {group.world_size} processes")
     return packed
 
 

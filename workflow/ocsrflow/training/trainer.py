@@ -23,7 +23,7 @@ from .engine import Engine
 from .process_group import ProcessGroup
 from .risk import RiskEngine
 from .throughput import medians, peak, training_flops
-from .training_log import Recorder
+from .training_log import TrainingLog
 from .validation import validate
 
 CROSS_ENTROPY, MINIMUM_RISK = "cross_entropy", "minimum_risk"  # the phases of a training, in their order
@@ -61,44 +61,44 @@ class Trainer:
     packed: Packed
     network: Network
     training: Training
-    place: ProcessGroup
+    group: ProcessGroup
     reader: Reader
     checkpoints: Checkpoints
     threads: int
     checkpoint_minutes: float
 
     def __post_init__(self) -> None:
-        training, place = self.training, self.place
-        self.workers = max(1, self.threads // place.world)  # of this process
+        training, group = self.training, self.group
+        self.workers = max(1, self.threads // group.world_size)  # of this process
         self.members = self.packed.members("train")
         self.epochs = self._epochs(training.batch, "training.batch")
         if training.risk is not None:  # here, so that a batch that is too large is found before all else
             self.risk_epochs = self._epochs(training.risk.batch, "training.risk.batch")
         self.steps = len(self.epochs) * training.epochs
-        self.engine: Engine | RiskEngine = Engine(self.reader, training, place, self.steps)
+        self.engine: Engine | RiskEngine = Engine(self.reader, training, group, self.steps)
         self.flops = training_flops(self.network, len(self.packed.vocabulary), self.packed.shape)
-        self.peak = peak(place.device)
+        self.peak = peak(group.device)
         self.state: TrainState
-        self.recorder: Recorder
+        self.training_log: TrainingLog
         self.best: dict[str, Tensor] = {}  # the weights to be kept, on the host
         self.pending: list[tuple[Share, Tensor]] = []  # steps whose loss has not been looked at
         self.last: Share  # the last one that was
         self.began = self.last_save = time.monotonic()
 
     def _epochs(self, batch: int, setting: str) -> Epochs:
-        rank, world, seed = self.place.rank, self.place.world, self.training.seed
-        return Epochs(self.packed, self.members, batch, seed=seed, rank=rank, world=world, setting=setting)
+        rank, world_size, seed = self.group.rank, self.group.world_size, self.training.seed
+        return Epochs(self.packed, self.members, batch, seed=seed, rank=rank, world_size=world_size, setting=setting)
 
     def loader(self, batches: Iterable[NDArray[np.int64]], batch: int, setting: str = "training.batch") -> Loader:
         """Reads this process's part of global batches of ``batch`` pictures, ahead where a GPU trains."""
-        cuda, largest = self.place.cuda, math.ceil(batch / self.place.world)
+        cuda, largest = self.group.cuda, math.ceil(batch / self.group.world_size)
         workers = self.workers if cuda else 0
         return Loader(self.packed, batches, largest, workers=workers, pin=cuda, setting=setting)
 
     def log(self, values: dict[str, float]) -> None:
         """A line of metrics."""
         state = self.state
-        self.recorder.log(values, step=state.steps, epoch=state.current_epoch, phase=state.phase)
+        self.training_log.log(values, step=state.steps, epoch=state.current_epoch, phase=state.phase)
 
     def validate(self) -> None:
         """Score the weights on the validation split, and keep them where they are the best so far.
@@ -109,17 +109,17 @@ class Trainer:
             When a loss or a weight is not a number.
         """
         self._check_finite()
-        state, judged = self.state, self.engine.judged
-        self.place.align(judged)
+        state, evaluated = self.state, self.engine.evaluated
+        self.group.broadcast_buffers(evaluated)
         with torch.compiler.set_stance("force_eager"):  # its batches have other sizes, not worth a compilation
-            scores = validate(judged, self.packed, self.training, self.place)
+            scores = validate(evaluated, self.packed, self.training, self.group)
         state.stale += 1
         if scores["tanimoto"] > state.best:
             state.best, state.best_epoch, state.best_phase = scores["tanimoto"], state.current_epoch, state.phase
             state.stale = 0
-            self.best = {k: v.detach().cpu().clone() for k, v in judged.state_dict().items()}
+            self.best = {k: v.detach().cpu().clone() for k, v in evaluated.state_dict().items()}
         self.log({f"validation_{key}": value for key, value in scores.items()})
-        if self.place.first:
+        if self.group.is_main:
             shown = ", ".join(f"{key} {value:.4f}" for key, value in scores.items())
             where = f"epoch {state.current_epoch}/{self.training.epochs}"
             if self.training.risk is not None and state.phase == MINIMUM_RISK:
@@ -143,7 +143,7 @@ class Trainer:
     def _collect_losses(self) -> None:
         if not self.pending:
             return
-        losses = self.place.total(torch.stack([loss for _, loss in self.pending])).cpu()
+        losses = self.group.all_reduce(torch.stack([loss for _, loss in self.pending])).cpu()
         first = self.state.steps - len(losses) + 1
         for step, (loss, (share, _)) in enumerate(zip(losses, self.pending, strict=True), first):
             if not bool(loss.isfinite().all()):
@@ -160,7 +160,7 @@ class Trainer:
 
     def _refuse(self, what: str, share: Share) -> NoReturn:
         """End the training for non-finite values, found in or after a batch."""
-        ids = ", ".join(str(cid) for cid in self.packed.cid[share.everyones])
+        ids = ", ".join(str(cid) for cid in self.packed.cid[share.all_positions])
         kept = self.checkpoints.paths()
         raise UserError(
             f"{self.name}: {what}; lower the learning rates or the gradient clip. "
@@ -175,7 +175,7 @@ class Trainer:
         Stopped
             When a signal told a process to stop; the state is right for a checkpoint.
         """
-        due = self.place.check_stop(due=time.monotonic() - self.last_save > 60 * self.checkpoint_minutes)
+        due = self.group.check_stop(due=time.monotonic() - self.last_save > 60 * self.checkpoint_minutes)
         if due:
             self.save()
         return due
@@ -191,38 +191,38 @@ class Trainer:
         self._check_finite()
         self.state.seconds = time.monotonic() - self.began
         own = {"cpu": torch.get_rng_state()}
-        if self.place.cuda:
+        if self.group.cuda:
             own["cuda"] = torch.cuda.get_rng_state()
-        random = self.place.all_gather(own)
-        if self.place.first:
+        random = self.group.all_gather(own)
+        if self.group.is_main:
             parts = {"engine": self.engine.state(), "state": asdict(self.state), "best": self.best, "random": random}
             self.checkpoints.save(self.state.steps, parts)
         self.last_save = time.monotonic()
 
     def resume(self) -> None:
         """Take up the newest checkpoint that can be read; a new training where there is none."""
-        place = self.place
-        found = self.checkpoints.newest() if place.first else None
-        path = place.broadcast(found[0] if found else None)
+        group = self.group
+        found = self.checkpoints.newest() if group.is_main else None
+        path = group.broadcast(found[0] if found else None)
         if path is None:
             # Dropout differs between processes.
-            torch.manual_seed(self.training.seed + 1 + place.rank)
+            torch.manual_seed(self.training.seed + 1 + group.rank)
             self.state = TrainState()
             return
         parts = found[1] if found else self.checkpoints.load(path)
         self.state = state = TrainState(**parts["state"])
         self.began = time.monotonic() - state.seconds
         if state.phase == MINIMUM_RISK and self.training.risk is not None:
-            self.engine = RiskEngine(self.reader, self.training, self.training.risk, place)
+            self.engine = RiskEngine(self.reader, self.training, self.training.risk, group)
         self.engine.load(parts["engine"])
         self.best = parts["best"]
-        if len(parts["random"]) == place.world:
-            torch.set_rng_state(parts["random"][place.rank]["cpu"])
-            if place.cuda and "cuda" in parts["random"][place.rank]:
-                torch.cuda.set_rng_state(parts["random"][place.rank]["cuda"])
+        if len(parts["random"]) == group.world_size:
+            torch.set_rng_state(parts["random"][group.rank]["cpu"])
+            if group.cuda and "cuda" in parts["random"][group.rank]:
+                torch.cuda.set_rng_state(parts["random"][group.rank]["cuda"])
         else:
-            torch.manual_seed(self.training.seed + 1 + place.rank + state.steps * place.world)
-        if place.first:
+            torch.manual_seed(self.training.seed + 1 + group.rank + state.steps * group.world_size)
+        if group.is_main:
             where = f"epoch {state.current_epoch}, step {state.steps}"
             print(f"{self.name}: going on from {path}, {where}", flush=True)
 
@@ -237,9 +237,9 @@ class Trainer:
             "best_phase": state.best_phase,
             "validation_tanimoto": state.best,
             "seconds": round(state.seconds, 1),
-            "processes": self.place.world,
+            "processes": self.group.world_size,
             "precision": self.reader.encoder.precision,
-            "device": torch.cuda.get_device_name() if self.place.cuda else f"CPU, {self.threads} threads",
+            "device": torch.cuda.get_device_name() if self.group.cuda else f"CPU, {self.threads} threads",
             "speed": medians([line for line in state.history if line["phase"] == CROSS_ENTROPY]),
             "risk_speed": medians([line for line in state.history if line["phase"] == MINIMUM_RISK]),
         }

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from ..tracking.live_curves import Mirror
+from ..tracking.live_curves import LiveCurves
 
 Line = dict[str, Any]
 
 
-class Recorder:
+class TrainingLog:
     """The lines of one training, in memory, in a file and on their way to MLflow."""
 
-    def __init__(self, live: Path | None, history: list[Line], mirror: Mirror) -> None:
+    def __init__(self, live: Path | None, history: list[Line], curves: LiveCurves) -> None:
         """Go on from the lines there are.
 
         Parameters
@@ -23,10 +23,10 @@ class Recorder:
             JSON lines file that grows with the training; None writes none.
         history
             Lines of before; new ones are appended to it.
-        mirror
+        curves
             Where they are sent, too.
         """
-        self.history, self._mirror = history, mirror
+        self.history, self._curves = history, curves
         self._file: IO[str] | None = None
         self._closed = False
         if live is not None:
@@ -51,7 +51,7 @@ class Recorder:
 
     def _send(self, line: Line) -> None:
         values = {key: value for key, value in line.items() if key not in ("step", "epoch", "phase", "time")}
-        self._mirror.point(values, int(line["step"]), int(line["time"] * 1000))
+        self._curves.point(values, int(line["step"]), int(line["time"] * 1000))
 
     def close(self, status: str, **patience: float) -> None:
         """End the file and the MLflow run, once."""
@@ -59,4 +59,4 @@ class Recorder:
             self._closed = True
             if self._file is not None:
                 self._file.close()
-            self._mirror.close(status, **patience)
+            self._curves.close(status, **patience)

@@ -22,7 +22,7 @@ from .process_group import ProcessGroup
 from .rewards import Pair, Score, prepare, score
 
 
-def validate(reader: Reader, packed: Packed, training: Training, place: ProcessGroup) -> dict[str, float]:
+def validate(reader: Reader, packed: Packed, training: Training, group: ProcessGroup) -> dict[str, float]:
     """Score a network on the first pictures of the validation split; the processes share the work.
 
     Texts are parsed in a process of their own meanwhile: what a network writes can hold RDKit up for minutes, or crash
@@ -39,47 +39,42 @@ def validate(reader: Reader, packed: Packed, training: Training, place: ProcessG
         Between two batches, when a signal told a process to stop.
     """
     members = packed.members("validation")[: training.validation_size]
-    totals = np.zeros(5)  # entropy, tokens, similarity, valid, pictures
+    totals = np.zeros(5)  # cross-entropy, tokens, similarity, valid, pictures
     work = partial(attempts, score)
     waiting: list[tuple[Sequence[Pair], Iterator[Score | Failed]]] = []
     reader.eval()
-    # As many parts for each process, since they talk between two; a last one may be empty.
-    own = [
-        members[at : at + training.batch][place.rank :: place.world] for at in range(0, len(members), training.batch)
-    ]
-    loader = iter(
-        Loader(
-            packed, [part for part in own if len(part)], math.ceil(training.batch / place.world), workers=0, pin=False
-        )
-    )
+    # Each process takes its part of every batch, so that all reach check_stop equally often; a last part may be empty.
+    batches = [members[at : at + training.batch] for at in range(0, len(members), training.batch)]
+    parts = [batch[group.rank :: group.world_size] for batch in batches]
+    largest = math.ceil(training.batch / group.world_size)
+    loader = iter(Loader(packed, [part for part in parts if len(part)], largest, workers=0, pin=False))
     with (
         torch.inference_mode(),
         reader.autocast(),
-        progress(total=len(own), what="validating", unit="batches", shown=place.first, leave=False) as bar,
+        progress(total=len(parts), what="validating", unit="batches", shown=group.is_main, leave=False) as bar,
         Pool(prepare) as pool,
     ):
-        for part in own:
-            place.check_stop()
+        for part in parts:
+            group.check_stop()
             if not len(part):
                 continue
             batch = next(loader)
-            features = reader.encoder(batch.pictures.to(place.device))
-            scores, _ = reader.decoder(features, batch.tokens.to(place.device), batch.steps)
-            targets = batch.targets.to(place.device)
-            entropy = nn.functional.cross_entropy(scores.float(), targets, reduction="sum")
+            features = reader.encoder(batch.pictures.to(group.device))
+            scores, _ = reader.decoder(features, batch.tokens.to(group.device), batch.steps)
+            targets = batch.targets.to(group.device)
+            cross_entropy = nn.functional.cross_entropy(scores.float(), targets, reduction="sum")
             found = search(reader.decoder, features, training.decode_length)
             texts = [decode(candidates[0].tokens) for candidates in found]
             pairs = list(zip(texts, (decode(packed.tokens_of(at)) for at in batch.positions), strict=True))
             for at in range(0, len(pairs), CHUNK):
                 chunk = pairs[at : at + CHUNK]
                 waiting.append((chunk, pool.schedule(work, chunk, LIMIT)))
-            totals += [float(entropy), len(targets), 0, 0, len(texts)]
+            totals += [float(cross_entropy), len(targets), 0, 0, len(texts)]
             bar.update()
-        for asked, scored in waiting:
-            for (text, _), found_or_failed in zip(asked, scored, strict=True):
-                similarity, valid = _or_invalid(found_or_failed, text)
-                totals[2:4] += similarity, valid
-    summed = place.total(torch.tensor(totals, device=place.device))
+        for chunk, results in waiting:
+            for (text, _), result in zip(chunk, results, strict=True):
+                totals[2:4] += _or_invalid(result, text)
+    summed = group.all_reduce(torch.tensor(totals, device=group.device))
     loss, tokens, similarities, valids, pictures = summed.cpu().tolist()
     return {"loss": loss / tokens, "tanimoto": similarities / pictures, "validity": valids / pictures}
 
