@@ -28,7 +28,7 @@ from ocsrflow.config.experiment import load
 from ocsrflow.config.network import Network
 from ocsrflow.network.beam_search import Candidate, search
 from ocsrflow.network.decoder import Decoder
-from ocsrflow.network.model import Reader
+from ocsrflow.network.model import EncoderDecoder
 from torch import Tensor
 
 LONGEST = 140
@@ -174,7 +174,7 @@ def latency(options: argparse.Namespace) -> None:
     for model in members:
         reader = on_gpu(model.network.model_copy(update={"pretrained": "none", "frozen_children": 0}))
 
-        def read(beams: int, reader: Reader = reader) -> object:
+        def read(beams: int, reader: EncoderDecoder = reader) -> object:
             with reader.autocast():
                 return search(reader.decoder, reader.encoder(picture.cuda()), LONGEST, beams=beams)
 
@@ -187,10 +187,10 @@ def latency(options: argparse.Namespace) -> None:
     print(f"| one after the other | {totals[1]:.4f} | {totals[5]:.4f} | {TALK_ENSEMBLE} |")
 
 
-def on_gpu(network: Network) -> Reader:
+def on_gpu(network: Network) -> EncoderDecoder:
     """A model with random weights, whose texts have 40 tokens."""
     torch.manual_seed(0)
-    reader = Reader(network, len(VOCABULARY)).eval()
+    reader = EncoderDecoder(network, len(VOCABULARY)).eval()
     set_clock(reader.decoder, None)
     reader.set_precision("auto", torch.device("cuda"))
     return reader.to("cuda")

@@ -21,7 +21,7 @@ from ocsrflow.config.depiction import Depiction
 from ocsrflow.config.risk import Risk
 from ocsrflow.config.training import Training
 from ocsrflow.network.batches import Batch, Epochs, Loader, Share
-from ocsrflow.network.model import load_reader
+from ocsrflow.network.model import load_model
 from ocsrflow.pictures.packed_file import Packed
 from ocsrflow.training import risk as phase
 from ocsrflow.training.engine import Engine
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     group = join(options.threads)
-    reader, facts = load_reader(options.model / "model.json", options.model / "weights.safetensors", group.device)
+    model, facts = load_model(options.model / "model.json", options.model / "weights.safetensors", group.device)
     risk = Risk(batch=options.batch, candidates=options.candidates)
     training = Training(batch=options.batch, decode_length=facts["training"]["decode_length"], decoder_lr=1e-6)
     with tempfile.TemporaryDirectory() as folder:
@@ -65,7 +65,7 @@ def main() -> None:
             make(Path(folder), None, 20 * options.batch, Depiction(**facts["depiction"]))
         packed = Packed(options.data or Path(folder) / "images.h5")
         measure(
-            phase.RiskEngine(reader, training, risk, group), Engine(reader, training, group, 10**6), packed, options
+            phase.RiskEngine(model, training, risk, group), Engine(model, training, group, 10**6), packed, options
         )
 
 
@@ -73,7 +73,7 @@ def measure(risk: phase.RiskEngine, plain: Engine, packed: Packed, options: argp
     """Print the table."""
     clock: Clock = defaultdict(list)
     wrapped: list[tuple[Any, str, str]] = [
-        (risk.reader.encoder, "forward", "encoder, forward"),
+        (risk.model.encoder, "forward", "encoder, forward"),
         (phase, "search", "beam search"),
         (phase, "log_probabilities", "teacher-forced pass, forward"),
         (risk, "_update", "backward passes and update"),
@@ -85,11 +85,11 @@ def measure(risk: phase.RiskEngine, plain: Engine, packed: Packed, options: argp
     shares = epochs.epoch(0)
 
     def risk_step(batch: Batch, share: Share, number: int) -> None:
-        risk.reader.eval()
+        risk.model.eval()
         risk.step(batch, share, number, rewards)
 
     def plain_step(batch: Batch, share: Share, number: int) -> None:
-        plain.reader.train()
+        plain.model.train()
         plain.step(batch, share, number)
 
     ways = {"a step of minimum risk": risk_step, "a step of cross-entropy": plain_step}

@@ -22,7 +22,7 @@ from ocsrflow.config.depiction import Depiction
 from ocsrflow.config.network import Network
 from ocsrflow.config.training import Training
 from ocsrflow.network.batches import Batch, Epochs, Loader, Share
-from ocsrflow.network.model import Reader
+from ocsrflow.network.model import EncoderDecoder
 from ocsrflow.pictures.packed_file import Packed
 from ocsrflow.training.engine import Engine
 from ocsrflow.training.process_group import ProcessGroup, join
@@ -58,8 +58,8 @@ def measure(encoder: str, packed: Packed, options: argparse.Namespace, group: Pr
         dim=options.dim,
     )
     training = Training(batch=options.batch, compile=options.compile)
-    engine = Engine(Reader(network, len(packed.vocabulary)), training, group, 10**6)
-    engine.reader.train()
+    engine = Engine(EncoderDecoder(network, len(packed.vocabulary)), training, group, 10**6)
+    engine.model.train()
     epochs = Epochs(
         packed, packed.members("train"), training.batch, seed=0, rank=group.rank, world_size=group.world_size
     )

@@ -28,8 +28,7 @@ from ocsrflow.config.training import Training
 from ocsrflow.corpus.filter import filter_corpus
 from ocsrflow.corpus.picture_folder import UNREADABLE, PictureFolder
 from ocsrflow.ensemble.calibrate import Calibration, confidence
-from ocsrflow.network.model import Reader as Net
-from ocsrflow.network.model import load_reader
+from ocsrflow.network.model import EncoderDecoder, load_model
 from ocsrflow.pictures.benchmark_set import benchmark_set
 from ocsrflow.pictures.pack import Places
 from ocsrflow.pictures.packed_file import SPLITS, TEXTS, Packed
@@ -204,7 +203,7 @@ def members(path: Path) -> None:
 
 def weights(path: Path) -> None:
     """``weights.safetensors`` beside the right description."""
-    load_reader(tiny_model() / "model.json", path, torch.device("cpu"))
+    load_model(tiny_model() / "model.json", path, torch.device("cpu"))
 
 
 @functools.cache
@@ -214,7 +213,7 @@ def tiny_model() -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     torch.set_num_threads(1)  # threads that wait for one another take long on a busy machine
     torch.manual_seed(0)
-    save_file(Net(TINY, len(VOCABULARY)).state_dict(), folder / "weights.safetensors")
+    save_file(EncoderDecoder(TINY, len(VOCABULARY)).state_dict(), folder / "weights.safetensors")
     facts = {"network": TINY.model_dump(), "training": Training(batch=16, decode_length=10).model_dump()}
     facts |= {"vocabulary": VOCABULARY, "depiction": SMALL.model_dump(), "name": "tiny", "key": "tiny"}
     (folder / "model.json").write_text(json.dumps(facts))
@@ -319,7 +318,7 @@ def state() -> dict[str, object]:
     optimiser = torch.optim.Adam(network.parameters())
     network(torch.zeros(1, 3))[0].sum().backward()
     optimiser.step()
-    engine = {"reader": network.state_dict(), "optimiser": optimiser.state_dict(), "averaged": None}
+    engine = {"model": network.state_dict(), "optimiser": optimiser.state_dict(), "averaged": None}
     progress = {"epoch": 1, "losses": [0.5], "best": 0.25, "history": [{"loss": 0.5}]}
     random = [{"cpu": torch.get_rng_state()}]
     return {"engine": engine, "state": progress, "best": network.state_dict(), "random": random}

@@ -22,7 +22,7 @@ from ocsrflow.config.depiction import Depiction
 from ocsrflow.config.network import Network
 from ocsrflow.corpus.picture_folder import PictureFolder
 from ocsrflow.evaluation.score import score
-from ocsrflow.network.model import imagenet, load_reader
+from ocsrflow.network.model import imagenet, load_model
 from ocsrflow.pictures.packed_file import Packed
 from ocsrflow.pictures.picture_files import load
 from ocsrflow.runtime.errors import UserError
@@ -122,10 +122,10 @@ def test_hostile_weights_are_refused(tmp_path: Path, pwned: Path) -> None:
     description.write_text(json.dumps(facts))
     shutil.copy(tmp_path / "zip.pth", weights)
     with pytest.raises(UserError, match="damaged, or not the weights"):
-        load_reader(description, weights, torch.device("cpu"))
+        load_model(description, weights, torch.device("cpu"))
     description.write_bytes(pickle.dumps(Bomb(pwned)))
     with pytest.raises(UserError, match="damaged, no JSON"):
-        load_reader(description, weights, torch.device("cpu"))
+        load_model(description, weights, torch.device("cpu"))
 
 
 def test_hostile_data_sets_and_tables_are_data(dataset: Path, tmp_path: Path, pwned: Path) -> None:

@@ -11,7 +11,7 @@ from ocsrflow.config.network import Network
 from ocsrflow.config.training import Training
 from ocsrflow.corpus.sample import sample
 from ocsrflow.evaluation.score import score
-from ocsrflow.network.model import Reader
+from ocsrflow.network.model import EncoderDecoder
 from ocsrflow.pictures.pack import pack
 from ocsrflow.pictures.packed_file import Packed
 from ocsrflow.pictures.render import render
@@ -67,7 +67,7 @@ def make_model(dataset: Path, folder: Path, seed: int) -> Path:
     packed = Packed(dataset / "images.h5")
     folder.mkdir(parents=True)
     torch.manual_seed(seed)
-    save_file(Reader(TINY, len(packed.vocabulary)).state_dict(), folder / "weights.safetensors")
+    save_file(EncoderDecoder(TINY, len(packed.vocabulary)).state_dict(), folder / "weights.safetensors")
     facts = {"network": TINY.model_dump(), "training": Training(batch=16, decode_length=10).model_dump()}
     facts |= {"vocabulary": packed.vocabulary, "depiction": packed.depiction.model_dump()}
     (folder / "model.json").write_text(json.dumps({"name": folder.name, "key": folder.name, **facts}))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from ocsrflow.chem.tokenizer import END, PAD, START
 from ocsrflow.network import beam_search as search_module
 from ocsrflow.network import decoder as decoder_module
-from ocsrflow.network.beam_search import Candidate, attend, likelihood, search
+from ocsrflow.network.beam_search import Candidate, attention, likelihood, search
 from ocsrflow.network.decoder import Decoder
 from torch import Tensor
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def plain(decoder: Decoder, features: Tensor, tokens: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Log-probabilities after start and each token of a text, and the attention, all from the beginning.
 
-    ``features`` are (own cells, channels) of one picture.
+    ``features`` are (encoder cells, channels) of one picture.
     """
     own = math.isqrt(len(features))
     pooled = F.adaptive_avg_pool2d(features.t().unflatten(1, (own, own)), decoder.grid)
@@ -118,9 +118,9 @@ def test_candidates_come_from_the_likeliest_and_their_tokens_multiply_to_them() 
 
 
 @pytest.mark.parametrize("beams", [1, 5])
-@pytest.mark.parametrize("look", [1, 3])
-def test_a_text_does_not_depend_on_the_other_pictures(beams: int, look: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(search_module.LOOK, "cpu", look)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_text_does_not_depend_on_the_other_pictures(beams: int, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(search_module.CHECK_EVERY, "cpu", steps)
     decoder, features = make(3, pictures=24)
     before = features.clone()
     together = search(decoder, features, 20, beams=beams)
@@ -213,7 +213,7 @@ def test_the_likelihood_in_single_precision_is_that_of_the_search() -> None:
 def test_the_attention_is_the_plain_one(own: int) -> None:
     decoder, features = make(own)
     text = [5, 9, 3, 3]
-    ours = attend(decoder, features[1:2], text)
+    ours = attention(decoder, features[1:2], text)
     assert ours.shape == (5, 3, 3)
     torch.testing.assert_close(ours.sum(dim=(1, 2)), torch.ones(5).double())
     torch.testing.assert_close(ours, plain(decoder, features[1], text)[1], rtol=1e-6, atol=1e-8)

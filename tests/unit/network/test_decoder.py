@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from ocsrflow.chem.tokenizer import START, VOCABULARY
-from ocsrflow.network.beam_search import attend, search
+from ocsrflow.network.beam_search import attention, search
 from ocsrflow.network.decoder import Decoder, expansion
 from ocsrflow.network.recurrence import Recurrence, Scratch
 from torch import Tensor
@@ -16,7 +16,7 @@ TOKENS = torch.tensor([[START, 5, 6, 7], [START, 8, 9, 0], [START, 0, 0, 0]])
 def plain_decoder(decoder: Decoder, features: Tensor, tokens: list[int]) -> tuple[Tensor, Tensor]:
     """One text, written the plain way: first the pooling, then one step after the other, nothing shared.
 
-    ``features`` are (own cells, channels). Returns the scores after every token, and the attention received.
+    ``features`` are (encoder cells, channels). Returns the scores after every token, and the attention received.
     """
     own = round(len(features) ** 0.5)
     pooled = F.adaptive_avg_pool2d(features.t().unflatten(1, (own, own)), decoder.grid)
@@ -191,7 +191,7 @@ def test_the_attention_penalty_is_that_of_the_paper(own: int) -> None:
     _, penalty = decoder(features, tokens, steps)
     texts = [[5, 6], [7]]
     # Of each text, what its cells received in all steps of the pass; its last token is the last that is given.
-    received = [attend(decoder, features[i : i + 1], text).sum(dim=0) for i, text in enumerate(texts)]
+    received = [attention(decoder, features[i : i + 1], text).sum(dim=0) for i, text in enumerate(texts)]
     torch.testing.assert_close(penalty, sum((1 - total).square().mean() for total in received))
 
 

@@ -7,7 +7,7 @@ from ocsrflow.chem.tokenizer import END, START, VOCABULARY
 from ocsrflow.config.network import Network
 from ocsrflow.config.reading import Reading
 from ocsrflow.network.encoders import RECIPES
-from ocsrflow.network.model import Encoder, Reader
+from ocsrflow.network.model import Encoder, EncoderDecoder
 from ocsrflow.network.model_reader import ModelReader
 
 # Large encoders are built whole, but see small pictures.
@@ -28,17 +28,17 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, list[int], torch.Tensor]:
 @pytest.mark.parametrize("encoder", RECIPES)
 def test_every_encoder_builds_learns_a_step_and_reads(encoder: str) -> None:
     torch.manual_seed(0)
-    reader = Reader(network(encoder), len(VOCABULARY))
+    model = EncoderDecoder(network(encoder), len(VOCABULARY))
     pictures, tokens, steps, targets = batch()
-    entropy, penalty = reader.train()(pictures, tokens, steps, targets)
+    entropy, penalty = model.train()(pictures, tokens, steps, targets)
     (entropy + penalty).backward()
-    gradients = [p.grad for p in reader.parameters() if p.requires_grad]
+    gradients = [p.grad for p in model.parameters() if p.requires_grad]
     assert any(g is not None and bool(g.abs().sum() > 0) for g in gradients)
-    first = next(p for p in reader.encoder.parameters())
+    first = next(p for p in model.encoder.parameters())
     before = first.detach().clone()
-    torch.optim.Adam(reader.parameters(), lr=1e-2).step()
+    torch.optim.Adam(model.parameters(), lr=1e-2).step()
     assert not torch.equal(first, before)
-    found = ModelReader(reader.eval(), 6, Reading(beams=2), torch.device("cpu")).candidates(pictures)
+    found = ModelReader(model.eval(), 6, Reading(beams=2), torch.device("cpu")).candidates(pictures)
     assert len(found) == 2
     for candidates in found:
         assert len(candidates) == 2
@@ -51,30 +51,30 @@ def test_the_frozen_children_are_the_slides_and_stay_as_they_are() -> None:
     settings = Network(
         encoder="resnet18", pretrained="imagenet", frozen_children=5, image_size=64, grid=2, dim=16, stride=32
     )
-    reader = Reader(settings, len(VOCABULARY), RECIPES["resnet18"].build().state_dict()).train()
-    frozen = {name for name, p in reader.encoder.named_parameters() if not p.requires_grad}
+    model = EncoderDecoder(settings, len(VOCABULARY), RECIPES["resnet18"].build().state_dict()).train()
+    frozen = {name for name, p in model.encoder.named_parameters() if not p.requires_grad}
     # conv1, bn1, relu, maxpool and layer1 are the children 0 to 4.
     assert {name.split(".")[1] for name in frozen} == {"0", "1", "4"}
-    before = {name: value.clone() for name, value in reader.encoder.trunk[:5].state_dict().items()}
-    entropy, _ = reader(*batch())
+    before = {name: value.clone() for name, value in model.encoder.trunk[:5].state_dict().items()}
+    entropy, _ = model(*batch())
     entropy.backward()
-    torch.optim.Adam([p for p in reader.parameters() if p.requires_grad], lr=1e-2).step()
-    after = reader.encoder.trunk[:5].state_dict()
+    torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2).step()
+    after = model.encoder.trunk[:5].state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_an_encoder_is_not_frozen_whole_unseen() -> None:
     settings = Network(encoder="nasnet_a_large", pretrained="imagenet", image_size=96, grid=3, dim=16)
     with pytest.raises(ValueError, match="frozen_children 5 would freeze it whole; set it to 0"):
-        Reader(settings, len(VOCABULARY))
+        EncoderDecoder(settings, len(VOCABULARY))
 
 
 def test_grey_pictures_are_read_as_colour_ones() -> None:
     torch.manual_seed(0)
-    reader = Reader(network("shufflenet_v2_x0_5"), len(VOCABULARY)).eval()
+    model = EncoderDecoder(network("shufflenet_v2_x0_5"), len(VOCABULARY)).eval()
     grey = batch()[0]
     with torch.inference_mode():
-        torch.testing.assert_close(reader.encoder(grey), reader.encoder(grey.expand(-1, 3, -1, -1)))
+        torch.testing.assert_close(model.encoder(grey), model.encoder(grey.expand(-1, 3, -1, -1)))
 
 
 @pytest.mark.parametrize(("grid", "cells"), [(3, 4), (2, 4), (1, 1)])

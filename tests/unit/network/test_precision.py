@@ -12,7 +12,7 @@ from ocsrflow.network import precision
 from ocsrflow.network.beam_search import search
 from ocsrflow.network.decoder import Decoder, Steps
 from ocsrflow.network.encoders import RECIPES
-from ocsrflow.network.model import Reader
+from ocsrflow.network.model import EncoderDecoder
 from ocsrflow.network.model_reader import ModelReader
 from ocsrflow.reading.predict import predict_set
 from support.training import NETWORK, TRAINING, lines, run_train
@@ -35,7 +35,7 @@ def test_auto_is_bfloat16_where_a_cpu_has_it(
     instructions: tuple[str, ...], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     has(monkeypatch, *instructions)
-    assert Reader(RESNET, 9).set_precision("auto", CPU) == expected
+    assert EncoderDecoder(RESNET, 9).set_precision("auto", CPU) == expected
 
 
 @pytest.mark.parametrize("encoder", RECIPES)
@@ -56,29 +56,29 @@ def test_this_cpu_can_be_asked() -> None:
 
 def test_bfloat16_is_the_encoders_alone_on_a_cpu() -> None:
     torch.manual_seed(0)
-    reader = Reader(RESNET, 9).eval()
+    model = EncoderDecoder(RESNET, 9).eval()
     pictures = torch.randint(0, 256, (2, 1, 64, 64), dtype=torch.uint8)
     seen: list[torch.dtype] = []
-    reader.encoder.trunk[-1].register_forward_hook(lambda *words: seen.append(words[-1].dtype))
+    model.encoder.trunk[-1].register_forward_hook(lambda *words: seen.append(words[-1].dtype))
     with torch.inference_mode():
-        exact = reader.encoder(pictures)
-        assert reader.set_precision("bfloat16", CPU) == "bfloat16"
-        narrow = reader.encoder(pictures)
+        exact = model.encoder(pictures)
+        assert model.set_precision("bfloat16", CPU) == "bfloat16"
+        narrow = model.encoder(pictures)
     assert seen == [torch.float32, torch.bfloat16]
     assert narrow.dtype == torch.float32  # what the decoder gets
     assert not torch.equal(exact, narrow)
     assert float((exact - narrow).norm() / exact.norm()) < 0.02
-    with reader.autocast():
+    with model.autocast():
         assert not torch.is_autocast_enabled("cpu")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_precision_is_the_whole_networks() -> None:
     device = torch.device("cuda")
-    reader = Reader(RESNET, 9).eval().to(device)
+    model = EncoderDecoder(RESNET, 9).eval().to(device)
     for asked, enabled in (("float32", False), ("bfloat16", True)):
-        reader.set_precision(asked, device)  # type: ignore[arg-type]
-        with reader.autocast():
+        model.set_precision(asked, device)  # type: ignore[arg-type]
+        with model.autocast():
             assert torch.is_autocast_enabled("cuda") == enabled
 
 
@@ -86,14 +86,14 @@ def test_a_slow_bfloat16_is_said_once(capfd: pytest.CaptureFixture[str], monkeyp
     precision._warn.cache_clear()
     has(monkeypatch)
     for _ in range(2):
-        ModelReader(Reader(RESNET, 9).eval(), 5, Reading(precision="bfloat16"), CPU)
+        ModelReader(EncoderDecoder(RESNET, 9).eval(), 5, Reading(precision="bfloat16"), CPU)
     assert capfd.readouterr().err.splitlines() == [
         "this CPU has neither AMX-BF16 nor AVX512-BF16: precision bfloat16 is slower here than float32"
     ]
     precision._warn.cache_clear()
     has(monkeypatch, "amx_bf16")
-    ModelReader(Reader(RESNET, 9).eval(), 5, Reading(precision="bfloat16"), CPU)
-    ModelReader(Reader(RESNET, 9).eval(), 5, Reading(), CPU)
+    ModelReader(EncoderDecoder(RESNET, 9).eval(), 5, Reading(precision="bfloat16"), CPU)
+    ModelReader(EncoderDecoder(RESNET, 9).eval(), 5, Reading(), CPU)
     assert capfd.readouterr().err == ""
 
 
@@ -101,27 +101,27 @@ def test_a_slow_bfloat16_is_said_once(capfd: pytest.CaptureFixture[str], monkeyp
 def test_weights_are_brought_into_their_order_and_type_once(asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     has(monkeypatch, "amx_bf16")
     torch.manual_seed(0)
-    reader = Reader(RESNET, 256).eval()
+    model = EncoderDecoder(RESNET, 256).eval()
     pictures = torch.randint(0, 256, (2, 1, 64, 64), dtype=torch.uint8)
-    reader.set_precision(asked, CPU)
+    model.set_precision(asked, CPU)
     with torch.inference_mode():
-        expected = reader.encoder(pictures)
-        texts = search(reader.decoder, expected, 8, beams=2)
-    model_reader = ModelReader(reader, 8, Reading(precision=asked, beams=2, grammar=False), CPU)
-    convolutions = [layer for layer in reader.encoder.trunk.modules() if isinstance(layer, torch.nn.Conv2d)]
+        expected = model.encoder(pictures)
+        texts = search(model.decoder, expected, 8, beams=2)
+    model_reader = ModelReader(model, 8, Reading(precision=asked, beams=2, grammar=False), CPU)
+    convolutions = [layer for layer in model.encoder.trunk.modules() if isinstance(layer, torch.nn.Conv2d)]
     assert all(layer.weight.is_contiguous(memory_format=torch.channels_last) for layer in convolutions)
     assert {layer.weight.dtype for layer in convolutions} == {getattr(torch, asked)}
-    assert {value.dtype for value in reader.encoder.buffers() if value.is_floating_point()} == {torch.float32}
-    found = model_reader.see(pictures)
+    assert {value.dtype for value in model.encoder.buffers() if value.is_floating_point()} == {torch.float32}
+    found = model_reader.encode(pictures)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     for _ in range(2):  # the second time with the decoder's sums that were kept
-        again = model_reader.write(found)
+        again = model_reader.beam_search(found)
         assert [[c.tokens for c in own] for own in again] == [[c.tokens for c in own] for own in texts]
-    assert reader.decoder.step_weights(torch.float32) is reader.decoder.step_weights(torch.float32)
+    assert model.decoder.step_weights(torch.float32) is model.decoder.step_weights(torch.float32)
 
 
 def test_weights_that_change_are_not_kept() -> None:
-    decoder = Reader(RESNET, 9).decoder
+    decoder = EncoderDecoder(RESNET, 9).decoder
     before = decoder.step_weights(torch.float32).added.clone()
     with torch.no_grad():
         decoder.embedding.weight.add_(1)

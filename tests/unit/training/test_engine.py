@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from ocsrflow.config.network import Network
-from ocsrflow.network.model import Reader
+from ocsrflow.network.model import EncoderDecoder
 from ocsrflow.training.engine import Engine, learning_rate_factor
 from ocsrflow.training.process_group import ProcessGroup
 from ocsrflow.training.throughput import peak, training_flops
@@ -102,9 +102,9 @@ def test_batch_statistics_are_not_sent_at_every_step(tmp_path: Path) -> None:
     network = Network(encoder="resnet18", pretrained="none", frozen_children=0, image_size=32, grid=1, dim=8)
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        engine = Engine(Reader(network, 9), TRAINING, ProcessGroup(0, 2, torch.device("cpu")), steps=1)
-        assert isinstance(engine.network, DistributedDataParallel)
-        assert engine.network.broadcast_buffers is False
+        engine = Engine(EncoderDecoder(network, 9), TRAINING, ProcessGroup(0, 2, torch.device("cpu")), steps=1)
+        assert isinstance(engine.parallel, DistributedDataParallel)
+        assert engine.parallel.broadcast_buffers is False
     finally:
         torch.distributed.destroy_process_group()
 

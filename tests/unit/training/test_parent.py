@@ -56,7 +56,7 @@ def test_a_child_begins_with_its_parents_weights_at_another_picture_size(
 
     def step(self: Engine, batch: Batch, share: Share, number: int) -> torch.Tensor:
         if number == 0:
-            began.append({name: value.clone() for name, value in self.reader.state_dict().items()})
+            began.append({name: value.clone() for name, value in self.model.state_dict().items()})
         return real(self, batch, share, number)
 
     monkeypatch.setattr(Engine, "step", step)

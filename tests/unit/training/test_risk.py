@@ -18,7 +18,7 @@ from ocsrflow.config.risk import Risk
 from ocsrflow.config.training import Training
 from ocsrflow.network.batches import Epochs, Loader
 from ocsrflow.network.beam_search import Candidate, likelihood
-from ocsrflow.network.model import Reader
+from ocsrflow.network.model import EncoderDecoder
 from ocsrflow.pictures.packed_file import Packed
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.runtime.isolated import attempts
@@ -69,33 +69,33 @@ def test_candidates_are_the_right_text_and_each_other_text_once() -> None:
 
 def test_log_probabilities_are_those_of_the_search_and_have_gradients(one_thread: None) -> None:
     torch.manual_seed(0)
-    reader = Reader(NETWORK, 258).eval()
-    features = reader.encoder(torch.randint(0, 255, (3, 1, 64, 64), dtype=torch.uint8))
+    model = EncoderDecoder(NETWORK, 258).eval()
+    features = model.encoder(torch.randint(0, 255, (3, 1, 64, 64), dtype=torch.uint8))
     texts = [[encode(text).tolist() for text in own] for own in (("CCO", "c1ccccc1"), ("N",), ("CC", "CCCC(=O)O", "O"))]
-    found = log_probabilities(reader.decoder, features, texts)
-    for row, own in zip(found.tolist(), likelihood(reader.decoder, features.detach(), texts), strict=True):
+    found = log_probabilities(model.decoder, features, texts)
+    for row, own in zip(found.tolist(), likelihood(model.decoder, features.detach(), texts), strict=True):
         assert row[: len(own)] == pytest.approx(own, abs=1e-4)
         assert row[len(own) :] == [-math.inf] * (3 - len(own))
     (-found[2, 1]).backward()
-    assert all(bool(value.grad.isfinite().all()) for value in reader.parameters() if value.grad is not None)
+    assert all(bool(value.grad.isfinite().all()) for value in model.parameters() if value.grad is not None)
     assert all(
-        float(part.weight.grad.abs().sum()) > 0 for part in (reader.decoder.output, reader.decoder.picture_score)
+        float(part.weight.grad.abs().sum()) > 0 for part in (model.decoder.output, model.decoder.picture_score)
     )
-    first = next(reader.encoder.parameters()).grad
+    first = next(model.encoder.parameters()).grad
     assert first is not None
     assert float(first.abs().sum()) > 0
 
 
 def test_several_texts_of_a_picture_have_the_gradients_of_a_picture_for_each(one_thread: None) -> None:
     torch.manual_seed(1)
-    reader = Reader(NETWORK, 258).eval()
-    features = torch.randn(2, 16, reader.encoder.channels)
+    model = EncoderDecoder(NETWORK, 258).eval()
+    features = torch.randn(2, 16, model.encoder.channels)
     texts = [[encode(text).tolist() for text in ("CCO", "CCN(C)C")], [encode("CO").tolist()]]
     weights = torch.tensor([1.0, 2.0, 3.0])
     once, each = features.clone().requires_grad_(), features.clone().requires_grad_()
-    found = log_probabilities(reader.decoder, once, texts)
+    found = log_probabilities(model.decoder, once, texts)
     (found[found.isfinite()] * weights).sum().backward()
-    repeated = log_probabilities(reader.decoder, each[[0, 0, 1]], [[text] for own in texts for text in own])
+    repeated = log_probabilities(model.decoder, each[[0, 0, 1]], [[text] for own in texts for text in own])
     (repeated[:, 0] * weights).sum().backward()
     torch.testing.assert_close(once.grad, each.grad, atol=1e-5, rtol=1e-4)
 
@@ -155,18 +155,18 @@ def engine_and_data(
 ) -> tuple[RiskEngine, Loader, list[Any]]:
     packed = Packed(dataset / "images.h5")
     torch.manual_seed(0)
-    reader = Reader(network, len(packed.vocabulary))
+    model = EncoderDecoder(network, len(packed.vocabulary))
     epochs = Epochs(packed, packed.members("train"), risk.batch, seed=0)
     loader = Loader(packed, epochs.stream(0, 0, 1), risk.batch, workers=0, pin=False)
-    return RiskEngine(reader, TRAINING, risk, ALONE), loader, epochs.epoch(0)
+    return RiskEngine(model, TRAINING, risk, ALONE), loader, epochs.epoch(0)
 
 
 def test_a_step_fixes_batch_statistics_and_moves_encoder_and_decoder(dataset: Path, one_thread: None) -> None:
     engine, loader, shares = engine_and_data(dataset)
-    before = {name: value.clone() for name, value in engine.reader.state_dict().items()}
+    before = {name: value.clone() for name, value in engine.model.state_dict().items()}
     with Rewards("tanimoto") as rewards:
         found = engine.step(next(iter(loader)), shares[0], 0, rewards)
-    after = engine.reader.state_dict()
+    after = engine.model.state_dict()
     statistics = [name for name in before if "running" in name or "num_batches" in name]
     assert statistics
     assert all(torch.equal(before[name], after[name]) for name in statistics)
@@ -187,7 +187,7 @@ def test_a_network_that_has_learnt_something_lowers_its_expected_error(
     # Without the cross-entropy, which alone would make the right texts likelier.
     risk = RISK.model_copy(update={"steps": 1000, "lr": 3e-4, "cross_entropy_weight": 0.0})
     engine, loader, shares = engine_and_data(dataset, risk, network)
-    engine.load({**engine.state(), "reader": load_file(tmp_path / "weights.safetensors")})
+    engine.load({**engine.state(), "model": load_file(tmp_path / "weights.safetensors")})
     batch = next(iter(loader))
     with Rewards("tanimoto") as rewards:
         found = [engine.step(batch, shares[0], number, rewards).tolist() for number in range(40)]
@@ -233,16 +233,16 @@ def test_it_begins_with_the_best_weights_and_keeps_what_is_better(
     scores = iter([0.5, 0.4, 0.3, 0.7])  # two epochs, then two validations in the phase
     kept: list[dict[str, torch.Tensor]] = []
 
-    def validated(reader: Reader, *_: object) -> dict[str, float]:
-        kept.append({name: value.clone() for name, value in reader.state_dict().items()})
+    def validated(model: EncoderDecoder, *_: object) -> dict[str, float]:
+        kept.append({name: value.clone() for name, value in model.state_dict().items()})
         return {"loss": 1.0, "tanimoto": next(scores), "validity": 1.0}
 
     first: list[dict[str, torch.Tensor]] = []
     real = RiskEngine.__init__
 
-    def begun(self: RiskEngine, reader: Reader, *words: Any) -> None:
-        first.append({name: value.clone() for name, value in reader.state_dict().items()})
-        real(self, reader, *words)
+    def begun(self: RiskEngine, model: EncoderDecoder, *words: Any) -> None:
+        first.append({name: value.clone() for name, value in model.state_dict().items()})
+        real(self, model, *words)
 
     monkeypatch.setattr(trainer, "validate", validated)
     monkeypatch.setattr(RiskEngine, "__init__", begun)

@@ -13,7 +13,7 @@ from ocsrflow.chem.tokenizer import END, START
 from ocsrflow.config.augmentation import Augmentation
 from ocsrflow.config.reading import Reading
 from ocsrflow.network.batches import Batch, Epochs, Loader, Share
-from ocsrflow.network.model import Reader
+from ocsrflow.network.model import EncoderDecoder
 from ocsrflow.pictures.packed_file import Packed
 from ocsrflow.reading.predict import predict_set
 from ocsrflow.runtime.errors import UserError
@@ -99,7 +99,7 @@ def test_weights_that_are_no_numbers_are_neither_saved_nor_kept(
         loss = real(self, batch, share, number)
         if number == 3:  # the very last step, whose loss is right
             with torch.no_grad():
-                self.reader.decoder.output.bias[0] = float("inf")
+                self.model.decoder.output.bias[0] = float("inf")
         return loss
 
     monkeypatch.setattr(Engine, "step", spoils)
@@ -108,7 +108,7 @@ def test_weights_that_are_no_numbers_are_neither_saved_nor_kept(
     assert not (tmp_path / "weights.safetensors").exists()
     (newest,) = tmp_path.glob("checkpoints/*/step-*.pt")
     state = torch.load(newest, weights_only=True)
-    assert all(bool(value.isfinite().all()) for value in state["engine"]["reader"].values())
+    assert all(bool(value.isfinite().all()) for value in state["engine"]["model"].values())
 
 
 def test_fewer_pictures_than_a_batch_are_told(dataset: Path, tmp_path: Path) -> None:
@@ -147,14 +147,14 @@ def test_the_average_of_the_weights_is_what_is_kept(dataset: Path, tmp_path: Pat
 
 
 def test_the_average_is_that_of_the_weights_after_every_step() -> None:
-    reader = Reader(NETWORK, 30)
-    engine = Engine(reader, TRAINING.model_copy(update={"ema": 0.75}), ProcessGroup(0, 1, torch.device("cpu")), 100)
+    model = EncoderDecoder(NETWORK, 30)
+    engine = Engine(model, TRAINING.model_copy(update={"ema": 0.75}), ProcessGroup(0, 1, torch.device("cpu")), 100)
     assert engine.averaged is not None
     expected = None
     for number, value in enumerate((1.0, 5.0, 2.0)):
         with torch.no_grad():
-            reader.decoder.output.bias.fill_(value)
-        average(engine.averaged, reader, 0.75 if number else 0.0)
+            model.decoder.output.bias.fill_(value)
+        average(engine.averaged, model, 0.75 if number else 0.0)
         expected = value if expected is None else 0.75 * expected + 0.25 * value
         torch.testing.assert_close(engine.averaged.decoder.output.bias, torch.full((30,), expected))
     assert engine.evaluated is engine.averaged

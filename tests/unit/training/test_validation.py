@@ -9,7 +9,7 @@ import torch
 from ocsrflow.chem.similarity import is_valid, tanimoto
 from ocsrflow.chem.tokenizer import decode, encode
 from ocsrflow.network.beam_search import Candidate
-from ocsrflow.network.model import Reader
+from ocsrflow.network.model import EncoderDecoder
 from ocsrflow.pictures.packed_file import Packed
 from ocsrflow.runtime.isolated import attempts
 from ocsrflow.training import validation
@@ -59,7 +59,7 @@ def test_a_text_that_holds_rdkit_up_is_invalid_and_the_others_keep_their_scores(
     monkeypatch.setattr(validation, "partial", lambda *_: Slow())
     training = TRAINING.model_copy(update={"validation_size": 4})
     found = validation.validate(
-        Reader(NETWORK, len(packed.vocabulary)), packed, training, ProcessGroup(0, 1, torch.device("cpu"))
+        EncoderDecoder(NETWORK, len(packed.vocabulary)), packed, training, ProcessGroup(0, 1, torch.device("cpu"))
     )
     assert found["tanimoto"] == pytest.approx((1 + tanimoto("CCO", right[3])) / 4)
     assert found["validity"] == 2 / 4

@@ -16,7 +16,7 @@ import torch
 from ..config.network import Network
 from ..config.training import Training
 from ..network.batches import Epochs, Loader, Share
-from ..network.model import Reader
+from ..network.model import EncoderDecoder
 from ..pictures.packed_file import Packed
 from ..runtime.errors import UserError
 from ..runtime.files import write_json
@@ -114,7 +114,7 @@ def _windows(
     """Train for some steps; what this process did in each window after the warm-up."""
     torch.manual_seed(training.seed)
     try:
-        reader = Reader(network, len(packed.vocabulary))
+        model = EncoderDecoder(network, len(packed.vocabulary))
     except ValueError as error:
         raise UserError(f"{name}: {error}") from None
     epochs = Epochs(
@@ -126,8 +126,8 @@ def _windows(
         world_size=group.world_size,
     )
     rounds = math.ceil((WARM_UP + steps) / len(epochs))
-    engine = Engine(reader, training, group, WARM_UP + steps)
-    engine.reader.train()
+    engine = Engine(model, training, group, WARM_UP + steps)
+    engine.model.train()
     workers = max(1, threads // group.world_size) if group.cuda else 0
     largest = math.ceil(training.batch / group.world_size)
     stream = iter(Loader(packed, epochs.stream(0, 0, rounds), largest, workers=workers, pin=group.cuda))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..chem.similarity import remembered
 from ..config.reading import Reading
 from ..ensemble.voting_methods import vote
-from ..network.model import load_reader
+from ..network.model import load_model
 from ..network.model_reader import ModelReader, timed
 from ..pictures.packed_file import Packed
 from ..runtime.errors import UserError
@@ -137,8 +137,8 @@ def _work(
     else:
         torch.set_num_threads(threads)
     try:
-        reader, facts = load_reader(description, weights, place)
-        model_reader = ModelReader(reader, int(facts["training"]["decode_length"]), reading, place)
+        model, facts = load_model(description, weights, place)
+        model_reader = ModelReader(model, int(facts["training"]["decode_length"]), reading, place)
         connection.send(torch.cuda.get_device_name() if place.type == "cuda" else "CPU")
         while True:
             connection.send(model_reader.read_one(connection.recv()))
@@ -302,12 +302,12 @@ def _in_turn(
     reads: list[Callable[[Picture], str]] = []
     keys, alone = [], []
     for description, weights in files:
-        reader, model = load_reader(description, weights, device)
-        packed.expect_vocabulary(model["vocabulary"], weights)
-        reads.append(ModelReader(reader, int(model["training"]["decode_length"]), reading, device).read_one)
+        model, model_facts = load_model(description, weights, device)
+        packed.expect_vocabulary(model_facts["vocabulary"], weights)
+        reads.append(ModelReader(model, int(model_facts["training"]["decode_length"]), reading, device).read_one)
         seconds = statistics.median(timed(reads[-1], packed, pictures)[0])
-        keys.append(str(model["key"]))
-        alone.append({"name": model["name"], "seconds_per_image": round(seconds, 6)})
+        keys.append(str(model_facts["key"]))
+        alone.append({"name": model_facts["name"], "seconds_per_image": round(seconds, 6)})
 
     def all_of_them(picture: Picture) -> tuple[list[str], str]:
         return _voted([read(picture) for read in reads])

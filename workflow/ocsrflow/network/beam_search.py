@@ -16,8 +16,8 @@ from ..chem.tokenizer import END, PAD, START, VOCABULARY
 from .decoder import Decoder, Steps
 
 TEXTS = 32  # texts of a picture whose likelihood is computed side by side
-# Steps between two looks at which pictures have finished: for a GPU that is waiting, for a CPU it costs nothing.
-LOOK = {"cpu": 1, "cuda": 8}
+# Steps after which it is checked which pictures have finished: a GPU has to be waited for, a CPU has not.
+CHECK_EVERY = {"cpu": 1, "cuda": 8}
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def search(
     decoder
         In evaluation mode.
     features
-        (pictures, own cells, channels); products are computed in autocast's type, where it is on.
+        (pictures, encoder cells, channels); products are computed in autocast's type, where it is on.
     longest
         Tokens of a text at most, its end included.
     beams
@@ -85,33 +85,33 @@ def search(
 class _Hypotheses:
     """The beams of some pictures.
 
-    Each picture has a slot of ``beams`` texts; pictures that go on are in the first slots, ``order`` says which.
-    What was chosen at every step (earlier beam and token) is kept by picture, and the texts are put together at the
-    end. Nothing in a step waits for the device.
+    Each picture has a slot of ``beams`` texts; pictures that go on are in the first slots, ``order`` says which picture
+    is in a slot. What was chosen at every step (earlier beam and token) is kept by picture, and the texts are put
+    together at the end. Nothing in a step waits for the device.
     """
 
     def __init__(self, steps: Steps, longest: int, beams: int, grammar: Grammar | None) -> None:
         """Begin with the pictures of ``steps``, which is written over."""
         slots = len(steps.h)
-        device, wide = steps.c.device, steps.c.dtype
+        device, dtype = steps.c.device, steps.c.dtype
         self.steps, self.beams, self.vocabulary = steps, beams, len(steps.weights.added)
-        self.look = LOOK[device.type]
+        self.check_every = CHECK_EVERY[device.type]
         self.h, self.c = (x.unsqueeze(1).repeat(1, beams, 1) for x in (steps.h, steps.c))
-        self.score = torch.full((slots, beams), -math.inf, dtype=wide, device=device)
+        self.score = torch.full((slots, beams), -math.inf, dtype=dtype, device=device)
         self.score[:, 0] = 0  # one text each to begin with, the others are none
         self.ended = torch.zeros(slots, beams, dtype=torch.bool, device=device)
         self.last = torch.full((slots, beams), START, device=device)
         self.order = torch.arange(slots, device=device)
-        # Once a picture has left, its texts go on with padding.
+        # A choice is earlier beam * vocabulary + token. Once a picture has left, its texts go on with padding.
         padding = torch.arange(beams, device=device) * self.vocabulary + PAD
         self.choices = padding.repeat(longest, slots, 1)
-        self.gained = torch.zeros(longest, slots, beams, dtype=wide, device=device)
+        self.gains = torch.zeros(longest, slots, beams, dtype=dtype, device=device)  # log-probabilities of the tokens
         self.longest, self.grammar = longest, grammar
         self.state = grammar.start(slots * beams, longest, device) if grammar is not None else None
         # Texts that go on write no start or padding; those that have ended write padding, for sure.
-        self.going, self.frozen = (torch.zeros(self.vocabulary, dtype=wide, device=device) for _ in range(2))
-        self.going[[PAD, START]] = -math.inf
-        self.frozen[torch.arange(self.vocabulary, device=device) != PAD] = -math.inf
+        self.if_running, self.if_ended = (torch.zeros(self.vocabulary, dtype=dtype, device=device) for _ in range(2))
+        self.if_running[[PAD, START]] = -math.inf
+        self.if_ended[torch.arange(self.vocabulary, device=device) != PAD] = -math.inf
 
     def run(self) -> list[list[Candidate]]:
         """The texts of all pictures."""
@@ -119,53 +119,53 @@ class _Hypotheses:
         while running and done < self.longest:
             self._step(running, done)
             done += 1
-            if done % self.look == 0:
-                running = self._leave(running)
-        choices, gained = (x[:done].transpose(0, 1).tolist() for x in (self.choices, self.gained))
-        return [self._texts(*kept) for kept in zip(choices, gained, strict=True)]
+            if done % self.check_every == 0:
+                running = self._drop_finished(running)
+        choices, gains = (x[:done].transpose(0, 1).tolist() for x in (self.choices, self.gains))
+        return [self._candidates(*of_picture) for of_picture in zip(choices, gains, strict=True)]
 
     def _step(self, n: int, at: int) -> None:
         """Let the texts in the first n slots grow by the token at position ``at``."""
         h, c, score, ended, last = (x[:n] for x in (self.h, self.c, self.score, self.ended, self.last))
         new_h, new_c, _ = self.steps(h, c, last)
-        gains = self.steps.log_probabilities(new_h) + self.going
+        gains = self.steps.log_probabilities(new_h) + self.if_running
         rows = n * self.beams
         if self.grammar is not None and self.state is not None:
             state = State(*(x[:rows] for x in self.state))
             gains.masked_fill_(~self.grammar.allowed(state).view_as(gains), -math.inf)
-        gains = torch.where(ended.unsqueeze(2), self.frozen, gains)
+        gains = torch.where(ended.unsqueeze(2), self.if_ended, gains)
         best, choice = _largest((score.unsqueeze(2) + gains).flatten(1), self.beams)
         # Where there are fewer texts than beams, those of probability 0 stand for none, and stay none.
         none = best.isneginf()
-        parent, token = choice // self.vocabulary, choice % self.vocabulary
+        earlier, token = choice // self.vocabulary, choice % self.vocabulary
         gain = gains.flatten(1).gather(1, choice).masked_fill(none, -math.inf)
         self.choices[at, self.order[:n]] = choice
-        self.gained[at, self.order[:n]] = gain
-        ended.copy_(ended.gather(1, parent) | (token == END) | none)
+        self.gains[at, self.order[:n]] = gain
+        ended.copy_(ended.gather(1, earlier) | (token == END) | none)
         score.copy_(best)
         last.copy_(token)
         if self.beams == 1:
             h.copy_(new_h)
             c.copy_(new_c)
         else:
-            origin = (parent + self.beams * torch.arange(n, device=parent.device).unsqueeze(1)).flatten()
+            origin = (earlier + self.beams * torch.arange(n, device=earlier.device).unsqueeze(1)).flatten()
             h.copy_(new_h.flatten(0, 1)[origin].view_as(h))
             c.copy_(new_c.flatten(0, 1)[origin].view_as(c))
         if self.grammar is not None and self.state is not None:
             if self.beams > 1:
                 state = State(*(x[origin] for x in state))
-            for ours, new in zip(self.state, self.grammar.advance(state, token.flatten()), strict=True):
-                ours[:rows].copy_(new)
+            for kept, new in zip(self.state, self.grammar.advance(state, token.flatten()), strict=True):
+                kept[:rows].copy_(new)
 
-    def _leave(self, running: int) -> int:
-        """Let pictures leave whose texts have all ended; how many go on.
+    def _drop_finished(self, running: int) -> int:
+        """Take out pictures whose texts have all ended; how many go on.
 
         Their slots are filled from behind: moving a picture's features costs no more than one or two steps do.
         """
-        going: list[bool] = (~self.ended[:running].all(dim=1)).tolist()
-        left = sum(going)
-        gaps = [i for i in range(left) if not going[i]]
-        behind = [i for i in range(left, running) if going[i]]
+        goes_on: list[bool] = (~self.ended[:running].all(dim=1)).tolist()
+        left = sum(goes_on)
+        gaps = [i for i in range(left) if not goes_on[i]]
+        behind = [i for i in range(left, running) if goes_on[i]]
         if gaps:
             to, origin = (torch.tensor(x, device=self.order.device) for x in (gaps, behind))
             moving = [self.steps.features, self.steps.projected, self.h, self.c, self.score, self.ended, self.last]
@@ -176,22 +176,22 @@ class _Hypotheses:
             self.order[to], self.order[origin] = self.order[origin], self.order[to]
         return left
 
-    def _texts(self, choices: list[list[int]], gained: list[list[float]]) -> list[Candidate]:
-        """The texts of a picture, from what was chosen and gained, (steps, beams)."""
+    def _candidates(self, choices: list[list[int]], gains: list[list[float]]) -> list[Candidate]:
+        """The texts of a picture, from its choices and gains, (steps, beams) each, followed from the last step back."""
         found = []
-        for beam in range(self.beams):
-            tokens, gains = [], []
-            at = beam
-            for chosen, gain in zip(reversed(choices), reversed(gained), strict=True):
-                earlier, token = divmod(chosen[at], self.vocabulary)
-                if token != PAD or gain[at] == -math.inf:
+        for last_beam in range(self.beams):
+            tokens, of_tokens = [], []
+            beam = last_beam
+            for choice, gain in zip(reversed(choices), reversed(gains), strict=True):
+                earlier, token = divmod(choice[beam], self.vocabulary)
+                if token != PAD or gain[beam] == -math.inf:
                     tokens.append(token)
-                    gains.append(gain[at])
-                at = earlier
-            if -math.inf in gains:
+                    of_tokens.append(gain[beam])
+                beam = earlier
+            if -math.inf in of_tokens:
                 continue
             text = [token for token in reversed(tokens) if token != END]
-            found.append(Candidate(text, math.fsum(gains), [math.exp(x) for x in reversed(gains)]))
+            found.append(Candidate(text, math.fsum(of_tokens), [math.exp(x) for x in reversed(of_tokens)]))
         # The sums of the search were rounded step by step.
         return sorted(found, key=lambda candidate: -candidate.log_probability)
 
@@ -220,7 +220,7 @@ def likelihood(decoder: Decoder, features: Tensor, texts: Sequence[Sequence[Sequ
     decoder
         In evaluation mode.
     features
-        (pictures, own cells, channels), as in :func:`search`.
+        (pictures, encoder cells, channels), as in :func:`search`.
     texts
         For each picture some texts, as token numbers without start and end.
 
@@ -236,21 +236,21 @@ def likelihood(decoder: Decoder, features: Tensor, texts: Sequence[Sequence[Sequ
         pictures.sort(key=lambda i: -len(texts[i][ranked[i][first]]))
         chosen = [ranked[i][first : first + TEXTS] for i in pictures]
         parts = [[texts[i][j] for j in own] for i, own in zip(pictures, chosen, strict=True)]
-        values = _forced(decoder, features[pictures], parts)
+        values = _teacher_forced(decoder, features[pictures], parts)
         for i, own, row in zip(pictures, chosen, values, strict=True):
             for j, value in zip(own, row, strict=False):
                 found[i][j] = value
     return found
 
 
-def _forced(decoder: Decoder, features: Tensor, texts: list[list[Sequence[int]]]) -> list[list[float]]:
+def _teacher_forced(decoder: Decoder, features: Tensor, texts: list[list[Sequence[int]]]) -> list[list[float]]:
     """The log-probabilities of texts, (pictures, most texts of a picture).
 
     A picture's first text is its longest; pictures come from that with the longest text to that with the shortest.
     """
     k, lengths = max(map(len, texts)), [len(own[0]) + 1 for own in texts]
-    nothing = -1
-    tokens = torch.full((lengths[0], len(texts), k), nothing)
+    absent = -1  # in place of a token, where a text has ended or there is none
+    tokens = torch.full((lengths[0], len(texts), k), absent)
     for i, own in enumerate(texts):
         for j, text in enumerate(own):
             tokens[: len(text) + 1, i, j] = torch.tensor([*text, END])
@@ -264,12 +264,12 @@ def _forced(decoder: Decoder, features: Tensor, texts: list[list[Sequence[int]]]
             h, c, _ = steps(h[:n], c[:n], last[:n])
             last = target.clamp(min=PAD)
             gain = steps.log_probabilities(h).gather(2, last[:n].unsqueeze(2)).squeeze(2)
-            total[:n] += gain.masked_fill(target[:n] == nothing, 0)
+            total[:n] += gain.masked_fill(target[:n] == absent, 0)
         values: list[list[float]] = total.tolist()
     return values
 
 
-def attend(decoder: Decoder, features: Tensor, tokens: Sequence[int]) -> Tensor:
+def attention(decoder: Decoder, features: Tensor, tokens: Sequence[int]) -> Tensor:
     """Where the decoder looks while it writes a given text.
 
     Parameters
@@ -277,7 +277,7 @@ def attend(decoder: Decoder, features: Tensor, tokens: Sequence[int]) -> Tensor:
     decoder
         In evaluation mode.
     features
-        (1, own cells, channels), of one picture.
+        (1, encoder cells, channels), of one picture.
     tokens
         The text, without start and end.
 
@@ -285,13 +285,13 @@ def attend(decoder: Decoder, features: Tensor, tokens: Sequence[int]) -> Tensor:
     -------
     (tokens + 1, grid, grid): the attention while each token and then the end was written; sums to 1 over the cells.
     """
-    looked = []
+    maps = []
     with _steps(decoder, features, 1) as steps:
         h, c = steps.h.unsqueeze(1), steps.c.unsqueeze(1)
         for token in torch.tensor([[[START]], *([[token]] for token in tokens)], device=features.device):
-            h, c, attention = steps(h, c, token)
-            looked.append(attention.view(decoder.grid, decoder.grid))
-        return torch.stack(looked)
+            h, c, weights = steps(h, c, token)
+            maps.append(weights.view(decoder.grid, decoder.grid))
+        return torch.stack(maps)
 
 
 @contextmanager

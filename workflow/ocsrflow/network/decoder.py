@@ -43,16 +43,16 @@ class StepWeights(NamedTuple):
 
 
 @functools.lru_cache(maxsize=16)
-def expansion(own: int, grid: int, device: torch.device) -> Tensor:
-    """``adaptive_avg_pool2d`` from own x own cells to grid x grid, as the matrix that it is.
+def expansion(side: int, grid: int, device: torch.device) -> Tensor:
+    """``adaptive_avg_pool2d`` from side x side cells to grid x grid, as the matrix that it is.
 
     Returns
     -------
-    (grid², own²); its rows sum to 1.
+    (grid², side²); its rows sum to 1.
     """
     # A tensor made in inference mode could not be used in training later.
     with torch.inference_mode(False), torch.autocast(device.type, enabled=False):
-        cells = torch.eye(own * own, device=device).view(-1, own, own)
+        cells = torch.eye(side * side, device=device).view(-1, side, side)
         return F.adaptive_avg_pool2d(cells, grid).flatten(1).t().contiguous()
 
 
@@ -60,7 +60,7 @@ class Decoder(nn.Module):
     """Soft attention over the feature grid and an LSTM that writes one token a step (Xu et al. 2015).
 
     The attention sees grid x grid cells. Where the encoder gives fewer, they are averages of the encoder's own
-    (``adaptive_avg_pool2d``, a linear map), so that all products with the features are computed on its own cells.
+    (``adaptive_avg_pool2d``, a linear map), so that all products with the features are computed on the encoder's cells.
     """
 
     def __init__(self, channels: int, dim: int, vocabulary: int, dropout: float, grid: int) -> None:
@@ -83,14 +83,14 @@ class Decoder(nn.Module):
         # learnt by heart falls to 0.32 in 160 steps, not to 0.05 (dim 256).
         nn.init.uniform_(self.output.weight, -0.1, 0.1)
         nn.init.zeros_(self.output.bias)
-        self._kept: dict[torch.dtype, StepWeights] | None = None  # see settle
+        self._cached: dict[torch.dtype, StepWeights] | None = None  # see cache_step_weights
 
-    def spread(self, features: Tensor) -> Tensor | None:
-        """The map from the encoder's own cells to the attention's, (cells, own cells); None where they are the same."""
-        own = math.isqrt(features.shape[1])
-        if own == self.grid:
+    def cell_map(self, features: Tensor) -> Tensor | None:
+        """The map from the encoder's cells to the attention's, (cells, encoder cells); None where they are the same."""
+        side = math.isqrt(features.shape[1])
+        if side == self.grid:
             return None
-        return expansion(own, self.grid, features.device).to(features.dtype)
+        return expansion(side, self.grid, features.device).to(features.dtype)
 
     def start(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What is computed once a picture.
@@ -98,55 +98,55 @@ class Decoder(nn.Module):
         Parameters
         ----------
         features
-            (batch, own cells, channels).
+            (batch, encoder cells, channels).
 
         Returns
         -------
         The attention's projection of the features, (batch, cells, dim), and the first h and c, (batch, dim) each.
         """
-        spread, projected = self.spread(features), self.picture_score(features)
-        if spread is None:
+        cell_map, projected = self.cell_map(features), self.picture_score(features)
+        if cell_map is None:
             mean = features.mean(dim=1)
         else:
-            projected, mean = spread @ projected, spread.mean(dim=0) @ features
+            projected, mean = cell_map @ projected, cell_map.mean(dim=0) @ features
         h, c = self.first_state(mean).chunk(2, dim=1)
         return projected, h, c
 
-    def weights(self, narrow: torch.dtype) -> Weights:
+    def weights(self, dtype: torch.dtype) -> Weights:
         """The weights of the steps, all but ``from_token`` in the type that products are computed in.
 
         The score w·relu(projected + s) is computed from the threshold -s, see :class:`Recurrence`.
         """
         # A product for each token of the vocabulary, not for each of the texts. Its gradient sums over thousands of
         # rows, hence not in bfloat16.
-        from_token = self.from_token(self.embedding.weight).to(torch.promote_types(narrow, torch.float32))
+        from_token = self.from_token(self.embedding.weight).to(torch.promote_types(dtype, torch.float32))
         from_state = torch.cat([-self.state_score.weight, self.gate.weight, self.from_state.weight])
         bias = torch.cat([-self.state_score.bias, self.gate.bias])
-        narrowed = (x.to(narrow) for x in (from_state, bias, self.score.weight[0], self.from_context.weight))
-        return Weights(from_token, *narrowed)
+        converted = (x.to(dtype) for x in (from_state, bias, self.score.weight[0], self.from_context.weight))
+        return Weights(from_token, *converted)
 
-    def settle(self) -> None:
+    def cache_step_weights(self) -> None:
         """Work out once what reading takes from the weights, from here on: they must not change any more."""
-        self._kept = {}
+        self._cached = {}
 
-    def step_weights(self, narrow: torch.dtype) -> StepWeights:
-        """The weights as the steps of reading take them, for products in ``narrow``."""
-        if self._kept is not None and narrow in self._kept:
-            return self._kept[narrow]
-        weights = self.weights(narrow)
-        wide = weights.from_token.dtype
+    def step_weights(self, dtype: torch.dtype) -> StepWeights:
+        """The weights as the steps of reading take them, for products in ``dtype``."""
+        if self._cached is not None and dtype in self._cached:
+            return self._cached[dtype]
+        weights = self.weights(dtype)
+        wide_dtype = weights.from_token.dtype
         bias = weights.bias.expand(len(weights.from_token), -1)
         found = StepWeights(
-            torch.cat([bias, weights.from_token.to(narrow)], dim=1),
+            torch.cat([bias, weights.from_token.to(dtype)], dim=1),
             weights.from_state.t(),
             weights.from_context.t(),
             weights.score,
             # In bfloat16 scores between 8 and 16 would be 0.06 apart, and tokens often equally likely.
-            self.output.weight.to(wide).t(),
-            self.output.bias.to(wide),
+            self.output.weight.to(wide_dtype).t(),
+            self.output.bias.to(wide_dtype),
         )
-        if self._kept is not None:
-            self._kept[narrow] = found
+        if self._cached is not None:
+            self._cached[dtype] = found
         return found
 
     def forward(
@@ -157,7 +157,7 @@ class Decoder(nn.Module):
         Parameters
         ----------
         features
-            (batch, own cells, channels).
+            (batch, encoder cells, channels).
         tokens
             (batch, longest) int64, each row start, tokens, padding; rows from the longest to the shortest.
         steps
@@ -171,15 +171,15 @@ class Decoder(nn.Module):
         The scores of the next token, (sum of steps, vocabulary), in the order of a ``PackedSequence``; and the
         doubly stochastic term, a scalar: (1 - attention received)², mean over cells, summed over pictures.
         """
-        narrow = product_type(features)
-        features = features.to(narrow)
+        dtype = product_dtype(features)
+        features = features.to(dtype)
         projected, h, c = self.start(features)
         if pictures is not None:
             features, projected, h, c = (x.index_select(0, pictures) for x in (features, projected, h, c))
-        weights = self.weights(narrow)
+        weights = self.weights(dtype)
         from_tokens = F.embedding(_packed(tokens, steps), weights.from_token)
         states, received = Recurrence.apply(  # type: ignore[no-untyped-call]
-            features, projected, from_tokens, h, c.to(from_tokens.dtype), *weights[1:], self.spread(features), steps
+            features, projected, from_tokens, h, c.to(from_tokens.dtype), *weights[1:], self.cell_map(features), steps
         )
         penalty = (1 - received).square().mean(dim=1).sum()
         return self.output(self.dropout(states)), penalty
@@ -200,16 +200,16 @@ class Steps:
         decoder
             Whose weights are taken as they are now.
         features
-            (pictures, own cells, channels); products are computed in their type, or in autocast's where it is on.
+            (pictures, encoder cells, channels); products are computed in their type, or in autocast's where it is on.
         texts
             Written at most side by side for each picture.
         """
-        narrow = product_type(features)
-        self.features = features.to(narrow).contiguous()
-        self.weights = decoder.step_weights(narrow)
+        dtype = product_dtype(features)
+        self.features = features.to(dtype).contiguous()
+        self.weights = decoder.step_weights(dtype)
         self.projected, h, c = decoder.start(self.features)
-        self.h, self.c = h.to(narrow), c.to(self.weights.output.dtype)  # the first ones, (pictures, dim)
-        self.spread = decoder.spread(self.features)
+        self.h, self.c = h.to(dtype), c.to(self.weights.output.dtype)  # the first ones, (pictures, dim)
+        self.cell_map = decoder.cell_map(self.features)
         cells, dim = self.projected.shape[1:]
         limit = BLOCK if features.device.type == "cpu" else GPU_BLOCK
         block = min(len(features), max(1, limit // (texts * cells * dim)))
@@ -234,10 +234,10 @@ class Steps:
         mixed = torch.addmm(weights.added[last.flatten()], h.flatten(0, 1), weights.from_state)
         threshold, gate, gates = torch.split(mixed, [dim, self.features.shape[2], 4 * dim], dim=1)
         attention = self._scores(threshold.view(n, k, dim)).softmax(dim=2, dtype=c.dtype)
-        own = attention.to(h.dtype)
-        if self.spread is not None:
-            own = own @ self.spread
-        context = torch.bmm(own, self.features[:n]).flatten(0, 1)
+        weighting = attention.to(h.dtype)
+        if self.cell_map is not None:
+            weighting = weighting @ self.cell_map
+        context = torch.bmm(weighting, self.features[:n]).flatten(0, 1)
         gates = torch.addmm(gates, gate.sigmoid() * context, weights.from_context).to(c.dtype)
         i, f, g, o = gates.view(n, k, 4 * dim).chunk(4, dim=2)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
@@ -258,13 +258,13 @@ class Steps:
         scores = threshold.new_empty(n, k, cells)
         for at in range(0, n, block):
             part = threshold[at : at + block].unsqueeze(2)
-            larger = self.memory[: len(part) * k * cells * dim].view(-1, k, cells, dim)
-            torch.maximum(self.projected[at : at + len(part)].unsqueeze(1), part, out=larger)
-            torch.mv(larger.flatten(0, 2), self.weights.score, out=scores[at : at + block].view(-1))
+            maxima = self.memory[: len(part) * k * cells * dim].view(-1, k, cells, dim)
+            torch.maximum(self.projected[at : at + len(part)].unsqueeze(1), part, out=maxima)
+            torch.mv(maxima.flatten(0, 2), self.weights.score, out=scores[at : at + block].view(-1))
         return scores
 
 
-def product_type(features: Tensor) -> torch.dtype:
+def product_dtype(features: Tensor) -> torch.dtype:
     """The type that products with features are computed in: autocast's where it is on, else their own."""
     kind = features.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else features.dtype

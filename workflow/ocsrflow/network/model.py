@@ -84,7 +84,7 @@ class Encoder(nn.Module):
         return x.flatten(2).transpose(1, 2)
 
 
-class Reader(nn.Module):
+class EncoderDecoder(nn.Module):
     """Encoder and decoder together."""
 
     def __init__(self, network: Network, vocabulary: int, state: dict[str, Tensor] | None = None) -> None:
@@ -159,22 +159,22 @@ def imagenet(network: Network, weights: Path | None) -> dict[str, Tensor] | None
     return state
 
 
-def take_up(reader: Reader, description: Path, weights: Path) -> None:
+def copy_weights(model: EncoderDecoder, description: Path, weights: Path) -> None:
     """Give a network, on the CPU, all weights of a trained one of its shape.
 
     Raises
     ------
     UserError
-        As :func:`load_reader`, and where a weight is not finite.
+        As :func:`load_model`, and where a weight is not finite.
     """
-    trained, _ = load_reader(description, weights, torch.device("cpu"))
+    trained, _ = load_model(description, weights, torch.device("cpu"))
     state = trained.state_dict()
     if not all(bool(value.isfinite().all()) for value in state.values()):
         raise UserError(f"{weights}: damaged, some weights are not finite; give another parent")
-    reader.load_state_dict(state)
+    model.load_state_dict(state)
 
 
-def load_reader(description: Path, weights: Path, device: torch.device) -> tuple[Reader, dict[str, Any]]:
+def load_model(description: Path, weights: Path, device: torch.device) -> tuple[EncoderDecoder, dict[str, Any]]:
     """A trained model and its description, ready to read.
 
     Raises
@@ -192,8 +192,8 @@ def load_reader(description: Path, weights: Path, device: torch.device) -> tuple
         reason = " ".join(str(error).split())
         raise UserError(f"{description}: not the description of a trained model ({reason}); train it again") from None
     try:
-        reader = Reader(network, len(vocabulary))
-        reader.load_state_dict(load_file(weights))
+        model = EncoderDecoder(network, len(vocabulary))
+        model.load_state_dict(load_file(weights))
     except FileNotFoundError:
         raise
     except Exception as error:  # noqa: BLE001  (the reader raises many kinds)
@@ -201,4 +201,4 @@ def load_reader(description: Path, weights: Path, device: torch.device) -> tuple
             raise trouble from None
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{weights}: damaged, or not the weights of {description} ({reason})") from None
-    return reader.to(device).eval(), facts
+    return model.to(device).eval(), facts

@@ -9,14 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..chem import tokenizer
 from ..chem.similarity import is_valid
-from ..chem.tokenizer import decode, encode
 from ..config.reading import Reading
 from ..depiction.plain import Picture
 from ..pictures.packed_file import Packed
-from .beam_search import Candidate, attend, search
-from .model import Reader
-from .precision import settle, warn_if_slow
+from . import beam_search
+from .beam_search import Candidate
+from .model import EncoderDecoder
+from .precision import prepare_for_reading, warn_if_slow
 
 LAST, LIKELY = 10, 0.5  # tokens at the end of a text that has the greatest length, and how likely each one is
 WARM_UP = 5  # pictures read before the clock counts
@@ -27,14 +28,14 @@ Answer = TypeVar("Answer")
 class ModelReader:
     """A trained model with all that decides what it reads."""
 
-    def __init__(self, reader: Reader, longest: int, reading: Reading, device: torch.device) -> None:
+    def __init__(self, model: EncoderDecoder, longest: int, reading: Reading, device: torch.device) -> None:
         """Put together.
 
         Parameters
         ----------
-        reader
+        model
             The network, on ``device``; its weights are taken over and must not change any more, see
-            :func:`settle`.
+            :func:`ocsrflow.network.precision.prepare_for_reading`.
         longest
             Tokens after which a text is cut off.
         reading
@@ -42,19 +43,19 @@ class ModelReader:
         device
             Where it computes.
         """
-        self.reader, self.longest, self.reading, self.device = reader, longest, reading, device
-        self.precision = reader.set_precision(reading.precision, device)
-        settle(reader.encoder.trunk, self.precision)
-        reader.decoder.settle()
+        self.model, self.longest, self.reading, self.device = model, longest, reading, device
+        self.precision = model.set_precision(reading.precision, device)
+        prepare_for_reading(model.encoder.trunk, self.precision)
+        model.decoder.cache_step_weights()
         warn_if_slow(self.precision, device)
 
-    def see(self, pictures: Tensor) -> Tensor:
-        """The features of some pictures, (batch, channels, size, size) uint8: (batch, own cells, channels)."""
-        with torch.inference_mode(), self.reader.autocast():
-            features: Tensor = self.reader.encoder(pictures.to(self.device, non_blocking=True))
+    def encode(self, pictures: Tensor) -> Tensor:
+        """The features of some pictures, (batch, channels, size, size) uint8: (batch, encoder cells, channels)."""
+        with torch.inference_mode(), self.model.autocast():
+            features: Tensor = self.model.encoder(pictures.to(self.device, non_blocking=True))
             return features
 
-    def look(self, picture: Picture, text: str) -> NDArray[np.float32]:
+    def attention(self, picture: Picture, text: str) -> NDArray[np.float32]:
         """Where the model looks while it writes a text: (tokens + 1, grid, grid), the last as it ends.
 
         Raises
@@ -62,30 +63,31 @@ class ModelReader:
         ValueError
             Where the text has what is no token.
         """
-        tokens = encode(text).tolist()
-        features = self.see(torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)[None])))
-        with torch.inference_mode(), self.reader.autocast():
-            maps: NDArray[np.float32] = attend(self.reader.decoder, features, tokens).float().cpu().numpy()
-            return maps
+        tokens = tokenizer.encode(text).tolist()
+        features = self.encode(torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)[None])))
+        with torch.inference_mode(), self.model.autocast():
+            maps = beam_search.attention(self.model.decoder, features, tokens)
+        found: NDArray[np.float32] = maps.float().cpu().numpy()
+        return found
 
-    def write(self, features: Tensor) -> list[list[Candidate]]:
+    def beam_search(self, features: Tensor) -> list[list[Candidate]]:
         """The texts that each picture may have by its features, likeliest first."""
-        with self.reader.autocast():
-            return search(
-                self.reader.decoder, features, self.longest, beams=self.reading.beams, grammar=self.reading.grammar
+        with self.model.autocast():
+            return beam_search.search(
+                self.model.decoder, features, self.longest, beams=self.reading.beams, grammar=self.reading.grammar
             )
 
     def candidates(self, pictures: Tensor) -> list[list[Candidate]]:
         """The texts that each of some pictures, (batch, channels, size, size) uint8, may have, likeliest first."""
-        return self.write(self.see(pictures))
+        return self.beam_search(self.encode(pictures))
 
-    def read_one(self, picture: NDArray[np.uint8], hopeless: Collection[str] = ()) -> str:
+    def read_one(self, picture: NDArray[np.uint8], invalid: Collection[str] = ()) -> str:
         """The SMILES of one picture, (1, channels, size, size) in the host's memory.
 
-        ``hopeless`` are texts that RDKit is known not to parse, be it that it takes too long.
+        ``invalid`` are texts that RDKit is known not to parse, some of which would hold it up.
         """
-        texts = [decode(candidate.tokens) for candidate in self.candidates(torch.from_numpy(picture))[0]]
-        return next((text for text in texts if text not in hopeless and is_valid(text)), texts[0])
+        texts = [tokenizer.decode(candidate.tokens) for candidate in self.candidates(torch.from_numpy(picture))[0]]
+        return next((text for text in texts if text not in invalid and is_valid(text)), texts[0])
 
 
 def best_first(candidates: Sequence[Candidate], parsed: Callable[[str], bool]) -> list[tuple[str, Candidate]]:
@@ -95,7 +97,7 @@ def best_first(candidates: Sequence[Candidate], parsed: Callable[[str], bool]) -
     """
     texts: dict[str, Candidate] = {}
     for candidate in candidates:  # two token rows may spell one text: the likelier one stands for it
-        texts.setdefault(decode(candidate.tokens), candidate)
+        texts.setdefault(tokenizer.decode(candidate.tokens), candidate)
     return sorted(texts.items(), key=lambda item: (not parsed(item[0]), -item[1].log_probability))
 
 

@@ -47,7 +47,7 @@ def autocast(precision: Resolved, device: torch.device) -> AbstractContextManage
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
-def settle(encoder: nn.Module, precision: Resolved) -> None:
+def prepare_for_reading(encoder: nn.Module, precision: Resolved) -> None:
     """Bring an encoder's weights, in place, to the order and the type in which its products take them.
 
     Otherwise each picture that is read by itself pays for both. Products are the same as under autocast. For a network

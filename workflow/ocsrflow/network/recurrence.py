@@ -18,14 +18,15 @@ BLOCK = 1 << 20
 class Recurrence(torch.autograd.Function):
     """Attention and LSTM over all steps of a teacher-forced pass, with its backward pass written by hand.
 
-    In a step stays what depends on the state before it; all else (gradients of weights, biases, features) is one
-    operation over all steps after the loop. What is (rows, cells, dim) large is computed again in the backward pass,
-    not kept. Rows are sorted from the longest to the shortest, so that those still running are the first ones.
+    Faster than autograd for two reasons. In a step stays only what depends on the state before it; all else (gradients
+    of weights, biases, features) is one operation over all steps after the loop. And what is (rows, cells, dim) large
+    is computed again in the backward pass, not kept. Rows are sorted from the longest text to the shortest, so that
+    those still running are the first ones.
 
-    Two identities make the score w·relu(projected + s) cheap. With the threshold θ = -s it is w·max(projected, θ)
-    plus a number w·s, the same for all cells, which the softmax takes away; so one pass computes it, and what
-    backward needs is where projected > θ. The weights w are constant over the steps, so that the gradients are
-    summed over the steps without them.
+    Two facts make the score w·relu(projected + s) cheap. With the threshold θ = -s it is w·max(projected, θ) + w·s,
+    whose second term is the same for all cells, so that the softmax takes it away: one pass over the cells computes the
+    first, and backward needs to know only where projected > θ. And w is the same in all steps: gradients are summed
+    over the steps without it, and multiplied once.
     """
 
     @staticmethod
@@ -40,7 +41,7 @@ class Recurrence(torch.autograd.Function):
         bias: Tensor,
         score: Tensor,
         from_context: Tensor,
-        spread: Tensor | None,
+        cell_map: Tensor | None,
         steps: list[int],
     ) -> tuple[Tensor, Tensor]:
         """All steps, forward.
@@ -53,7 +54,7 @@ class Recurrence(torch.autograd.Function):
         ctx
             What backward gets.
         features
-            (batch, own cells, channels).
+            (batch, encoder cells, channels).
         projected
             (batch, cells, dim): what the attention's score sees of the features.
         from_tokens
@@ -68,8 +69,8 @@ class Recurrence(torch.autograd.Function):
             (dim,), weights of the attention's score.
         from_context
             (4 dim, channels), weights from the gated context to the LSTM's gates.
-        spread
-            (cells, own cells): the attention's cells as averages of the encoder's; None where they are the same.
+        cell_map
+            (cells, encoder cells): the attention's cells as averages of the encoder's; None where they are the same.
         steps
             Number of rows still running at every step, never rising.
 
@@ -77,33 +78,38 @@ class Recurrence(torch.autograd.Function):
         -------
         The states h after every step, (sum of steps, dim), and the attention that each cell received, (batch, cells).
         """
+        # All that backward needs is written to buffers with a row for each token of each text, in the order of a
+        # PackedSequence: first the rows of step 0, then those of step 1, and so on. torch.split(x, steps) gives the
+        # rows of every step as views, into which the step writes. The columns of ``activations`` are views as well:
+        #
+        #                       threshold (dim)   gate (channels)    gates i, f, g, o (4 dim)
+        #   before the loop     bias              bias               the token's part
+        #   in a step, first    + part of h       + part of h        + part of h
+        #   and then            (as it is)        sigmoid            + part of the context, then sigmoid or tanh
         total, dim, channels = sum(steps), h.shape[1], features.shape[2]
-        new, wide = features.new_empty, c.new_empty
-        # Each step adds to what is there: threshold, context's gate and LSTM's gates, side by side.
-        mixed = new(total, dim + channels + 4 * dim)
-        mixed[:, : dim + channels] = bias
-        mixed[:, dim + channels :] = from_tokens
-        threshold, gate, gates = torch.split(mixed, [dim, channels, 4 * dim], dim=1)
-        # In single precision the gates' values take the place of what they are computed from.
+        new, new_wide = features.new_empty, c.new_empty
+        activations = new(total, dim + channels + 4 * dim)
+        activations[:, : dim + channels] = bias
+        activations[:, dim + channels :] = from_tokens
+        threshold, gate, gates = torch.split(activations, [dim, channels, 4 * dim], dim=1)
+        # In half precision the gates' values have a buffer of their own, in the type of the memory.
         same = c.dtype == features.dtype
-        gates_wide = gates if same else wide(total, 4 * dim)
-        context, states, memory = new(total, channels), new(total, dim), wide(total, dim)
+        gates_wide = gates if same else new_wide(total, 4 * dim)
+        context, states, memory = new(total, channels), new(total, dim), new_wide(total, dim)
         attention = c.new_zeros(len(steps), *projected.shape[:2])
         scratch = Scratch(projected)
         first = h, c
-        rows = zip(
-            *(torch.split(x, steps) for x in (mixed, threshold, gate, gates, gates_wide, context, states, memory)),
-            strict=True,
-        )
+        per_step = (activations, threshold, gate, gates, gates_wide, context, states, memory)
+        rows = zip(*(torch.split(x, steps) for x in per_step), strict=True)
         with torch.autocast(features.device.type, enabled=False):
-            to_mixed, to_gates = from_state.t(), from_context.t()
-            for t, (mixed_t, threshold_t, gate_t, gates_t, wide_t, context_t, h_t, c_t) in enumerate(rows):
-                n = steps[t]
-                mixed_t.addmm_(h[:n], to_mixed)
+            to_activations, to_gates = from_state.t(), from_context.t()
+            for t, (activations_t, threshold_t, gate_t, gates_t, wide_t, context_t, h_t, c_t) in enumerate(rows):
+                n = steps[t]  # rows that are still running
+                activations_t.addmm_(h[:n], to_activations)
                 scores = scratch.scores(projected, threshold_t, score)
                 a = torch.softmax(scores, 1, dtype=c.dtype, out=attention[t, :n]).to(features.dtype)
-                if spread is not None:
-                    a = a @ spread
+                if cell_map is not None:
+                    a = a @ cell_map
                 torch.bmm(a.unsqueeze(1), features[:n], out=context_t.unsqueeze(1))
                 gates_t.addmm_(gate_t.sigmoid_() * context_t, to_gates)
                 if not same:
@@ -116,8 +122,8 @@ class Recurrence(torch.autograd.Function):
                 h, c = h_t, c_t
         ctx.steps = steps
         ctx.save_for_backward(
-            features, projected, *first, from_state, score, from_context, spread,
-            mixed, gates_wide, context, states, memory, attention,
+            features, projected, *first, from_state, score, from_context, cell_map,
+            activations, gates_wide, context, states, memory, attention,
         )  # fmt: skip
         return states, attention.sum(dim=0)
 
@@ -126,61 +132,72 @@ class Recurrence(torch.autograd.Function):
     def backward(ctx: Any, d_states: Tensor, d_received: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of all inputs; ``d_x`` is the gradient of the loss to ``x``."""
         (
-            features, projected, h, c, from_state, score, from_context, spread,
-            mixed, gates, context, states, memory, attention,
+            features, projected, h, c, from_state, score, from_context, cell_map,
+            activations, gates, context, states, memory, attention,
         ) = ctx.saved_tensors  # fmt: skip
         steps: list[int] = ctx.steps
         batch, dim, channels = len(h), h.shape[1], features.shape[2]
-        threshold, gate, _ = torch.split(mixed, [dim, channels, 4 * dim], dim=1)
+        threshold, gate, _ = torch.split(activations, [dim, channels, 4 * dim], dim=1)
         memory_slope, gates_slope = _lstm_slopes(gates, memory, _before(c, memory, steps))
         gate_slope = context * gate * (1 - gate)
 
-        d_mixed = torch.empty_like(mixed)
-        d_threshold, d_gate, d_gates = torch.split(d_mixed, [dim, channels, 4 * dim], dim=1)
+        d_activations = torch.empty_like(activations)
+        d_threshold, d_gate, d_gates = torch.split(d_activations, [dim, channels, 4 * dim], dim=1)
         d_context = features.new_zeros(len(steps), batch, channels)
         d_projected = projected.new_zeros(projected.shape, dtype=c.dtype)
         d_h, d_c = torch.zeros_like(h), torch.zeros_like(c)
-        d_states = d_states.clone(memory_format=torch.contiguous_format)  # each step adds to the one before
-        before = [d_h, *torch.split(d_states, steps)]
+        # The state after a step is used twice, by the output and by the next step, which adds its gradient here. So
+        # d_before[t] is the gradient of the state that step t begins with, and d_before[t + 1] of the one it leaves.
+        d_states = d_states.clone(memory_format=torch.contiguous_format)
+        d_before = [d_h, *torch.split(d_states, steps)]
         scratch = Scratch(projected)
         cells = features.transpose(1, 2)
+        # As in forward, columns are views, and each step's rows are views of these. The gates' gradients have two: one
+        # of (rows, 4 dim) and one of (rows, 4, dim).
         per_step = (
             threshold, gate, gates[:, dim : 2 * dim], memory_slope, gates_slope, gate_slope,
-            d_mixed, d_threshold, d_gate, d_gates, d_gates.view(-1, 4, dim),
+            d_activations, d_threshold, d_gate, d_gates, d_gates.view(-1, 4, dim),
         )  # fmt: skip
         rows = list(zip(*(torch.split(x, steps) for x in per_step), strict=True))
         with torch.autocast(features.device.type, enabled=False):
             # The gradient of the threshold leaves the loop without the score's weights; see the class.
-            from_mixed = torch.cat([from_state[:dim] * -score.unsqueeze(1), from_state[dim:]])
+            from_activations = torch.cat([from_state[:dim] * -score.unsqueeze(1), from_state[dim:]])
             for t in reversed(range(len(steps))):
-                n, d_h_t = steps[t], before[t + 1]
-                thr_t, gate_t, f_t, c_slope, gates_s, gate_s, d_mixed_t, d_thr, d_gate_t, d_gates_t, d_ifgo = rows[t]
-                d_c_t = d_c[:n].addcmul_(d_h_t.to(c.dtype), c_slope)
-                torch.mul(gates_s[:, :3], d_c_t.unsqueeze(1), out=d_ifgo[:, :3])
-                torch.mul(gates_s[:, 3], d_h_t, out=d_ifgo[:, 3])
+                n, d_h_t = steps[t], d_before[t + 1]
+                (
+                    threshold_t, gate_t, f_t, memory_slope_t, gates_slope_t, gate_slope_t,
+                    d_activations_t, d_threshold_t, d_gate_t, d_gates_t, d_ifgo_t,
+                ) = rows[t]  # fmt: skip
+                # Through h = o · tanh(c) to the memory, and from the memory to the gates and to the memory before.
+                d_c_t = d_c[:n].addcmul_(d_h_t.to(c.dtype), memory_slope_t)
+                torch.mul(gates_slope_t[:, :3], d_c_t.unsqueeze(1), out=d_ifgo_t[:, :3])
+                torch.mul(gates_slope_t[:, 3], d_h_t, out=d_ifgo_t[:, 3])
                 d_c_t.mul_(f_t)
+                # Through the product of gate and context to both, and through the context to the attention.
                 d_gated = d_gates_t @ from_context
-                torch.mul(d_gated, gate_s, out=d_gate_t)
+                torch.mul(d_gated, gate_slope_t, out=d_gate_t)
                 d_context_t = torch.mul(d_gated, gate_t, out=d_context[t, :n])
                 d_a = torch.bmm(d_context_t.unsqueeze(1), cells[:n]).squeeze(1)
-                if spread is not None:
-                    d_a = d_a @ spread.t()
+                if cell_map is not None:
+                    d_a = d_a @ cell_map.t()
                 d_a = d_received[:n] + d_a
+                # Through the softmax to the scores, and from these to the threshold and to the features' projection.
                 d_scores = torch._softmax_backward_data(d_a, attention[t, :n], 1, c.dtype)
-                scratch.scores_backward(projected, thr_t, d_scores, d_projected, d_thr)
-                before[t][:n].addmm_(d_mixed_t, from_mixed)
+                scratch.scores_backward(projected, threshold_t, d_scores, d_projected, d_threshold_t)
+                # Through all that was computed from the state that the step began with.
+                d_before[t][:n].addmm_(d_activations_t, from_activations)
 
             d_score = (d_projected * projected).sum(dim=(0, 1)) - (d_threshold * threshold).sum(dim=0)
             d_threshold.mul_(-score)
             d_from_context = d_gates.t() @ (gate * context)
-            d_from_state = d_mixed.t() @ _before(h, states, steps)
+            d_from_state = d_activations.t() @ _before(h, states, steps)
             d_features = None
             if ctx.needs_input_grad[0]:
                 a = attention.to(features.dtype)
-                if spread is not None:
-                    a = a @ spread
+                if cell_map is not None:
+                    a = a @ cell_map
                 d_features = torch.bmm(a.permute(1, 2, 0), d_context.transpose(0, 1))
-        d_bias = d_mixed[:, : dim + channels].sum(dim=0)
+        d_bias = d_activations[:, : dim + channels].sum(dim=0)
         d_projected = d_projected.mul_(score).to(projected.dtype)
         return (
             d_features, d_projected, d_gates.to(c.dtype), d_h, d_c,

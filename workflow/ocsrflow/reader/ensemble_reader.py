@@ -20,7 +20,7 @@ from ..ensemble.calibrate import Calibration
 from ..ensemble.calibrate import confidence as confidences
 from ..ensemble.voting_methods import METHODS, Candidates, Decision, Pooled
 from ..network.beam_search import likelihood
-from ..network.model import load_reader
+from ..network.model import load_model
 from ..network.model_reader import ModelReader, best_first, is_complete
 from ..pictures.redraw_distance import fits, pool_of
 from ..runtime.errors import UserError
@@ -71,7 +71,7 @@ class EnsembleReader:
             Where a model is damaged, or they do not go together.
         """
         loaded = [
-            load_reader(folder / "model.json", folder / "weights.safetensors", device) for folder in lineup.folders
+            load_model(folder / "model.json", folder / "weights.safetensors", device) for folder in lineup.folders
         ]
         about = [facts for _, facts in loaded]
         for folder, facts in zip(lineup.folders, about, strict=True):
@@ -102,8 +102,8 @@ class EnsembleReader:
 
     def read(self, pictures: NDArray[np.uint8]) -> list[Answer]:
         """The answers to some pictures, (pictures, channels, size, size)."""
-        features = [model_reader.see(torch.from_numpy(pictures)) for model_reader in self.model_readers]
-        written = [model_reader.write(own) for model_reader, own in zip(self.model_readers, features, strict=True)]
+        features = [model_reader.encode(torch.from_numpy(pictures)) for model_reader in self.model_readers]
+        written = [model_reader.beam_search(own) for model_reader, own in zip(self.model_readers, features, strict=True)]
         texts = {decode(c.tokens) for found in written for candidates in found for c in candidates}
         molecules = known(texts, what="parsing the candidates", pool=self._pool)
         ranked = [[best_first(c, lambda text: molecules[text] is not None) for c in found] for found in written]
@@ -159,7 +159,7 @@ class EnsembleReader:
     def attention(self, picture: Picture, text: str) -> NDArray[np.float32] | None:
         """Where the first model looks while it writes a text, (tokens + 1, grid, grid); None for no SMILES."""
         try:
-            return self.model_readers[0].look(picture, text)
+            return self.model_readers[0].attention(picture, text)
         except ValueError:
             return None
 

@@ -14,7 +14,7 @@ from ..chem.tokenizer import decode
 from ..config.reading import Reading
 from ..network.batches import Loader
 from ..network.beam_search import Candidate
-from ..network.model import load_reader
+from ..network.model import load_model
 from ..network.model_reader import ModelReader, best_first, is_complete, timed
 from ..pictures.packed_file import Packed
 from ..runtime.files import whole, write_json
@@ -81,36 +81,36 @@ def predict_set(
     if device.type == "cpu":
         torch.set_num_threads(threads)
     packed = Packed(data)
-    reader, model = load_reader(description, weights, device)
-    packed.expect_vocabulary(model["vocabulary"], weights)
+    model, model_facts = load_model(description, weights, device)
+    packed.expect_vocabulary(model_facts["vocabulary"], weights)
     members = packed.first(split, size)
-    model_reader = ModelReader(reader, int(model["training"]["decode_length"]), reading, device)
+    model_reader = ModelReader(model, int(model_facts["training"]["decode_length"]), reading, device)
     found: dict[int, tuple[list[Candidate], float]] = {}
     parts = [members[at : at + batch] for at in range(0, len(members), batch)]
     workers = threads if device.type == "cuda" else 0
     loader = Loader(packed, parts, batch, workers=workers, pin=device.type == "cuda", setting="--batch")
     began = before = 0.0
-    for pictures in progress(loader, total=len(parts), what=f"{model['name']} reads", unit="batches"):
+    for pictures in progress(loader, total=len(parts), what=f"{model_facts['name']} reads", unit="batches"):
         began = began or time.perf_counter()  # not before the workers that read pictures run
         before = before or began
         candidates = model_reader.candidates(pictures.pictures)
         seconds, before = (time.perf_counter() - before) / len(candidates), time.perf_counter()
         found.update((at, (those, seconds)) for at, those in zip(pictures.positions, candidates, strict=True))
     batched = len(members) / (time.perf_counter() - began)
-    rows, hopeless = _table([found[int(at)] for at in members], model_reader.longest, threads)
+    rows, invalid = _table([found[int(at)] for at in members], model_reader.longest, threads)
     rows.insert(0, "cid", packed.cid[members])
     rows.insert(1, "id", packed.ids(members))
     rows.insert(2, "reference", packed.text("smiles", members))
     with whole(out) as part:
         rows.to_parquet(part, index=False)
-    times, _ = timed(partial(model_reader.read_one, hopeless=hopeless), packed, members[:timed_images])
+    times, _ = timed(partial(model_reader.read_one, invalid=invalid), packed, members[:timed_images])
     write_json(
         facts,
         {
-            "name": model["name"],
+            "name": model_facts["name"],
             "kind": "model",
             **of_cluster(),
-            "key": f"model:{model['name']}:{model['key']}",
+            "key": f"model:{model_facts['name']}:{model_facts['key']}",
             "seconds_per_image": statistics.median(times),
             "images_per_second": batched,
             "precision": model_reader.precision,

@@ -13,7 +13,7 @@ from ..chem.similarity import known
 from ..chem.tokenizer import encode
 from ..config.precision import Precision
 from ..network.beam_search import likelihood
-from ..network.model import Reader, load_reader
+from ..network.model import EncoderDecoder, load_model
 from ..network.precision import warn_if_slow
 from ..pictures.packed_file import Packed
 from ..runtime.files import whole, write_json
@@ -80,24 +80,24 @@ def rescore(
         torch.set_num_threads(threads)
     scores = [np.full((len(texts), len(members)), np.nan) for texts in candidates]
     seconds = []
-    for column, (model, about, file) in enumerate(zip(members, descriptions, weights, strict=True)):
-        reader, described = load_reader(about, file, device)
-        packed.expect_vocabulary(described["vocabulary"], file)
-        warn_if_slow(reader.set_precision(precision, device), device)
+    for column, (member, description, file) in enumerate(zip(members, descriptions, weights, strict=True)):
+        model, model_facts = load_model(description, file, device)
+        packed.expect_vocabulary(model_facts["vocabulary"], file)
+        warn_if_slow(model.set_precision(precision, device), device)
         parts = [range(at, min(at + batch, len(positions))) for at in range(0, len(positions), batch)]
-        for part in progress(parts, what=f"{model['name']} scores all candidates", unit="batches"):
-            found, _ = _scored(reader, packed, positions[part.start : part.stop], candidates[part.start : part.stop])
+        for part in progress(parts, what=f"{member['name']} scores all candidates", unit="batches"):
+            found, _ = _scored(model, packed, positions[part.start : part.stop], candidates[part.start : part.stop])
             for at, values in zip(part, found, strict=True):
                 scores[at][:, column] = values
         times = [
-            _scored(reader, packed, positions[at : at + 1], candidates[at : at + 1])[1]
+            _scored(model, packed, positions[at : at + 1], candidates[at : at + 1])[1]
             for at in [0, *range(min(timed_images, len(positions)))]
         ]
         seconds.append(statistics.median(times[1:]))  # the first one warms up
     rows = pd.DataFrame({"cid": cids, "candidates": candidates, "likelihoods": [score.tolist() for score in scores]})
     with whole(out) as written:
         rows.to_parquet(written, index=False)
-    write_json(facts, {"members": [model["name"] for model in members], "seconds_per_image": seconds})
+    write_json(facts, {"members": [member["name"] for member in members], "seconds_per_image": seconds})
 
 
 def pool(tables: Sequence[pd.DataFrame], processes: int) -> list[list[str]]:
@@ -111,16 +111,16 @@ def pool(tables: Sequence[pd.DataFrame], processes: int) -> list[list[str]]:
 
 
 def _scored(
-    reader: Reader, packed: Packed, positions: Sequence[int], candidates: Sequence[Sequence[str]]
+    model: EncoderDecoder, packed: Packed, positions: Sequence[int], candidates: Sequence[Sequence[str]]
 ) -> tuple[list[list[float]], float]:
     """Log-probabilities of the candidates of some pictures, and the seconds that they took the decoder."""
-    device = next(reader.parameters()).device
-    with torch.inference_mode(), reader.autocast():
-        features = reader.encoder(torch.from_numpy(packed.pictures(positions)).to(device))
+    device = next(model.parameters()).device
+    with torch.inference_mode(), model.autocast():
+        features = model.encoder(torch.from_numpy(packed.pictures(positions)).to(device))
         if device.type == "cuda":
             torch.cuda.synchronize()
         began = time.perf_counter()
         found = likelihood(
-            reader.decoder, features, [[encode(text).tolist() for text in texts] for texts in candidates]
+            model.decoder, features, [[encode(text).tolist() for text in texts] for texts in candidates]
         )
     return found, time.perf_counter() - began

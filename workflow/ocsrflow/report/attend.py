@@ -9,7 +9,7 @@ import torch
 from ..chem.tokenizer import encode, tokenize
 from ..config.reading import Reading
 from ..network.attention_maps import draw_attention
-from ..network.model import load_reader
+from ..network.model import load_model
 from ..network.model_reader import ModelReader
 from ..pictures.packed_file import Packed
 from ..runtime.files import whole
@@ -52,9 +52,9 @@ def attend(
     torch.set_num_threads(threads)
     packed = Packed(data)
     device = torch.device("cpu")
-    reader, model = load_reader(description, weights, device)
-    packed.expect_vocabulary(model["vocabulary"], weights)
-    model_reader = ModelReader(reader.eval(), int(model["training"]["decode_length"]), Reading(), device)
+    model, model_facts = load_model(description, weights, device)
+    packed.expect_vocabulary(model_facts["vocabulary"], weights)
+    model_reader = ModelReader(model.eval(), int(model_facts["training"]["decode_length"]), Reading(), device)
     table = pd.read_parquet(predictions, columns=["cid", "prediction", "token_probabilities"])
     chosen = choose(table.merge(pd.read_parquet(scores, columns=["cid", "exact", "tanimoto"]), on="cid"), size)
     rows = []
@@ -64,15 +64,15 @@ def attend(
         image = draw_attention(
             picture,
             tokenize(row.prediction),
-            model_reader.look(picture, row.prediction),
-            title=f"CID {row.cid}, read by {model['name']}, with the probability of each token",
+            model_reader.attention(picture, row.prediction),
+            title=f"CID {row.cid}, read by {model_facts['name']}, with the probability of each token",
             probabilities=row.token_probabilities,
             channel_order=packed.depiction.channel_order,
         )
         rows.append((row.cid, row.prediction, row.exact, row.tanimoto, small_png(image, 64)))
     with whole(out) as part:
         pd.DataFrame(rows, columns=["cid", "prediction", "exact", "tanimoto", "png"]).to_parquet(part, index=False)
-    print(f"{model['name']}: attention over {len(rows)} pictures")
+    print(f"{model_facts['name']}: attention over {len(rows)} pictures")
 
 
 def choose(rows: pd.DataFrame, size: int) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..config.training import Training
 from ..network.batches import Batch, Share
-from ..network.model import Reader
+from ..network.model import EncoderDecoder
 from ..runtime.errors import UserError
 from .augment import augment
 from .process_group import ProcessGroup
@@ -23,12 +23,12 @@ from .process_group import ProcessGroup
 class Engine:
     """Network, optimiser and schedule of a training, and what a step does with them."""
 
-    def __init__(self, reader: Reader, training: Training, group: ProcessGroup, steps: int) -> None:
+    def __init__(self, model: EncoderDecoder, training: Training, group: ProcessGroup, steps: int) -> None:
         """Put a network on this process's device.
 
         Parameters
         ----------
-        reader
+        model
             The network, the same in all processes.
         training
             How it is trained.
@@ -38,33 +38,33 @@ class Engine:
             Length of the training in steps, for the schedule.
         """
         self.training, self.group = training, group
-        self.reader = reader.to(group.device)
-        self.reader.set_precision(training.precision, group.device)
+        self.model = model.to(group.device)
+        self.model.set_precision(training.precision, group.device)
         if group.cuda:
-            self.reader = self.reader.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if training.compile:
             torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
-            self.reader.encoder.compile(dynamic=False)  # all batches have one size
-        self.network: nn.Module = self.reader
+            self.model.encoder.compile(dynamic=False)  # all batches have one size
+        self.parallel: nn.Module = self.model
         if group.world_size > 1:
             # Said of depthwise weights at every start; it concerns a few kilobytes.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             devices = [group.device] if group.cuda else None
             # Batch statistics are not sent at every step: a step does not depend on them, and they are aligned before
             # each validation.
-            self.network = DistributedDataParallel(
-                self.reader, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+            self.parallel = DistributedDataParallel(
+                self.model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
             )
-        self.optimiser = _optimiser(reader, training)
+        self.optimiser = _optimiser(model, training)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimiser, lambda step: learning_rate_factor(step, steps, training)
         )
-        self.averaged = copy.deepcopy(self.reader).requires_grad_(False) if training.ema else None
+        self.averaged = copy.deepcopy(self.model).requires_grad_(False) if training.ema else None
 
     @property
-    def evaluated(self) -> Reader:
+    def evaluated(self) -> EncoderDecoder:
         """The network that is validated and kept: that of the averaged weights, where they are averaged."""
-        return self.reader if self.averaged is None else self.averaged
+        return self.model if self.averaged is None else self.averaged
 
     def step(self, batch: Batch, share: Share, number: int) -> Tensor:
         """One optimiser step.
@@ -88,25 +88,25 @@ class Engine:
             part.to(group.device, non_blocking=True) for part in (batch.pictures, batch.tokens, batch.targets)
         )
         pictures = augmented(pictures, training, number, group)
-        with self.reader.autocast():
-            entropy, penalty = self.network(pictures, tokens, batch.steps, targets)
+        with self.model.autocast():
+            entropy, penalty = self.parallel(pictures, tokens, batch.steps, targets)
         loss = entropy / share.tokens + training.attention_penalty * penalty / share.pictures
         self.optimiser.zero_grad(set_to_none=True)
         # DistributedDataParallel averages gradients over processes: times their number it is the sum, so that a step
         # is that of the global batch, however many share it.
         (group.world_size * loss).backward()
-        torch.nn.utils.clip_grad_value_(self.reader.parameters(), training.gradient_clip)
+        torch.nn.utils.clip_grad_value_(self.model.parameters(), training.gradient_clip)
         self.optimiser.step()
         self.schedule.step()
         if self.averaged is not None:
-            average(self.averaged, self.reader, training.ema if number else 0.0)
+            average(self.averaged, self.model, training.ema if number else 0.0)
         part: Tensor = entropy.detach() / share.tokens
         return part
 
     def state(self) -> dict[str, Any]:
         """Everything a later training needs to go on from here."""
         return {
-            "reader": self.reader.state_dict(),
+            "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
             "averaged": self.averaged.state_dict() if self.averaged is not None else None,
@@ -114,7 +114,7 @@ class Engine:
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up a state that :meth:`state` gave."""
-        self.reader.load_state_dict(state["reader"])
+        self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         if self.averaged is not None:
@@ -158,12 +158,12 @@ def enough_memory(
 
 
 @torch.no_grad()
-def average(averaged: Reader, reader: Reader, decay: float) -> None:
+def average(averaged: EncoderDecoder, model: EncoderDecoder, decay: float) -> None:
     """Move the averages towards the weights and statistics of now.
 
     PyTorch's AveragedModel does the same, but waits for the GPU twice a step.
     """
-    pairs = list(zip(_values(averaged), _values(reader), strict=True))
+    pairs = list(zip(_values(averaged), _values(model), strict=True))
     floats = [pair for pair in pairs if pair[0].is_floating_point()]
     torch._foreach_lerp_([kept for kept, _ in floats], [now for _, now in floats], 1 - decay)
     for kept, now in pairs:
@@ -171,15 +171,15 @@ def average(averaged: Reader, reader: Reader, decay: float) -> None:
             kept.copy_(now)
 
 
-def _values(reader: Reader) -> list[Tensor]:
-    return [*reader.parameters(), *reader.buffers()]
+def _values(model: EncoderDecoder) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
 
 
-def _optimiser(reader: Reader, training: Training) -> torch.optim.Optimizer:
+def _optimiser(model: EncoderDecoder, training: Training) -> torch.optim.Optimizer:
     """Adam with a learning rate for the encoder and one for the decoder."""
     groups = [
-        {"params": [p for p in reader.encoder.parameters() if p.requires_grad], "lr": training.encoder_lr},
-        {"params": list(reader.decoder.parameters()), "lr": training.decoder_lr},
+        {"params": [p for p in model.encoder.parameters() if p.requires_grad], "lr": training.encoder_lr},
+        {"params": list(model.decoder.parameters()), "lr": training.decoder_lr},
     ]
     return torch.optim.Adam([group for group in groups if group["params"]], fused=True)
 

@@ -64,7 +64,7 @@ def train_epochs(trainer: Trainer) -> None:
     bar = progress(total=trainer.steps, initial=state.steps, what=trainer.name, unit="steps", shown=group.is_main)
     with closing(iter(loader)) as stream, bar:
         while state.epoch < training.epochs and state.stale < (training.patience or math.inf):
-            trainer.reader.train()
+            trainer.model.train()
             meter = Meter(trainer.flops, trainer.peak, group)
             for share in islice(epochs.epoch(state.epoch), state.step, None):
                 batch = meter.next_batch(stream, share)
@@ -101,8 +101,8 @@ def minimise_risk(trainer: Trainer, risk: Risk) -> None:
         if not trainer.best:  # no epoch before it: the parent's weights are those to be improved
             trainer.validate()
         state.phase = MINIMUM_RISK
-        trainer.reader.load_state_dict(trainer.best)
-        trainer.engine = RiskEngine(trainer.reader, training, risk, group)
+        trainer.model.load_state_dict(trainer.best)
+        trainer.engine = RiskEngine(trainer.model, training, risk, group)
     engine, done = trainer.engine, state.risk_steps
     assert isinstance(engine, RiskEngine)
     # Epochs are numbered on from those of the cross-entropy, so that each has another order.

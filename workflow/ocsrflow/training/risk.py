@@ -18,7 +18,7 @@ from ..config.training import Training
 from ..network.batches import Batch, Share, in_steps
 from ..network.beam_search import Candidate, search
 from ..network.decoder import Decoder
-from ..network.model import Reader
+from ..network.model import EncoderDecoder
 from .engine import augmented
 from .process_group import ProcessGroup
 from .rewards import Rewards
@@ -66,7 +66,7 @@ def log_probabilities(decoder: Decoder, features: Tensor, texts: Sequence[Sequen
     decoder
         In evaluation mode.
     features
-        (pictures, own cells, channels).
+        (pictures, encoder cells, channels).
     texts
         For each picture one text or more.
 
@@ -92,12 +92,12 @@ class RiskEngine:
     In place of :class:`ocsrflow.training.engine.Engine`, of whose optimiser and averages nothing is taken over.
     """
 
-    def __init__(self, reader: Reader, training: Training, risk: Risk, group: ProcessGroup) -> None:
+    def __init__(self, model: EncoderDecoder, training: Training, risk: Risk, group: ProcessGroup) -> None:
         """Begin with the network as it is.
 
         Parameters
         ----------
-        reader
+        model
             The network, on this process's device, the same in all processes; put into evaluation mode.
         training
             How it was trained before; augmentation and longest text remain.
@@ -106,17 +106,17 @@ class RiskEngine:
         group
             This process among the others.
         """
-        self.reader, self.training, self.risk, self.group = reader.eval(), training, risk, group
-        self.parameters = [value for value in reader.parameters() if value.requires_grad]
+        self.model, self.training, self.risk, self.group = model.eval(), training, risk, group
+        self.parameters = [value for value in model.parameters() if value.requires_grad]
         self.optimiser = torch.optim.Adam(self.parameters, lr=risk.lr, fused=True)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimiser, lambda step: 1 - (1 - LAST_RATE) * step / risk.steps
         )
 
     @property
-    def evaluated(self) -> Reader:
+    def evaluated(self) -> EncoderDecoder:
         """The network that is validated and kept."""
-        return self.reader
+        return self.model
 
     def step(self, batch: Batch, share: Share, number: int, rewards: Rewards) -> Tensor:
         """One optimiser step.
@@ -136,19 +136,19 @@ class RiskEngine:
         (3,), this process's parts of the means over the pictures of all processes: risk, cross-entropy a token of the
         right text in nats, reward of the likeliest text of the beam search. The parts of all processes add up.
         """
-        risk, group, reader = self.risk, self.group, self.reader
+        risk, group, model = self.risk, self.group, self.model
         right = [[token for token in row if token > END] for row in batch.tokens.tolist()]
         pictures = augmented(batch.pictures.to(group.device, non_blocking=True), self.training, number, group)
-        with reader.autocast():
-            features = reader.encoder(pictures)
+        with model.autocast():
+            features = model.encoder(pictures)
         # In a block of its own: weights that autocast has cast without gradients would be used again by the next pass.
-        with reader.autocast():
+        with model.autocast():
             longest = self.training.decode_length
-            found = search(reader.decoder, features.detach(), longest, beams=risk.candidates, grammar=True)
+            found = search(model.decoder, features.detach(), longest, beams=risk.candidates, grammar=True)
         candidates = [distinct(*each) for each in zip(right, found, strict=True)]
         waiting = rewards.schedule([(text, next(iter(own))) for own in candidates for text in own])
-        with reader.autocast():
-            likelihoods = log_probabilities(reader.decoder, features, [list(own.values()) for own in candidates])
+        with model.autocast():
+            likelihoods = log_probabilities(model.decoder, features, [list(own.values()) for own in candidates])
         worth = [{text: next(waiting) for text in own} for own in candidates]  # meanwhile worked out
 
         table = likelihoods.new_zeros(likelihoods.shape, device="cpu")
@@ -178,13 +178,13 @@ class RiskEngine:
     def state(self) -> dict[str, Any]:
         """Everything a later training needs to go on from here."""
         return {
-            "reader": self.reader.state_dict(),
+            "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up a state that :meth:`state` gave."""
-        self.reader.load_state_dict(state["reader"])
+        self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])

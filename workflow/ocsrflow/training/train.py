@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from ..config.network import Network
 from ..config.training import Training
-from ..network.model import Reader, imagenet, take_up
+from ..network.model import EncoderDecoder, copy_weights, imagenet
 from ..network.precision import warn_if_slow
 from ..pictures.packed_file import Packed
 from ..runtime.code_version import code_version
@@ -93,13 +93,13 @@ def train(
             parent.check(network, packed.split_into, packed.vocabulary)
         torch.manual_seed(training.seed)
         try:
-            reader = Reader(network, len(packed.vocabulary), imagenet(network, weights))
+            model = EncoderDecoder(network, len(packed.vocabulary), imagenet(network, weights))
         except ValueError as error:
             raise UserError(f"{name}: {error}") from None
         if parent:
-            take_up(reader, parent.description, parent.weights)
+            copy_weights(model, parent.description, parent.weights)
         # From here on training.precision is the one that is used.
-        precision = group.broadcast(reader.set_precision(training.precision, group.device))
+        precision = group.broadcast(model.set_precision(training.precision, group.device))
         training = training.model_copy(update={"precision": precision})
         if group.is_main:
             warn_if_slow(precision, group.device)
@@ -114,7 +114,7 @@ def train(
         stack.enter_context(enough_memory(training, group))
         if group.is_main:
             stack.enter_context(saved.lock())
-        trainer = Trainer(name, packed, network, training, group, reader, saved, threads, checkpoint_minutes)
+        trainer = Trainer(name, packed, network, training, group, model, saved, threads, checkpoint_minutes)
         trainer.resume()
         history = trainer.state.history
         curves = LiveCurves(

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..config.network import Network
 from ..config.training import Training
 from ..network.batches import Epochs, Loader, Share
-from ..network.model import Reader
+from ..network.model import EncoderDecoder
 from ..pictures.packed_file import Packed
 from ..runtime.errors import UserError
 from .checkpoints import Checkpoints
@@ -62,7 +62,7 @@ class Trainer:
     network: Network
     training: Training
     group: ProcessGroup
-    reader: Reader
+    model: EncoderDecoder
     checkpoints: Checkpoints
     threads: int
     checkpoint_minutes: float
@@ -75,7 +75,7 @@ class Trainer:
         if training.risk is not None:  # here, so that a batch that is too large is found before all else
             self.risk_epochs = self._epochs(training.risk.batch, "training.risk.batch")
         self.steps = len(self.epochs) * training.epochs
-        self.engine: Engine | RiskEngine = Engine(self.reader, training, group, self.steps)
+        self.engine: Engine | RiskEngine = Engine(self.model, training, group, self.steps)
         self.flops = training_flops(self.network, len(self.packed.vocabulary), self.packed.shape)
         self.peak = peak(group.device)
         self.state: TrainState
@@ -154,7 +154,7 @@ class Trainer:
     def _check_finite(self) -> None:
         """Refuse losses and weights that are not finite: a step may spoil weights after its loss was right."""
         self._collect_losses()
-        finite = torch.stack([value.isfinite().all() for value in self.reader.parameters()]).all()
+        finite = torch.stack([value.isfinite().all() for value in self.model.parameters()]).all()
         if not bool(finite):
             self._refuse(f"the weights are no numbers after step {self.state.steps}", self.last)
 
@@ -213,7 +213,7 @@ class Trainer:
         self.state = state = TrainState(**parts["state"])
         self.began = time.monotonic() - state.seconds
         if state.phase == MINIMUM_RISK and self.training.risk is not None:
-            self.engine = RiskEngine(self.reader, self.training, self.training.risk, group)
+            self.engine = RiskEngine(self.model, self.training, self.training.risk, group)
         self.engine.load(parts["engine"])
         self.best = parts["best"]
         if len(parts["random"]) == group.world_size:
@@ -230,7 +230,7 @@ class Trainer:
         """What a finished training leaves in ``model.json`` of itself."""
         state = self.state
         return {
-            "parameters": sum(p.numel() for p in self.reader.parameters()),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
             "training_pictures": len(self.members),
             "epochs": state.epoch,
             "best_epoch": state.best_epoch,
@@ -238,7 +238,7 @@ class Trainer:
             "validation_tanimoto": state.best,
             "seconds": round(state.seconds, 1),
             "processes": self.group.world_size,
-            "precision": self.reader.encoder.precision,
+            "precision": self.model.encoder.precision,
             "device": torch.cuda.get_device_name() if self.group.cuda else f"CPU, {self.threads} threads",
             "speed": medians([line for line in state.history if line["phase"] == CROSS_ENTROPY]),
             "risk_speed": medians([line for line in state.history if line["phase"] == MINIMUM_RISK]),

@@ -14,7 +14,7 @@ from ..chem.tokenizer import decode
 from ..config.training import Training
 from ..network.batches import Loader
 from ..network.beam_search import search
-from ..network.model import Reader
+from ..network.model import EncoderDecoder
 from ..pictures.packed_file import Packed
 from ..runtime.isolated import CHUNK, Failed, Pool, attempts
 from ..runtime.progress import progress
@@ -22,7 +22,7 @@ from .process_group import ProcessGroup
 from .rewards import Pair, Score, prepare, score
 
 
-def validate(reader: Reader, packed: Packed, training: Training, group: ProcessGroup) -> dict[str, float]:
+def validate(model: EncoderDecoder, packed: Packed, training: Training, group: ProcessGroup) -> dict[str, float]:
     """Score a network on the first pictures of the validation split; the processes share the work.
 
     Texts are parsed in a process of their own meanwhile: what a network writes can hold RDKit up for minutes, or crash
@@ -42,7 +42,7 @@ def validate(reader: Reader, packed: Packed, training: Training, group: ProcessG
     totals = np.zeros(5)  # cross-entropy, tokens, similarity, valid, pictures
     work = partial(attempts, score)
     waiting: list[tuple[Sequence[Pair], Iterator[Score | Failed]]] = []
-    reader.eval()
+    model.eval()
     # Each process takes its part of every batch, so that all reach check_stop equally often; a last part may be empty.
     batches = [members[at : at + training.batch] for at in range(0, len(members), training.batch)]
     parts = [batch[group.rank :: group.world_size] for batch in batches]
@@ -50,7 +50,7 @@ def validate(reader: Reader, packed: Packed, training: Training, group: ProcessG
     loader = iter(Loader(packed, [part for part in parts if len(part)], largest, workers=0, pin=False))
     with (
         torch.inference_mode(),
-        reader.autocast(),
+        model.autocast(),
         progress(total=len(parts), what="validating", unit="batches", shown=group.is_main, leave=False) as bar,
         Pool(prepare) as pool,
     ):
@@ -59,11 +59,11 @@ def validate(reader: Reader, packed: Packed, training: Training, group: ProcessG
             if not len(part):
                 continue
             batch = next(loader)
-            features = reader.encoder(batch.pictures.to(group.device))
-            scores, _ = reader.decoder(features, batch.tokens.to(group.device), batch.steps)
+            features = model.encoder(batch.pictures.to(group.device))
+            scores, _ = model.decoder(features, batch.tokens.to(group.device), batch.steps)
             targets = batch.targets.to(group.device)
             cross_entropy = nn.functional.cross_entropy(scores.float(), targets, reduction="sum")
-            found = search(reader.decoder, features, training.decode_length)
+            found = search(model.decoder, features, training.decode_length)
             texts = [decode(candidates[0].tokens) for candidates in found]
             pairs = list(zip(texts, (decode(packed.tokens_of(at)) for at in batch.positions), strict=True))
             for at in range(0, len(pairs), CHUNK):
