@@ -64,9 +64,7 @@ def main() -> None:
         if options.data is None:
             make(Path(folder), None, 20 * options.batch, Depiction(**facts["depiction"]))
         packed = Packed(options.data or Path(folder) / "images.h5")
-        measure(
-            phase.RiskEngine(model, training, risk, group), Engine(model, training, group, 10**6), packed, options
-        )
+        measure(phase.RiskEngine(model, training, risk, group), Engine(model, training, group, 10**6), packed, options)
 
 
 def measure(risk: phase.RiskEngine, plain: Engine, packed: Packed, options: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ocsrflow.chem.molecules import canonical_text, parse, without_stereo
 from ocsrflow.chem.scores import EXACT, evaluate
-from ocsrflow.chem.similarity import known, remembered
+from ocsrflow.chem.similarity import parse_all, parse_cached
 from rdkit import Chem, DataStructs, RDConfig
 
 Run = tuple[float, float]  # seconds, CPU seconds
@@ -69,7 +69,7 @@ def plain_scores(predictions: list[str], references: list[str]) -> dict[str, flo
     """The definitions, pair by pair."""
     totals = dict.fromkeys(("tanimoto", *EXACT), 0.0)
     for prediction, reference in zip(predictions, references, strict=True):
-        a, b = remembered(prediction), remembered(reference)
+        a, b = parse_cached(prediction), parse_cached(reference)
         if a is None:
             continue
         same = a.canonical == b.canonical
@@ -97,7 +97,7 @@ def cpu() -> float:
 
 
 def timed(work: Callable[[], object]) -> tuple[Run, object]:
-    remembered.cache_clear()
+    parse_cached.cache_clear()
     identities.cache_clear()
     began, used = time.perf_counter(), cpu()
     found = work()
@@ -146,7 +146,7 @@ def main() -> None:
         return {name: round(value, 9) for name, value in plain_scores(predictions, references).items()}
 
     def our_known() -> int:
-        return sum(value is not None for value in known(texts, processes=options.processes).values())
+        return sum(value is not None for value in parse_all(texts, processes=options.processes).values())
 
     print(f"{options.processes} processes, {options.rounds} rounds.\n")
     print("| work | route | seconds | CPU seconds | ratio to the plain loop |")

@@ -180,9 +180,9 @@ def calibration(path: Path) -> None:
         (results / "calibration").mkdir()
         (results / "models/tiny").symlink_to(tiny_model())
         shutil.copy(path, results / "calibration/tiny.json")
-        team = EnsembleReader(find_models([results / "models/tiny"]), "pairs", Reading(), torch.device("cpu"))
+        reader = EnsembleReader(find_models([results / "models/tiny"]), "pairs", Reading(), torch.device("cpu"))
         rows = pd.DataFrame({"log_probability": [-1.0], "distance": [0.5], "valid": [True]})
-        assert 0 <= confidence(rows, team.calibrations[0])[0] <= 1
+        assert 0 <= confidence(rows, reader.calibrations[0])[0] <= 1
 
 
 def members(path: Path) -> None:

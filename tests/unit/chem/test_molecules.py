@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from ocsrflow.chem.molecules import canonical, parse
 from ocsrflow.chem.scores import EXACT, evaluate
-from ocsrflow.chem.similarity import known
+from ocsrflow.chem.similarity import parse_all
 from ocsrflow.corpus.sample import sample
 from ocsrflow.ensemble.voting_methods import METHODS, Candidates
 from ocsrflow.training.rewards import reward
@@ -36,8 +36,8 @@ def test_a_molecule_is_the_same_as_its_own_canonical_form(text: str, tmp_path: P
     assert {evaluate([second], [first]).scores[name].value for name in EXACT} == {1.0}
     assert reward("exact", (first, second)) == 1.0
     answers = ("CCO", first, second)  # 0.4 and twice 0.3
-    ballot = Candidates(answers, (-0.92, -1.2, -1.2))
-    assert METHODS["votes"](ballot, known(answers)).text == first
+    candidates = Candidates(answers, (-0.92, -1.2, -1.2))
+    assert METHODS["votes"](candidates, parse_all(answers)).text == first
 
     texts = [first, second, *("C" * n for n in range(1, 60))]
     kept = tmp_path / "kept.parquet"

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from ocsrflow.chem.similarity import Known, known, remembered, tanimoto
+from ocsrflow.chem.similarity import ParsedMolecule, parse_all, parse_cached, tanimoto
 from ocsrflow.runtime.isolated import CHUNK, Failed, attempts, guarded
 from rdkit import Chem
 from support.data import GOLD, nci
@@ -18,16 +18,16 @@ from support.waiting import PATIENCE
 @pytest.mark.parametrize("processes", [1, 2])
 def test_what_is_known_is_what_rdkit_says(processes: int) -> None:
     texts = [*nci(200), "", "C(C", "not a molecule", "C", "CCO", "OCC", "CCO"]
-    found = known(iter(texts), processes=processes)
+    found = parse_all(iter(texts), processes=processes)
     assert list(found) == list(dict.fromkeys(texts))
     for text, own in found.items():
         molecule = Chem.MolFromSmiles(text) if text else None
         if molecule is None:
             assert own is None
         else:
-            assert isinstance(own, Known)
+            assert isinstance(own, ParsedMolecule)
             assert own.canonical == Chem.MolToSmiles(molecule)
-            assert own == remembered(text)
+            assert own == parse_cached(text)
             assert own.fingerprint == Chem.RDKFingerprint(molecule)
     assert {text for text, own in found.items() if own is None} == {"", "C(C", "not a molecule"}
 
@@ -59,16 +59,16 @@ def test_different_molecules_without_a_bond_have_similarity_0(a: str, b: str) ->
     "text", ["CCO ethanol", " CCO", "CCO\tx", "CCO\nCCC", "CCO |$;;a$|", "CCO\x00C", "CCO\xa0", "\ufeffCCO", "ССО"]
 )
 def test_a_smiles_is_printable_ascii_without_spaces(text: str) -> None:
-    assert known(["CCO", text])[text] is None
+    assert parse_all(["CCO", text])[text] is None
 
 
 def test_nothing_is_known_of_no_texts() -> None:
-    assert known([]) == {}
+    assert parse_all([]) == {}
 
 
 def test_a_text_that_holds_rdkit_up_is_given_up_and_told(capsys: pytest.CaptureFixture[str]) -> None:
     texts = ["CCO", GOLD, "CCN"]
-    found = known(texts, seconds=2.0, what="candidates")
+    found = parse_all(texts, seconds=2.0, what="candidates")
     assert found[GOLD] is None
     assert None not in (found["CCO"], found["CCN"])
     (line,) = capsys.readouterr().err.splitlines()

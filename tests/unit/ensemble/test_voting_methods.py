@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ocsrflow.chem.similarity import Known, remembered, tanimoto
+from ocsrflow.chem.similarity import ParsedMolecule, parse_cached, tanimoto
 from ocsrflow.ensemble.voting_methods import (
     METHODS,
     Candidates,
-    Pooled,
+    PoolEntry,
     oracle,
     pair_points,
     pair_vote,
@@ -22,17 +22,17 @@ from ocsrflow.ensemble.voting_methods import (
 NAN = math.nan
 
 
-def look(*texts: str) -> dict[str, Known | None]:
+def parsed(*texts: str) -> dict[str, ParsedMolecule | None]:
     """What RDKit makes of some texts, in this process."""
-    return {text: remembered(text) for text in texts}
+    return {text: parse_cached(text) for text in texts}
 
 
 def decide(
-    method: str, answers: Sequence[str], log_probabilities: Sequence[float] = (), pool: Sequence[Pooled] = ()
+    method: str, answers: Sequence[str], log_probabilities: Sequence[float] = (), pool: Sequence[PoolEntry] = ()
 ) -> tuple[str, int | None]:
     """Text and winner; members without log-probabilities are equally sure."""
-    ballot = Candidates(tuple(answers), tuple(log_probabilities or [-1.0] * len(answers)), tuple(pool))
-    found = METHODS[method](ballot, look(*answers, *(pooled.text for pooled in pool)))
+    candidates = Candidates(tuple(answers), tuple(log_probabilities or [-1.0] * len(answers)), tuple(pool))
+    found = METHODS[method](candidates, parsed(*answers, *(entry.text for entry in pool)))
     return found.text, found.winner
 
 
@@ -87,7 +87,7 @@ def test_equal_molecules_without_a_bond_are_a_perfect_pair(text: str, again: str
     found = vote(["CC", text, again])
     assert (found.winner, found.points) == (1, (0, 0, 0))
     for method in METHODS:  # by agreement too, where a method goes by it
-        assert METHODS[method](Candidates((text, again), (-1.0, -1.0)), look(text, again)).agreement == 1.0
+        assert METHODS[method](Candidates((text, again), (-1.0, -1.0)), parsed(text, again)).agreement == 1.0
     # Different ones are similar to nothing: three pairs of 0 keep their order.
     assert vote(["[K+].[Br-]", text, "CC"]).points == (5, 4, 3)
 
@@ -125,7 +125,7 @@ def test_the_pair_rule_is_the_plain_one(data: st.DataObject, members: int) -> No
 def test_similarities_are_rdkits() -> None:
     texts = ["CCO", "CCN", "C(C", "CCO", "C", "OCC"]
     expected = [[tanimoto(a, b) for b in texts] for a in texts]
-    assert similarities([remembered(text) for text in texts]) == expected
+    assert similarities([parse_cached(text) for text in texts]) == expected
 
 
 # The others that pick an answer
@@ -163,30 +163,30 @@ def test_votes_of_equal_weight_go_to_the_earlier_member() -> None:
 
 
 def test_rescored_takes_the_molecule_that_all_find_likeliest() -> None:
-    pool = [Pooled("CCN", (-0.1, -9.0), NAN), Pooled("CCO", (-2.0, -2.0), NAN), Pooled("C(C", (0.0, 0.0), NAN)]
+    pool = [PoolEntry("CCN", (-0.1, -9.0), NAN), PoolEntry("CCO", (-2.0, -2.0), NAN), PoolEntry("C(C", (0.0, 0.0), NAN)]
     assert decide("rescored", ["CCN", "CCC"], pool=pool) == ("CCO", None)  # nobody's own answer
 
 
 def test_spellings_of_a_molecule_are_added_up() -> None:
     half = math.log(0.2)
     pool = [
-        Pooled("CCN", (math.log(0.3), math.log(0.3)), NAN),
-        Pooled("OCC", (half, half), NAN),
-        Pooled("CCO", (half, half + 0.01), NAN),
+        PoolEntry("CCN", (math.log(0.3), math.log(0.3)), NAN),
+        PoolEntry("OCC", (half, half), NAN),
+        PoolEntry("CCO", (half, half + 0.01), NAN),
     ]
-    ballot = Candidates(("CCN", "OCC"), (-1.0, -1.0), tuple(pool))
-    found = METHODS["rescored"](ballot, look("CCN", "OCC", "CCO"))
+    candidates = Candidates(("CCN", "OCC"), (-1.0, -1.0), tuple(pool))
+    found = METHODS["rescored"](candidates, parsed("CCN", "OCC", "CCO"))
     assert (found.text, found.winner) == ("CCO", 1)  # the likelier spelling, and who answered that molecule
     both = [math.log(0.4), math.log(0.2 + 0.2 * math.exp(0.01))]
     assert found.log_probability == pytest.approx(sum(both) / 2)
 
 
 def test_redrawn_takes_the_nearest_drawing_and_then_the_likelier() -> None:
-    pool = [Pooled("CCN", (-0.1,), 0.3), Pooled("CCO", (-5.0,), 0.2), Pooled("CCC", (-4.0,), 0.2)]
+    pool = [PoolEntry("CCN", (-0.1,), 0.3), PoolEntry("CCO", (-5.0,), 0.2), PoolEntry("CCC", (-4.0,), 0.2)]
     assert decide("redrawn", ["CCN"], pool=pool) == ("CCC", None)
-    unknown = [Pooled("CCN", (-0.1,), NAN), Pooled("CCO", (-5.0,), 1.0)]
+    unknown = [PoolEntry("CCN", (-0.1,), NAN), PoolEntry("CCO", (-5.0,), 1.0)]
     assert decide("redrawn", ["CCN"], pool=unknown) == ("CCO", None)
-    nothing = [Pooled("CCN", (-0.3,), NAN), Pooled("CCO", (-0.2,), NAN)]
+    nothing = [PoolEntry("CCN", (-0.3,), NAN), PoolEntry("CCO", (-0.2,), NAN)]
     assert decide("redrawn", ["CCN"], pool=nothing) == ("CCO", None)
 
 
@@ -194,7 +194,7 @@ def test_redrawn_takes_the_nearest_drawing_and_then_the_likelier() -> None:
 def test_without_a_valid_candidate_it_is_the_pair_rule(method: str) -> None:
     texts = ["CCCCCCN", "OCC", "CCO"]
     assert decide(method, texts) == decide("pairs", texts) == ("OCC", 1)
-    assert decide(method, texts, pool=[Pooled("C(C", (-0.1, -0.1, -0.1), 0.0)]) == ("OCC", 1)
+    assert decide(method, texts, pool=[PoolEntry("C(C", (-0.1, -0.1, -0.1), 0.0)]) == ("OCC", 1)
 
 
 # What is said of every decision
@@ -202,29 +202,30 @@ def test_without_a_valid_candidate_it_is_the_pair_rule(method: str) -> None:
 
 def test_agreement_is_with_all_members_and_invalid_ones_count_nothing() -> None:
     answers = ("CCO", "C(C", "OCC", "CCN")
-    found = METHODS["pairs"](Candidates(answers, (-1.0,) * 4), look(*answers))
+    found = METHODS["pairs"](Candidates(answers, (-1.0,) * 4), parsed(*answers))
     assert found.agreement == pytest.approx((1 + 0 + 1 + tanimoto("CCO", "CCN")) / 4)
-    nothing = METHODS["pairs"](Candidates(("C(C", "C(C"), (-1.0, -1.0)), look("C(C"))
+    nothing = METHODS["pairs"](Candidates(("C(C", "C(C"), (-1.0, -1.0)), parsed("C(C"))
     assert nothing.agreement == 0.0
 
 
 def test_likelihood_and_distance_are_those_of_the_pool_where_it_has_them() -> None:
-    ballot = Candidates(
-        ("CCO", "OCC"), (-1.0, -2.0), (Pooled("OCC", (-3.0, -5.0), 0.25), Pooled("CCN", (-9.0, -9.0), 0.5))
+    candidates = Candidates(
+        ("CCO", "OCC"), (-1.0, -2.0), (PoolEntry("OCC", (-3.0, -5.0), 0.25), PoolEntry("CCN", (-9.0, -9.0), 0.5))
     )
     for method in METHODS:
-        found = METHODS[method](ballot, look("CCO", "OCC", "CCN"))
+        found = METHODS[method](candidates, parsed("CCO", "OCC", "CCN"))
         assert (found.winner, found.log_probability, found.distance) == (0, -4.0, 0.25)
-    without = METHODS["pairs"](Candidates(("CCO", "OCC"), (-1.0, -2.0), (Pooled("CCO", (), 0.25),)), look("CCO", "OCC"))
+    unscored = Candidates(("CCO", "OCC"), (-1.0, -2.0), (PoolEntry("CCO", (), 0.25),))
+    without = METHODS["pairs"](unscored, parsed("CCO", "OCC"))
     assert (without.log_probability, without.distance) == (-1.0, 0.25)
-    bare = METHODS["pairs"](Candidates(("CCO", "OCC"), (-1.0, -2.0)), look("CCO", "OCC"))
+    bare = METHODS["pairs"](Candidates(("CCO", "OCC"), (-1.0, -2.0)), parsed("CCO", "OCC"))
     assert bare.log_probability == -1.0
     assert math.isnan(bare.distance)
 
 
 @given(st.sampled_from(["CCO", "C", "[Na+].[Cl-]", "c1ccccc1", "C(C"]), st.integers(1, 5), st.sampled_from([*METHODS]))
 def test_members_that_agree_get_their_answer(text: str, members: int, method: str) -> None:
-    pool = [Pooled(text, (-1.0,) * members, 0.5)]
+    pool = [PoolEntry(text, (-1.0,) * members, 0.5)]
     assert decide(method, [text] * members, pool=pool) == (text, 0)
 
 
@@ -233,7 +234,7 @@ def test_members_that_agree_get_their_answer(text: str, members: int, method: st
 
 def test_the_oracle_takes_the_member_nearest_to_the_reference() -> None:
     def best(answers: Sequence[str], reference: str) -> int | None:
-        return oracle(Candidates(tuple(answers), (-1.0,) * len(answers)), reference, look(*answers, reference)).winner
+        return oracle(Candidates(tuple(answers), (-1.0,) * len(answers)), reference, parsed(*answers, reference)).winner
 
     assert best(["CCN", "CCCO", "CCCCCCO"], "CCO") == 1
     assert best(["CCN", "CCN"], "CCO") == 0
@@ -244,7 +245,7 @@ def test_the_oracle_takes_the_member_nearest_to_the_reference() -> None:
 
 @given(st.lists(st.sampled_from(["CCO", "CCN", "CCCO", "C(C", "OCC"]), min_size=1, max_size=4))
 def test_no_method_that_picks_an_answer_beats_the_oracle(answers: list[str]) -> None:
-    molecules, ballot = look(*answers, "CCO"), Candidates(tuple(answers), (-1.0,) * len(answers))
-    ceiling = tanimoto(oracle(ballot, "CCO", molecules).text, "CCO")
+    molecules, candidates = parsed(*answers, "CCO"), Candidates(tuple(answers), (-1.0,) * len(answers))
+    ceiling = tanimoto(oracle(candidates, "CCO", molecules).text, "CCO")
     for method in METHODS.values():
-        assert tanimoto(method(ballot, molecules).text, "CCO") <= ceiling
+        assert tanimoto(method(candidates, molecules).text, "CCO") <= ceiling

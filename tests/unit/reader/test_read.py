@@ -22,7 +22,7 @@ from ocsrflow.config.reading import Reading
 from ocsrflow.ensemble.calibrate import Calibration, confidence, fit
 from ocsrflow.ensemble.choose import choose
 from ocsrflow.ensemble.vote import ensemble
-from ocsrflow.ensemble.voting_methods import Candidates, Decision, Pooled
+from ocsrflow.ensemble.voting_methods import Candidates, Decision, PoolEntry
 from ocsrflow.evaluation.score import score
 from ocsrflow.network.beam_search import Candidate
 from ocsrflow.network.model_reader import is_complete
@@ -128,29 +128,29 @@ def test_a_model_scores_its_own_candidates_as_it_did_when_it_wrote_them(results:
 @pytest.mark.parametrize("method", ["pairs", "medoid", "votes", "rescored", "redrawn"])
 def test_a_team_answers_as_the_stages_do(results: Path, dataset: Path, method: str) -> None:
     packed = Packed(dataset / "images.h5")
-    team = EnsembleReader(find_models([results]), method, Reading(beams=4), CPU)
-    replies = team.read(packed.pictures(packed.members("test").tolist()))
-    assert all(reply.complete or reply.confidence == 0 for reply in replies)
+    reader = EnsembleReader(find_models([results]), method, Reading(beams=4), CPU)
+    answers = reader.read(packed.pictures(packed.members("test").tolist()))
+    assert all(answer.complete or answer.confidence == 0 for answer in answers)
     name = "both" if method == "pairs" else f"both.{method}"
     rows = pd.read_parquet(results / f"predictions/{name}.parquet")
-    assert [reply.decision.text for reply in replies] == rows["prediction"].tolist()
-    assert [reply.complete for reply in replies] == rows["complete"].tolist()
+    assert [answer.decision.text for answer in answers] == rows["prediction"].tolist()
+    assert [answer.complete for answer in answers] == rows["complete"].tolist()
     for column in ("agreement", "log_probability", "distance"):
-        found = [getattr(reply.decision, column) for reply in replies]
+        found = [getattr(answer.decision, column) for answer in answers]
         np.testing.assert_allclose(found, rows[column], atol=1e-3)
-    for reply in replies:
-        values = [value for _, value in reply.candidates]
+    for answer in answers:
+        values = [value for _, value in answer.candidates]
         assert values == sorted(values, reverse=True)
 
 
 def test_one_model_answers_with_its_own_first_candidate(results: Path, dataset: Path) -> None:
     packed = Packed(dataset / "images.h5")
-    team = EnsembleReader(find_models([results / "models/second"]), "rescored", Reading(beams=4), CPU)
-    replies = team.read(packed.pictures(packed.members("test").tolist()))
+    reader = EnsembleReader(find_models([results / "models/second"]), "rescored", Reading(beams=4), CPU)
+    answers = reader.read(packed.pictures(packed.members("test").tolist()))
     rows = pd.read_parquet(results / "predictions/second.parquet")
-    assert [reply.decision.text for reply in replies] == rows["prediction"].tolist()
-    for reply, texts in zip(replies, rows["candidates"], strict=True):
-        assert [text for text, _ in reply.candidates] == list(texts)
+    assert [answer.decision.text for answer in answers] == rows["prediction"].tolist()
+    for answer, texts in zip(answers, rows["candidates"], strict=True):
+        assert [text for text, _ in answer.candidates] == list(texts)
 
 
 def test_a_team_parses_and_draws_in_the_same_processes_all_its_life(results: Path, dataset: Path) -> None:
@@ -159,10 +159,12 @@ def test_a_team_parses_and_draws_in_the_same_processes_all_its_life(results: Pat
 
     packed = Packed(dataset / "images.h5")
     before = workers()
-    with EnsembleReader(find_models([results / "models/second"]), "pairs", Reading(beams=4), CPU, processes=2) as team:
+    with EnsembleReader(
+        find_models([results / "models/second"]), "pairs", Reading(beams=4), CPU, processes=2
+    ) as reader:
         seen = []
         for at in range(3):
-            assert len(team.read(packed.pictures([at]))) == 1
+            assert len(reader.read(packed.pictures([at]))) == 1
             seen.append(workers() - before)
         assert len(seen[0]) == 2
         assert seen[0] == seen[1] == seen[2]
@@ -337,12 +339,12 @@ def test_the_confidence_is_that_of_the_very_team_or_else_of_its_members(results:
     assert (both.together("votes"), both.together("pairs")) == (calibrations["both.votes"], None)
     assert both.method() == "votes"
     # Without one of both together, each model's calibration is asked with its own log-probability.
-    team = EnsembleReader(both, "pairs", Reading(beams=2), CPU)
+    reader = EnsembleReader(both, "pairs", Reading(beams=2), CPU)
     decision = Decision("CCO", 0, 1.0, -3.0, 0.1)
-    ballot = Candidates(("CCO", "CCN"), (-1.0, -2.0), (Pooled("CCO", (-1.0, -5.0), 0.1),))
+    candidates = Candidates(("CCO", "CCN"), (-1.0, -2.0), (PoolEntry("CCO", (-1.0, -5.0), 0.1),))
     alone = pd.DataFrame({"log_probability": [-1.0, -5.0], "distance": 0.1, "valid": True})
     expected = confidence(alone, Calibration.from_json(learnt)).mean()
-    assert team._confidences([decision], [True], [ballot]) == pytest.approx([expected])
+    assert reader._confidences([decision], [True], [candidates]) == pytest.approx([expected])
 
 
 def test_an_output_that_cannot_be_written_is_told_before_anything_is_read(results: Path, tmp_path: Path) -> None:
@@ -374,9 +376,9 @@ def test_names_of_any_bytes_and_length(results: Path, pictures: Path, tmp_path: 
 
 def test_sdf_has_the_smiles_as_it_is(tmp_path: Path) -> None:
     smiles = r"C/C=C\C"
-    reply = Answer(Decision(smiles, 0, 1.0, -0.5, 0.1), True, 0.75, [], {"one": smiles, "two": smiles})
+    answer = Answer(Decision(smiles, 0, 1.0, -0.5, 0.1), True, 0.75, [], {"one": smiles, "two": smiles})
     refused = Answer(Decision("C" * 10, 0, 1.0, -0.5, 0.1), False, 0.0, [], {"one": "C", "two": "C"})
-    write_answers(tmp_path / "o.sdf", [PictureAnswer("a.png", reply), PictureAnswer("slow.png", refused)])
+    write_answers(tmp_path / "o.sdf", [PictureAnswer("a.png", answer), PictureAnswer("slow.png", refused)])
     (molecule,) = Chem.SDMolSupplier(str(tmp_path / "o.sdf"))
     numbers = {"confidence": 0.75, "log_probability": -0.5, "agreement": 1.0, "distance": 0.1}
     assert molecule.GetPropsAsDict() == {"smiles": smiles, "valid": "true", "complete": "true"} | numbers

@@ -78,9 +78,7 @@ def test_log_probabilities_are_those_of_the_search_and_have_gradients(one_thread
         assert row[len(own) :] == [-math.inf] * (3 - len(own))
     (-found[2, 1]).backward()
     assert all(bool(value.grad.isfinite().all()) for value in model.parameters() if value.grad is not None)
-    assert all(
-        float(part.weight.grad.abs().sum()) > 0 for part in (model.decoder.output, model.decoder.picture_score)
-    )
+    assert all(float(part.weight.grad.abs().sum()) > 0 for part in (model.decoder.output, model.decoder.picture_score))
     first = next(model.encoder.parameters()).grad
     assert first is not None
     assert float(first.abs().sum()) > 0

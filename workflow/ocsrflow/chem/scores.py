@@ -16,7 +16,7 @@ from rdkit.Chem.rdMolDescriptors import CalcMolFormula, CalcNumRings
 from ..runtime.isolated import Failed, attempts, guarded
 from ..runtime.progress import progress
 from .molecules import canonical, canonical_text, parse, without_stereo
-from .similarity import LIMIT, Known, known_or_failed, known_similarity, limit_memory
+from .similarity import LIMIT, ParsedMolecule, limit_memory, parse_all_or_failed, parsed_similarity
 
 BOOTSTRAPS = 1000
 DRAWS = 1_000_000  # of the bootstrap at a time, for its memory
@@ -133,8 +133,8 @@ def evaluate(
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
     texts = chain.from_iterable(zip(references, predictions, strict=True))
-    tried = known_or_failed(texts, processes=processes, seconds=seconds)
-    parsed = {text: result for text, result in tried.items() if isinstance(result, Known)}
+    tried = parse_all_or_failed(texts, processes=processes, seconds=seconds)
+    parsed = {text: result for text, result in tried.items() if isinstance(result, ParsedMolecule)}
     used = [at for at, text in enumerate(references) if text in parsed]
     pairs = [_pair(predictions[at], references[at], parsed) for at in used]
     similarity = np.array([_similarity(pair, parsed) for pair in pairs], dtype=np.float64)
@@ -163,16 +163,16 @@ def evaluate(
     )
 
 
-def _pair(prediction: str, reference: str, parsed: dict[str, Known]) -> _Pair:
+def _pair(prediction: str, reference: str, parsed: dict[str, ParsedMolecule]) -> _Pair:
     found = parsed.get(prediction)
     exact = found is not None and found.canonical == parsed[reference].canonical
     return _Pair(None if found is None else prediction, reference, exact)
 
 
-def _similarity(pair: _Pair, parsed: dict[str, Known]) -> float:
+def _similarity(pair: _Pair, parsed: dict[str, ParsedMolecule]) -> float:
     if pair.prediction is None:
         return 0.0
-    return known_similarity(parsed[pair.prediction], parsed[pair.reference])
+    return parsed_similarity(parsed[pair.prediction], parsed[pair.reference])
 
 
 def _look_closer(pairs: Sequence[_Pair], processes: int, seconds: float) -> list[_Details]:

@@ -18,29 +18,29 @@ MEMORY = 4 << 30  # bytes for one process; the fingerprints of dense clusters ta
 RECENT = 256  # fingerprints that a process remembers
 
 
-class Known(NamedTuple):
+class ParsedMolecule(NamedTuple):
     """What the scores and the votes ask about a text that RDKit parses."""
 
-    canonical: str  # canonical isomeric SMILES, equal for the same molecule alone: chemistry.canonical_text
+    canonical: str  # canonical isomeric SMILES, equal for the same molecule alone: molecules.canonical_text
     fingerprint: DataStructs.ExplicitBitVect  # RDKit's path fingerprint with its defaults, 2048 bits
 
 
 def tanimoto(first: str, second: str) -> float:
-    """Tanimoto similarity of two SMILES in [0, 1], as :func:`known_similarity` has it, worked out in this process."""
-    return known_similarity(remembered(first), remembered(second))
+    """Tanimoto similarity of two SMILES in [0, 1], as :func:`parsed_similarity` has it, worked out in this process."""
+    return parsed_similarity(parse_cached(first), parse_cached(second))
 
 
-def known_similarity(first: Known | None, second: Known | None) -> float:
+def parsed_similarity(first: ParsedMolecule | None, second: ParsedMolecule | None) -> float:
     """Tanimoto similarity of two molecules in [0, 1]; 0 where RDKit cannot parse one of them (None).
 
     ``RDKFingerprint`` with RDKit's defaults, as the contest's rules had it. The same molecules have 1, also those
     without a bond (methane, ``[Na+].[Cl-]``), whose empty fingerprints RDKit finds similar to nothing.
     """
-    return 0.0 if first is None or second is None else known_similarities(first, [second])[0]
+    return 0.0 if first is None or second is None else parsed_similarities(first, [second])[0]
 
 
-def known_similarities(molecule: Known, others: Sequence[Known]) -> list[float]:
-    """:func:`known_similarity` of one molecule to each of several, faster than one by one."""
+def parsed_similarities(molecule: ParsedMolecule, others: Sequence[ParsedMolecule]) -> list[float]:
+    """:func:`parsed_similarity` of one molecule to each of several, faster than one by one."""
     values = DataStructs.BulkTanimotoSimilarity(molecule.fingerprint, [other.fingerprint for other in others])
     same = molecule.canonical
     return [1.0 if other.canonical == same else value for other, value in zip(others, values, strict=True)]
@@ -51,14 +51,14 @@ def is_valid(smiles: str) -> bool:
     return parse(smiles) is not None
 
 
-def known(
+def parse_all(
     texts: Iterable[str],
     *,
     processes: int = 1,
     seconds: float = LIMIT,
     what: str = "parsing",
     pool: Pool | None = None,
-) -> dict[str, Known | None]:
+) -> dict[str, ParsedMolecule | None]:
     """Canonical SMILES and fingerprint of every different text, each worked out once, in parallel.
 
     A text that hangs or crashes RDKit counts as one that RDKit cannot parse, and a line on standard error says so.
@@ -66,13 +66,13 @@ def known(
     Parameters
     ----------
     texts, processes, seconds, what, pool
-        As in :func:`known_or_failed`.
+        As in :func:`parse_all_or_failed`.
 
     Returns
     -------
     By text; None where RDKit cannot parse it.
     """
-    found = known_or_failed(texts, processes=processes, seconds=seconds, what=what, pool=pool)
+    found = parse_all_or_failed(texts, processes=processes, seconds=seconds, what=what, pool=pool)
     for text, result in found.items():
         if isinstance(result, Failed):
             shown = text if len(text) <= 60 else f"{text[:60]}… ({len(text)} characters)"
@@ -80,15 +80,15 @@ def known(
     return {text: None if isinstance(result, Failed) else result for text, result in found.items()}
 
 
-def known_or_failed(
+def parse_all_or_failed(
     texts: Iterable[str],
     *,
     processes: int = 1,
     seconds: float = LIMIT,
     what: str = "parsing",
     pool: Pool | None = None,
-) -> dict[str, Known | Failed | None]:
-    """What :func:`known` finds, and what became of the texts that hang or crash RDKit.
+) -> dict[str, ParsedMolecule | Failed | None]:
+    """What :func:`parse_all` finds, and what became of the texts that hang or crash RDKit.
 
     The work is always done in other processes, for a handful of texts too, since a text of 160 characters can hold
     RDKit up: the first process takes a quarter of a second to start, a text a millisecond.
@@ -111,7 +111,7 @@ def known_or_failed(
     By text, in the order in which they first came.
     """
     different = list(dict.fromkeys(texts))
-    work = partial(attempts, known_alone)
+    work = partial(attempts, parse_here)
     results = guarded(work, different, seconds=seconds, prepare=limit_memory, processes=processes, pool=pool)
     with closing(results):
         bar = progress(results, total=len(different), what=what, unit="SMILES")
@@ -126,16 +126,16 @@ def limit_memory() -> None:
 
 
 @lru_cache(maxsize=200_000)
-def remembered(text: str) -> Known | None:
-    """What :func:`known` finds for one text, in this process, which remembers it."""
-    return known_alone(text)
+def parse_cached(text: str) -> ParsedMolecule | None:
+    """What :func:`parse_all` finds for one text, in this process, which remembers it."""
+    return parse_here(text)
 
 
 _recent: dict[str, DataStructs.ExplicitBitVect] = {}  # of this process, by canonical SMILES
 
 
-def known_alone(text: str) -> Known | None:
-    """What :func:`known` finds for one text, in this process, which RDKit may hold up; None where it is not parsed."""
+def parse_here(text: str) -> ParsedMolecule | None:
+    """What :func:`parse_all` finds for one text, in this process, which it may hold up; None where it is not parsed."""
     molecule = parse(text)
     if molecule is None:
         return None
@@ -144,4 +144,4 @@ def known_alone(text: str) -> Known | None:
         if len(_recent) >= RECENT:
             _recent.clear()
         _recent[canonical] = Chem.RDKFingerprint(molecule)
-    return Known(canonical, _recent[canonical])
+    return ParsedMolecule(canonical, _recent[canonical])

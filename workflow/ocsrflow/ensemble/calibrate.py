@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..chem.scores import wilson
-from ..chem.similarity import known, known_similarity
+from ..chem.similarity import parse_all, parsed_similarity
 from ..reading.prediction_tables import with_distances
 from ..runtime.errors import UserError
 from ..runtime.files import write_json
@@ -230,7 +230,7 @@ def calibrate(predictions: Path, *, out: Path, redrawn: Path | None = None, proc
     """
     rows = with_distances(pd.read_parquet(predictions), redrawn)
     texts = [*rows["prediction"], *rows["reference"]]
-    molecules = known(texts, processes=processes, what="texts parsed")
+    molecules = parse_all(texts, processes=processes, what="texts parsed")
     rows = rows[[molecules[text] is not None for text in rows["reference"]]]
     if not len(rows):
         raise UserError(f"{predictions}: has no reference that RDKit parses; there is nothing to calibrate on")
@@ -238,9 +238,9 @@ def calibrate(predictions: Path, *, out: Path, redrawn: Path | None = None, proc
     pairs = [(molecules[a], molecules[b]) for a, b in zip(rows["prediction"], rows["reference"], strict=True)]
     exact = np.array([a is not None and b is not None and a.canonical == b.canonical for a, b in pairs])
     calibration = fit(rows, exact)
-    mean = float(np.mean([known_similarity(a, b) for a, b in pairs]))
+    mean = float(np.mean([parsed_similarity(a, b) for a, b in pairs]))
     write_json(out, {**calibration.to_json(), "tanimoto": mean})
     area = auroc(confidence(rows, calibration), exact)
     by = ", ".join(calibration.features) or "their share alone"
-    told = "" if area is None else f", area under the ROC curve on them {area:.3f}"
-    print(f"{len(rows)} pictures, {exact.mean():.4f} exactly right, by {by}{told}")
+    curve = "" if area is None else f", area under the ROC curve on them {area:.3f}"
+    print(f"{len(rows)} pictures, {exact.mean():.4f} exactly right, by {by}{curve}")

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ..chem.similarity import known, known_similarities
+from ..chem.similarity import parse_all, parsed_similarities
 from ..reading.prediction_tables import read_predictions
 from ..runtime.errors import UserError
 from ..runtime.files import write_json
@@ -67,21 +67,20 @@ def choose(
         Where the predictions are not of the same pictures, or there are no two models or no picture to choose by.
     """
     tables, facts = read_predictions(predictions, member_facts)
-    names = [about["name"] for about in facts]
+    names = [own["name"] for own in facts]
     most = min(len(names), largest or len(names))
     if selection == "best" and most < 2:
         raise UserError(f"ensemble {name}: an ensemble has two members or more; list more models, or raise --largest")
-    answers = look(tables, processes=processes, what=f"{name}: texts parsed")
+    answers = compare_answers(tables, processes=processes, what=f"{name}: texts parsed")
     if not len(answers.scores):
         raise UserError(f"{predictions[0]}: has no reference that RDKit parses; there is nothing to choose members by")
     scores = answers.scores.mean(axis=0)
     if selection == "listed":
         order = list(range(len(names)))
-        everybody = tuple(order)
-        tried = {everybody: pair_score(answers, everybody)}
+        tried = {tuple(order): pair_score(answers, tuple(order))}
     else:
         order = np.argsort(-scores, kind="stable").tolist()  # equal ones stay as listed
-        tried = try_subsets(answers.of(order), most)
+        tried = try_subsets(answers.subset(order), most)
     ranked = sorted(tried, key=lambda subset: _rank(tried, subset))
     write_json(
         out,
@@ -106,17 +105,17 @@ class Answers:
     valid: NDArray[np.bool_]  # (pictures, models)
     scores: NDArray[np.float64]  # (pictures, models) Tanimoto similarities with the reference
 
-    def of(self, models: Sequence[int]) -> "Answers":
+    def subset(self, models: Sequence[int]) -> "Answers":
         """Those of some models, in that order."""
         chosen = list(models)
         return Answers(self.similarity[:, chosen][:, :, chosen], self.valid[:, chosen], self.scores[:, chosen])
 
 
-def look(tables: Sequence[pd.DataFrame], *, processes: int = 1, what: str = "texts parsed") -> Answers:
+def compare_answers(tables: Sequence[pd.DataFrame], *, processes: int = 1, what: str = "texts parsed") -> Answers:
     """Compare the predictions of several models, where RDKit parses the reference."""
     references = tables[0]["reference"].tolist()
     rows = list(zip(*(table["prediction"] for table in tables), strict=True))
-    molecules = known({text for row in rows for text in row}.union(references), processes=processes, what=what)
+    molecules = parse_all({text for row in rows for text in row}.union(references), processes=processes, what=what)
     used = [i for i, reference in enumerate(references) if molecules[reference] is not None]
     if not used:
         none = np.empty((0, len(tables)))
@@ -127,7 +126,7 @@ def look(tables: Sequence[pd.DataFrame], *, processes: int = 1, what: str = "tex
         right = molecules[references[i]]
         read = [found for text in rows[i] if (found := molecules[text]) is not None]
         if right is not None and read:
-            scores[picture, valid[picture]] = known_similarities(right, read)
+            scores[picture, valid[picture]] = parsed_similarities(right, read)
     return Answers(similarity, valid, scores)
 
 
@@ -152,12 +151,12 @@ def pair_winners(similarity: NDArray[np.float64], valid: NDArray[np.bool_]) -> N
     first, second = pairs.T
     voting = valid[:, first] & valid[:, second]
     values = np.where(voting, similarity[:, first, second], -1.0)
-    # The place of each pair in the ranking; the stable sort keeps equal ones in the order of their members.
-    places = np.argsort(np.argsort(-values, axis=1, kind="stable"), axis=1)
-    worths = np.maximum(voting.sum(axis=1, keepdims=True) - places, 0)
+    # The rank of each pair, from 0; the stable sort keeps equal ones in the order of their members.
+    ranks = np.argsort(np.argsort(-values, axis=1, kind="stable"), axis=1)
+    points_of_pairs = np.maximum(voting.sum(axis=1, keepdims=True) - ranks, 0)
     in_pair = np.zeros((len(pairs), members), dtype=np.int64)
     in_pair[np.arange(len(pairs)), first] = in_pair[np.arange(len(pairs)), second] = 1
-    points = np.where(valid, worths @ in_pair, -1)
+    points = np.where(valid, points_of_pairs @ in_pair, -1)
     perfect = values.max(axis=1) == 1.0
     winners: NDArray[np.int64] = np.where(perfect, first[values.argmax(axis=1)], points.argmax(axis=1))
     return winners
@@ -165,9 +164,9 @@ def pair_winners(similarity: NDArray[np.float64], valid: NDArray[np.bool_]) -> N
 
 def pair_score(answers: Answers, subset: Subset) -> float:
     """Mean Tanimoto similarity of what a subset of the models takes by the pair rule."""
-    theirs = answers.of(subset)
-    winners = pair_winners(theirs.similarity, theirs.valid)
-    return float(theirs.scores[np.arange(len(winners)), winners].mean())
+    chosen = answers.subset(subset)
+    winners = pair_winners(chosen.similarity, chosen.valid)
+    return float(chosen.scores[np.arange(len(winners)), winners].mean())
 
 
 def try_subsets(answers: Answers, largest: int) -> dict[Subset, float]:

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from rdkit import Chem
 
 from ..chem.molecules import canonical_text, parse
-from ..chem.similarity import Known, known
+from ..chem.similarity import ParsedMolecule, parse_all
 from ..config.methods import MethodName
 from ..reading.prediction_tables import read_beside, read_predictions
 from ..runtime.errors import UserError
 from ..runtime.files import read_json, whole, write_json
 from ..runtime.progress import progress
 from ..runtime.slurm_job import of_cluster
-from .voting_methods import METHODS, POOLED, Candidates, Decision, Molecules, Pooled, oracle, similarity_of_answers
+from .voting_methods import METHODS, POOLED, Candidates, Decision, Molecules, PoolEntry, oracle, similarity_of_answers
 
 TIMED = 200  # pictures whose votes are timed
 
@@ -89,20 +89,22 @@ def ensemble(
         if method == "redrawn" and not redrawn:
             raise UserError("the method redrawn needs --redrawn and --redrawn-facts, of the stage redraw")
 
-    ballots = make_ballots(members, rescored)
+    of_pictures = make_candidates(members, rescored)
     references = members[0].rows["reference"].tolist()
-    texts = {text for ballot in ballots for text in (*ballot.answers, *(pooled.text for pooled in ballot.pool))}
-    molecules = known(texts.union(references), processes=processes, what=f"{name}: texts parsed")
-    out = _Output(folder, name, members, ballots, molecules)
+    texts = {text for candidates in of_pictures for text in _texts(candidates)}
+    molecules = parse_all(texts.union(references), processes=processes, what=f"{name}: texts parsed")
+    out = _Output(folder, name, members, of_pictures, molecules)
     for method in methods:
         decide = METHODS[method]
-        decisions = [decide(b, molecules) for b in progress(ballots, what=f"{name}: {method}", unit="pictures")]
-        seconds = vote_seconds(method, ballots[:TIMED], molecules)
+        shown = progress(of_pictures, what=f"{name}: {method}", unit="pictures")
+        decisions = [decide(candidates, molecules) for candidates in shown]
+        seconds = vote_seconds(method, of_pictures[:TIMED], molecules)
         extra_seconds = rescored.seconds if rescored is not None and method in POOLED else 0.0
         if method == "redrawn":
             extra_seconds += sum(member.redraw_seconds for member in members)
         out.write(method, decisions, extra_seconds=extra_seconds, vote=seconds)
-    best = [oracle(ballot, reference, molecules) for ballot, reference in zip(ballots, references, strict=True)]
+    pairs = zip(of_pictures, references, strict=True)
+    best = [oracle(candidates, reference, molecules) for candidates, reference in pairs]
     out.write("oracle", best, extra_seconds=0.0, vote=0.0)
 
 
@@ -138,9 +140,7 @@ def read_members(
         Where the files are not of the same pictures, or not one of each model.
     """
     tables, facts = read_predictions(predictions, member_facts)
-    members = [
-        Member(about["name"], path, rows, about) for path, rows, about in zip(predictions, tables, facts, strict=True)
-    ]
+    members = [Member(own["name"], path, rows, own) for path, rows, own in zip(predictions, tables, facts, strict=True)]
     if not redrawn:
         return members
     if not len(redrawn) == len(redrawn_facts) == len(members):
@@ -149,11 +149,11 @@ def read_members(
             "--redrawn-facts: give one of each for a model"
         )
     found = []
-    for member, path, about in zip(members, redrawn, redrawn_facts, strict=True):
+    for member, path, facts_path in zip(members, redrawn, redrawn_facts, strict=True):
         distances = read_beside(path, member.rows)["distances"].tolist()
         if [len(d) for d in distances] != [len(texts) for texts in _candidates(member)]:
             raise UserError(f"{path}: not the distances of the candidates in {member.path}; make it again")
-        seconds = read_json(about)["seconds_per_image"]
+        seconds = read_json(facts_path)["seconds_per_image"]
         found.append(replace(member, distances=distances, redraw_seconds=seconds))
     return found
 
@@ -177,41 +177,46 @@ def _chosen(members: list[Member], choice: Path) -> list[Member]:
 def _read_likelihoods(path: Path | None, facts: Path | None, members: list[Member]) -> Likelihoods | None:
     if path is None or facts is None:
         return None
-    rows, about = read_beside(path, members[0].rows), read_json(facts)
+    rows, rescoring = read_beside(path, members[0].rows), read_json(facts)
     for member in members:
-        if member.name not in about["members"]:
+        if member.name not in rescoring["members"]:
             raise UserError(f"{path}: has no likelihoods of {member.name}; make it again with the stage rescore")
-    columns = [about["members"].index(member.name) for member in members]
+    columns = [rescoring["members"].index(member.name) for member in members]
     values = [
         np.stack(scores)[:, columns] if len(scores) else np.empty((0, len(columns))) for scores in rows["likelihoods"]
     ]
     # A likelihood that could not be computed speaks against a text.
     values = [np.where(np.isnan(scores), -np.inf, scores) for scores in values]
     # Of the candidates of all models that are listed: with fewer members there are fewer to score.
-    seconds = sum(about["seconds_per_image"][column] for column in columns)
+    seconds = sum(rescoring["seconds_per_image"][column] for column in columns)
     return Likelihoods(list(rows["candidates"]), values, seconds)
 
 
-def make_ballots(members: list[Member], rescored: Likelihoods | None) -> list[Candidates]:
+def make_candidates(members: list[Member], rescored: Likelihoods | None) -> list[Candidates]:
     """What the members read, picture by picture.
 
     The pool has what one of these members proposed, as far as there are likelihoods of it: that is the valid ones.
     """
     answers = zip(*(member.rows["prediction"] for member in members), strict=True)
     likely = zip(*(member.rows["log_probability"] for member in members), strict=True)
-    ballots = [Candidates(texts, values) for texts, values in zip(answers, likely, strict=True)]
+    of_pictures = [Candidates(texts, values) for texts, values in zip(answers, likely, strict=True)]
     if rescored is None and members[0].distances is None:
-        return ballots
+        return of_pictures
     proposed = zip(*(_candidates(member) for member in members), strict=True)
     return [
-        replace(ballot, pool=_pool(members, i, texts, rescored))
-        for i, (ballot, texts) in enumerate(zip(ballots, proposed, strict=True))
+        replace(candidates, pool=_pool(members, i, texts, rescored))
+        for i, (candidates, texts) in enumerate(zip(of_pictures, proposed, strict=True))
     ]
+
+
+def _texts(candidates: Candidates) -> set[str]:
+    """All texts of a picture."""
+    return {*candidates.answers, *(entry.text for entry in candidates.pool)}
 
 
 def _pool(
     members: list[Member], at: int, proposed: Sequence[Sequence[str]], rescored: Likelihoods | None
-) -> tuple[Pooled, ...]:
+) -> tuple[PoolEntry, ...]:
     """The candidates of all members of one picture."""
     distances: dict[str, float] = {}
     for member, texts in zip(members, proposed, strict=True):
@@ -219,30 +224,29 @@ def _pool(
             distance = math.nan if member.distances is None else float(member.distances[at][i])
             distances[text] = float(np.fmin(distances.get(text, math.nan), distance))
     if rescored is None:
-        return tuple(Pooled(text, (), distance) for text, distance in distances.items())
+        return tuple(PoolEntry(text, (), distance) for text, distance in distances.items())
     scored = zip(rescored.candidates[at], rescored.values[at].tolist(), strict=True)
-    return tuple(Pooled(text, tuple(values), distances[text]) for text, values in scored if text in distances)
+    return tuple(PoolEntry(text, tuple(values), distances[text]) for text, values in scored if text in distances)
 
 
-def vote_seconds(method: str, ballots: Sequence[Candidates], molecules: Molecules) -> float:
+def vote_seconds(method: str, of_pictures: Sequence[Candidates], molecules: Molecules) -> float:
     """Seconds that a method takes for one picture, median, with the parsing of the texts it looks at.
 
     Nothing is remembered from one picture to the next. Texts that are known not to parse are not tried again, since
     some of them hang RDKit.
     """
     times = []
-    for ballot in ballots:
-        seen = ballot if method in POOLED else replace(ballot, pool=())
+    for candidates in of_pictures:
+        seen = candidates if method in POOLED else replace(candidates, pool=())
         began = time.perf_counter()
-        texts = {*seen.answers, *(pooled.text for pooled in seen.pool)}
-        METHODS[method](seen, {text: molecules[text] and _parsed(text) for text in texts})
+        METHODS[method](seen, {text: molecules[text] and _parsed(text) for text in _texts(seen)})
         times.append(time.perf_counter() - began)
     return statistics.median(times)
 
 
-def _parsed(text: str) -> Known | None:
+def _parsed(text: str) -> ParsedMolecule | None:
     molecule = parse(text)
-    return None if molecule is None else Known(canonical_text(molecule), Chem.RDKFingerprint(molecule))
+    return None if molecule is None else ParsedMolecule(canonical_text(molecule), Chem.RDKFingerprint(molecule))
 
 
 def pair_matrix(similarity: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -278,11 +282,12 @@ class _Output:
     """The files of an ensemble, of each method."""
 
     def __init__(
-        self, folder: Path, name: str, members: list[Member], ballots: list[Candidates], molecules: Molecules
+        self, folder: Path, name: str, members: list[Member], of_pictures: list[Candidates], molecules: Molecules
     ) -> None:
         self.folder, self.name, self.members, self.molecules = folder, name, members, molecules
         self.complete = _complete_texts(members)
-        self.pairs = pair_matrix(*similarity_of_answers([ballot.answers for ballot in ballots], molecules)).tolist()
+        answers = [candidates.answers for candidates in of_pictures]
+        self.pairs = pair_matrix(*similarity_of_answers(answers, molecules)).tolist()
 
     def write(self, method: str, decisions: list[Decision], *, extra_seconds: float, vote: float) -> None:
         """Write what a method decided; ``extra_seconds`` and ``vote`` are the seconds per image that it adds."""

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..chem.similarity import Known, known_similarities, known_similarity, remembered
+from ..chem.similarity import ParsedMolecule, parse_cached, parsed_similarities, parsed_similarity
 
-Molecules = Mapping[str, Known | None]  # of every text of a ballot; None where RDKit cannot parse it
+# Of every text that a member had in mind; None where RDKit cannot parse it.
+Molecules = Mapping[str, ParsedMolecule | None]
 Similarity = Sequence[Sequence[float]]  # Tanimoto similarity of every two members' answers; 0 with an invalid one
 
 
 @dataclass(frozen=True)
-class Pooled:
+class PoolEntry:
     """A text that some members had in mind, and how well it fits the picture."""
 
     text: str
@@ -34,7 +35,7 @@ class Candidates:
 
     answers: tuple[str, ...]
     log_probabilities: tuple[float, ...]  # natural logarithm, of its own answer by each member
-    pool: tuple[Pooled, ...] = ()  # the candidates of all members
+    pool: tuple[PoolEntry, ...] = ()  # the candidates of all members
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,14 @@ class Vote:
 Method = Callable[[Candidates, Molecules], Decision]
 
 
-def similarities(answers: Sequence[Known | None]) -> list[list[float]]:
+def similarities(answers: Sequence[ParsedMolecule | None]) -> list[list[float]]:
     """Tanimoto similarity of every two answers; 0 with one that is None.
 
     Members mostly agree, so each different molecule is compared once.
     """
     different = {own.canonical: own for own in answers if own is not None}
     others = list(different.values())
-    rows = {text: dict(zip(different, known_similarities(own, others), strict=True)) for text, own in different.items()}
+    rows = {own.canonical: dict(zip(different, parsed_similarities(own, others), strict=True)) for own in others}
     return [
         [rows[a.canonical][b.canonical] if a is not None and b is not None else 0.0 for b in answers] for a in answers
     ]
@@ -139,64 +140,63 @@ def pair_vote(similarity: Similarity, valid: Sequence[int]) -> Vote:
 
 def vote(predictions: list[str]) -> Vote:
     """The pair rule for one picture, from one SMILES of each member."""
-    found = [remembered(text) for text in predictions]
+    found = [parse_cached(text) for text in predictions]
     return pair_vote(similarities(found), [i for i, own in enumerate(found) if own is not None])
 
 
-def pairs(ballot: Candidates, molecules: Molecules) -> Decision:
+def pairs(candidates: Candidates, molecules: Molecules) -> Decision:
     """The pair rule of the slides."""
-    found = pair_vote(similarities([molecules[text] for text in ballot.answers]), _valid(ballot, molecules))
-    return _answer(ballot, molecules, found.winner, found.points)
+    found = pair_vote(similarities([molecules[text] for text in candidates.answers]), _valid(candidates, molecules))
+    return _answer(candidates, molecules, found.winner, found.points)
 
 
-def medoid(ballot: Candidates, molecules: Molecules) -> Decision:
+def medoid(candidates: Candidates, molecules: Molecules) -> Decision:
     """The valid answer most similar to the other answers, by the sum of its Tanimoto similarities to them."""
-    similarity = similarities([molecules[text] for text in ballot.answers])
+    similarity = similarities([molecules[text] for text in candidates.answers])
     # Sums rounded once, so that those of the same numbers in another order are equal and tie.
     total = [math.fsum(value for j, value in enumerate(row) if j != i) for i, row in enumerate(similarity)]
-    return _answer(ballot, molecules, max(_valid(ballot, molecules), key=lambda i: total[i], default=0))
+    return _answer(candidates, molecules, max(_valid(candidates, molecules), key=lambda i: total[i], default=0))
 
 
-def votes(ballot: Candidates, molecules: Molecules) -> Decision:
+def votes(candidates: Candidates, molecules: Molecules) -> Decision:
     """The molecule with most votes of the members, each weighed by the probability that it gives to its answer."""
     weights: dict[str, list[float]] = {}
     first: dict[str, int] = {}  # member that answered it
-    for i in _valid(ballot, molecules):
-        canonical = _canonical(molecules[ballot.answers[i]])
-        value = ballot.log_probabilities[i]
+    for i in _valid(candidates, molecules):
+        canonical = _canonical(molecules[candidates.answers[i]])
+        value = candidates.log_probabilities[i]
         weights.setdefault(canonical, []).append(0.0 if math.isnan(value) else math.exp(value))
         first.setdefault(canonical, i)
     best = max(weights, key=lambda canonical: math.fsum(weights[canonical]), default=None)
-    return _answer(ballot, molecules, 0 if best is None else first[best])
+    return _answer(candidates, molecules, 0 if best is None else first[best])
 
 
-def rescored(ballot: Candidates, molecules: Molecules) -> Decision:
+def rescored(candidates: Candidates, molecules: Molecules) -> Decision:
     """The molecule of the pool that all members together find likeliest: by the mean of their log-probabilities.
 
     A member's probability of a molecule is the sum over the spellings of it in the pool, so that a molecule that the
     members spell in several ways does not lose for it. The text is the likeliest spelling. Equal ones: the earlier in
     the pool. An empty pool: as :func:`pairs`.
     """
-    pool = _pool(ballot, molecules)
-    best = max(pool, key=lambda canonical: pool[canonical].score, default=None)
-    return pairs(ballot, molecules) if best is None else _pooled(ballot, molecules, pool[best])
+    best = max(_pool(candidates, molecules), key=lambda molecule: molecule.score, default=None)
+    return pairs(candidates, molecules) if best is None else _from_pool(candidates, molecules, best)
 
 
-def redrawn(ballot: Candidates, molecules: Molecules) -> Decision:
+def redrawn(candidates: Candidates, molecules: Molecules) -> Decision:
     """The molecule of the pool whose drawing is nearest to the picture; of equally near ones the likelier.
 
     A molecule without a drawing is farther than any. An empty pool: as :func:`pairs`.
     """
-    pool = _pool(ballot, molecules)
-    best = max(pool, key=lambda canonical: (-_far(pool[canonical].distance), pool[canonical].score), default=None)
-    return pairs(ballot, molecules) if best is None else _pooled(ballot, molecules, pool[best])
+    pool = _pool(candidates, molecules)
+    best = max(pool, key=lambda molecule: (-_or_infinite(molecule.distance), molecule.score), default=None)
+    return pairs(candidates, molecules) if best is None else _from_pool(candidates, molecules, best)
 
 
 METHODS: dict[str, Method] = {method.__name__: method for method in (pairs, medoid, votes, rescored, redrawn)}
 POOLED = ("rescored", "redrawn")  # those that look at more than the members' answers
 
 
-def oracle(ballot: Candidates, reference: str, molecules: Molecules) -> Decision:
+def oracle(candidates: Candidates, reference: str, molecules: Molecules) -> Decision:
     """The best member of each picture, which is known only with the reference: the ceiling of those that pick one.
 
     The answer with the highest Tanimoto similarity to the reference; of equal ones the reference itself, then a valid
@@ -205,12 +205,12 @@ def oracle(ballot: Candidates, reference: str, molecules: Molecules) -> Decision
     right = molecules[reference]
 
     def worth(i: int) -> tuple[float, bool, bool]:
-        found = molecules[ballot.answers[i]]
+        found = molecules[candidates.answers[i]]
         if found is None or right is None:
             return 0.0, False, found is not None
-        return known_similarity(found, right), found.canonical == right.canonical, True
+        return parsed_similarity(found, right), found.canonical == right.canonical, True
 
-    return _answer(ballot, molecules, max(range(len(ballot.answers)), key=worth))
+    return _answer(candidates, molecules, max(range(len(candidates.answers)), key=worth))
 
 
 @dataclass(frozen=True)
@@ -222,8 +222,8 @@ class _Molecule:
     distance: float  # the smallest; NaN where unknown
 
 
-def _molecule(spellings: Sequence[Pooled]) -> _Molecule:
-    distance = min((s.distance for s in spellings), key=_far)
+def _molecule(spellings: Sequence[PoolEntry]) -> _Molecule:
+    distance = min((s.distance for s in spellings), key=_or_infinite)
     if not spellings[0].likelihoods:
         return _Molecule(spellings[0].text, -math.inf, distance)
     best = max(spellings, key=lambda s: math.fsum(s.likelihoods))
@@ -233,50 +233,50 @@ def _molecule(spellings: Sequence[Pooled]) -> _Molecule:
     return _Molecule(best.text, math.fsum(likelihoods) / len(likelihoods), distance)
 
 
-def _pool(ballot: Candidates, molecules: Molecules) -> dict[str, _Molecule]:
-    """The different molecules of the pool by canonical SMILES."""
-    spellings: dict[str, list[Pooled]] = {}
-    for pooled in ballot.pool:
-        if (found := molecules[pooled.text]) is not None:
-            spellings.setdefault(found.canonical, []).append(pooled)
-    return {canonical: _molecule(same) for canonical, same in spellings.items()}
+def _pool(candidates: Candidates, molecules: Molecules) -> list[_Molecule]:
+    """The different molecules of the pool, in its order."""
+    spellings: dict[str, list[PoolEntry]] = {}
+    for entry in candidates.pool:
+        if (found := molecules[entry.text]) is not None:
+            spellings.setdefault(found.canonical, []).append(entry)
+    return [_molecule(same) for same in spellings.values()]
 
 
-def _answer(ballot: Candidates, molecules: Molecules, winner: int, points: tuple[int, ...] = ()) -> Decision:
+def _answer(candidates: Candidates, molecules: Molecules, winner: int, points: tuple[int, ...] = ()) -> Decision:
     """Take a member's answer."""
-    text, own = ballot.answers[winner], ballot.log_probabilities[winner]
+    text, own = candidates.answers[winner], candidates.log_probabilities[winner]
     canonical = _canonical(molecules[text])
-    spellings = [p for p in ballot.pool if canonical and _canonical(molecules[p.text]) == canonical]
-    agreement = _agreement(ballot, molecules, text)
+    spellings = [p for p in candidates.pool if canonical and _canonical(molecules[p.text]) == canonical]
+    agreement = _agreement(candidates, molecules, text)
     if not spellings:
         return Decision(text, winner, agreement, own, math.nan, points)
-    pooled = _molecule(spellings)
-    likelihood = pooled.score if math.isfinite(pooled.score) else own
-    return Decision(text, winner, agreement, likelihood, pooled.distance, points)
+    molecule = _molecule(spellings)
+    log_probability = molecule.score if math.isfinite(molecule.score) else own
+    return Decision(text, winner, agreement, log_probability, molecule.distance, points)
 
 
-def _pooled(ballot: Candidates, molecules: Molecules, pooled: _Molecule) -> Decision:
+def _from_pool(candidates: Candidates, molecules: Molecules, chosen: _Molecule) -> Decision:
     """Take a molecule of the pool."""
-    canonical = _canonical(molecules[pooled.text])
-    winner = next((i for i, text in enumerate(ballot.answers) if _canonical(molecules[text]) == canonical), None)
-    return Decision(pooled.text, winner, _agreement(ballot, molecules, pooled.text), pooled.score, pooled.distance)
+    canonical = _canonical(molecules[chosen.text])
+    winner = next((i for i, text in enumerate(candidates.answers) if _canonical(molecules[text]) == canonical), None)
+    return Decision(chosen.text, winner, _agreement(candidates, molecules, chosen.text), chosen.score, chosen.distance)
 
 
-def _agreement(ballot: Candidates, molecules: Molecules, text: str) -> float:
+def _agreement(candidates: Candidates, molecules: Molecules, text: str) -> float:
     chosen = molecules[text]
     if chosen is None:
         return 0.0
-    others = [own for answer in ballot.answers if (own := molecules[answer]) is not None]
-    return math.fsum(known_similarities(chosen, others)) / len(ballot.answers)
+    others = [own for answer in candidates.answers if (own := molecules[answer]) is not None]
+    return math.fsum(parsed_similarities(chosen, others)) / len(candidates.answers)
 
 
-def _valid(ballot: Candidates, molecules: Molecules) -> list[int]:
-    return [i for i, text in enumerate(ballot.answers) if molecules[text] is not None]
+def _valid(candidates: Candidates, molecules: Molecules) -> list[int]:
+    return [i for i, text in enumerate(candidates.answers) if molecules[text] is not None]
 
 
-def _canonical(known: Known | None) -> str:
-    return "" if known is None else known.canonical
+def _canonical(molecule: ParsedMolecule | None) -> str:
+    return "" if molecule is None else molecule.canonical
 
 
-def _far(distance: float) -> float:
+def _or_infinite(distance: float) -> float:
     return math.inf if math.isnan(distance) else distance

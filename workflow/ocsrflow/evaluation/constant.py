@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..chem.similarity import known, known_similarities
+from ..chem.similarity import parse_all, parsed_similarities
 from ..pictures.packed_file import Packed
 from ..runtime.errors import UserError
 from ..runtime.files import whole, write_json
@@ -59,13 +59,13 @@ def constant(
     references = packed.text("smiles", members)
     source = Packed(candidates) if candidates else packed
     texts = source.text("smiles", source.members("train")[:CANDIDATES])
-    molecules = known([*references[:PICTURES], *texts], processes=processes, what="parsing")
+    molecules = parse_all([*references[:PICTURES], *texts], processes=processes, what="parsing")
     seen = [found for text in references[:PICTURES] if (found := molecules[text]) is not None]
     tried = {text: found for text in texts if (found := molecules[text]) is not None}
     if not seen or not tried:
         raise UserError(f"{data}: no constant answer without a reference and a candidate that RDKit parses")
     means = {
-        text: float(np.mean(known_similarities(molecule, seen)))
+        text: float(np.mean(parsed_similarities(molecule, seen)))
         for text, molecule in progress(tried.items(), total=len(tried), what="best constant answer", unit="candidates")
     }
     answer = max(means, key=means.__getitem__)

@@ -32,7 +32,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..chem.similarity import known
+from ..chem.similarity import parse_all
 from ..depiction.plain import Picture
 from ..pictures.originals import Originals
 from ..pictures.packed_file import Packed
@@ -192,7 +192,7 @@ def as_image(picture: Picture, channel_order: str) -> Image.Image:
 
 def _write(out: Path, packed: Packed, members: NDArray[np.int64], found: list[Reading], processes: int = 1) -> None:
     texts = [of_picture.text for of_picture in found]
-    molecules = known(texts, processes=processes, what="parsing what osra read")
+    molecules = parse_all(texts, processes=processes, what="parsing what osra read")
     columns = {
         "cid": np.asarray(packed.cid[members], np.int64),
         "id": pd.array(packed.ids(members), "str"),

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..chem.similarity import remembered
+from ..chem.similarity import parse_cached
 from ..config.reading import Reading
 from ..ensemble.voting_methods import vote
 from ..network.model import load_model
@@ -322,7 +322,7 @@ def _in_turn(
 
 def _voted(texts: list[str]) -> tuple[list[str], str]:
     """The texts of the members, and the one they vote for."""
-    remembered.cache_clear()  # else a vote on a picture that was voted on before would cost nothing
+    parse_cached.cache_clear()  # else a vote on a picture that was voted on before would cost nothing
     return texts, texts[vote(texts).winner]
 
 

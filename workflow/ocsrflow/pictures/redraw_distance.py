@@ -168,9 +168,9 @@ def _best_turn(seen: Ink | None, drawn: Ink | None) -> Turn | None:
     """Which turn of a drawing fits better than the drawing as it is, its letters mirrored; None where none does."""
     if seen is None or drawn is None:
         return None
-    fits = {turn: misfit(seen, drawn.turned(turn)) for turn in TURNS}
-    turn = min(fits, key=fits.__getitem__)
-    return turn if fits[turn] < misfit(seen, drawn) else None
+    misfits = {turn: misfit(seen, drawn.turned(turn)) for turn in TURNS}
+    turn = min(misfits, key=misfits.__getitem__)
+    return turn if misfits[turn] < misfit(seen, drawn) else None
 
 
 def _turned(molecule: Chem.Mol, turn: Turn, kekulize: bool) -> Chem.Mol:
@@ -183,7 +183,7 @@ def _turned(molecule: Chem.Mol, turn: Turn, kekulize: bool) -> Chem.Mol:
     return laid_out
 
 
-def fits(
+def redraw_distances(
     pictures: Sequence[Picture],
     texts: Sequence[Sequence[str]],
     depiction: Depiction,
@@ -207,7 +207,7 @@ def fits(
     seconds
         Time limit of a picture, past which all its distances are NaN.
     pool
-        Processes that are there already, as :func:`pool_of` makes them for this depiction.
+        Processes that are there already, as :func:`redraw_pool` makes them for this depiction.
     """
     items = [(picture, list(own)) for picture, own in zip(pictures, texts, strict=True)]
     work = partial(attempts, _distances)
@@ -228,7 +228,7 @@ def fits(
         ]
 
 
-def pool_of(depiction: Depiction, processes: int) -> Pool:
+def redraw_pool(depiction: Depiction, processes: int) -> Pool:
     """Processes that parse texts and draw them in this depiction, for as long as a reader lives."""
     return Pool(_prepare, (depiction,), processes=processes)
 

@@ -11,18 +11,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..chem.similarity import known
+from ..chem.similarity import parse_all
 from ..chem.tokenizer import VOCABULARY, decode, encode
 from ..config.depiction import Depiction
 from ..config.reading import Reading
 from ..depiction.plain import Picture
 from ..ensemble.calibrate import Calibration
 from ..ensemble.calibrate import confidence as confidences
-from ..ensemble.voting_methods import METHODS, Candidates, Decision, Pooled
-from ..network.beam_search import likelihood
+from ..ensemble.voting_methods import METHODS, Candidates, Decision, PoolEntry
+from ..network.beam_search import Candidate, likelihood
 from ..network.model import load_model
 from ..network.model_reader import ModelReader, best_first, is_complete
-from ..pictures.redraw_distance import fits, pool_of
+from ..pictures.redraw_distance import redraw_distances, redraw_pool
 from ..runtime.errors import UserError
 from ..runtime.files import read_json
 from .find_models import TrainedModels
@@ -30,14 +30,18 @@ from .find_models import TrainedModels
 
 @dataclass(frozen=True)
 class Answer:
-    """What a team makes of one picture."""
+    """What was read in one picture."""
 
     decision: Decision
     valid: bool
     confidence: float  # that the answer is exactly right, in [0, 1]
-    candidates: list[tuple[str, float]]  # what they had in mind, with the mean log-probability, likeliest first
-    members: dict[str, str]  # the answer of each
+    candidates: list[tuple[str, float]]  # of all models, with the mean log-probability, likeliest first
+    members: dict[str, str]  # the answer of each model
     complete: bool = True  # a model ended the text by itself; else the confidence is 0
+
+
+# What one model may have read in one picture: its texts with their candidates, as best_first sorts them.
+Ranked = list[tuple[str, Candidate]]
 
 
 class EnsembleReader:
@@ -48,13 +52,13 @@ class EnsembleReader:
     """
 
     def __init__(
-        self, lineup: TrainedModels, method: str, reading: Reading, device: torch.device, *, processes: int = 1
+        self, trained: TrainedModels, method: str, reading: Reading, device: torch.device, *, processes: int = 1
     ) -> None:
         """Load the models.
 
         Parameters
         ----------
-        lineup
+        trained
             Which.
         method
             How they find one answer, of :mod:`ocsrflow.ensemble.voting_methods`; a single model just answers.
@@ -70,89 +74,73 @@ class EnsembleReader:
         UserError
             Where a model is damaged, or they do not go together.
         """
-        loaded = [
-            load_model(folder / "model.json", folder / "weights.safetensors", device) for folder in lineup.folders
-        ]
-        about = [facts for _, facts in loaded]
-        for folder, facts in zip(lineup.folders, about, strict=True):
-            _fit_together(lineup.folders[0], about[0], folder, facts)
-        self.names = [str(facts["name"]) for facts in about]
+        folders = trained.folders
+        loaded = [load_model(folder / "model.json", folder / "weights.safetensors", device) for folder in folders]
+        descriptions = [facts for _, facts in loaded]
+        for folder, facts in zip(folders, descriptions, strict=True):
+            _check_alike(folders[0], descriptions[0], folder, facts)
+        self.names = [str(facts["name"]) for facts in descriptions]
         if len(set(self.names)) < len(self.names):  # of several runs
-            self.names = [str(folder) for folder in lineup.folders]
-        self.depiction = _depiction(lineup.folders[0], about[0])
+            self.names = [str(folder) for folder in folders]
+        self.depiction = _depiction(folders[0], descriptions[0])
         self.model_readers = [
-            ModelReader(reader.eval(), int(facts["training"]["decode_length"]), reading, device)
-            for reader, facts in loaded
+            ModelReader(model.eval(), int(facts["training"]["decode_length"]), reading, device)
+            for model, facts in loaded
         ]
         self.method = method if len(self.model_readers) > 1 else "pairs"
-        self._pool = pool_of(self.depiction, processes)
-        together = lineup.together(self.method)
-        paths = [together] if together else lineup.alone()
+        self._processes = redraw_pool(self.depiction, processes)
+        together = trained.together(self.method)
+        paths = [together] if together else trained.alone()
         self.calibrations = [path and _calibration(path) for path in paths]
 
     def __enter__(self) -> "EnsembleReader":
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        self._pool.close(at_once=kind is not None)
+        self._processes.close(at_once=kind is not None)
 
     def close(self) -> None:
         """End the processes that parse and draw."""
-        self._pool.close()
+        self._processes.close()
 
     def read(self, pictures: NDArray[np.uint8]) -> list[Answer]:
         """The answers to some pictures, (pictures, channels, size, size)."""
-        features = [model_reader.encode(torch.from_numpy(pictures)) for model_reader in self.model_readers]
-        written = [model_reader.beam_search(own) for model_reader, own in zip(self.model_readers, features, strict=True)]
-        texts = {decode(c.tokens) for found in written for candidates in found for c in candidates}
-        molecules = known(texts, what="parsing the candidates", pool=self._pool)
-        ranked = [[best_first(c, lambda text: molecules[text] is not None) for c in found] for found in written]
-        pools = [
-            [
-                text
-                for text in dict.fromkeys(text for own in of_picture for text, _ in own)
-                if molecules[text] is not None
-            ]
-            for of_picture in zip(*ranked, strict=True)
-        ]
-        scores = self._likelihoods(features, pools)
-        shown = [picture.transpose(1, 2, 0) for picture in pictures]
-        distances = self._distances(shown, pools) if self.method == "redrawn" else [[math.nan] * len(p) for p in pools]
-        ballots = [
-            Candidates(
-                tuple(own[0][0] for own in of_picture),
-                tuple(own[0][1].log_probability for own in of_picture),
-                tuple(Pooled(*pooled) for pooled in zip(pool, likelihoods, far, strict=True)),
-            )
-            for of_picture, pool, likelihoods, far in zip(
-                zip(*ranked, strict=True), pools, scores, distances, strict=True
-            )
-        ]
-        decisions = [METHODS[self.method](ballot, molecules) for ballot in ballots]
-        if self.method != "redrawn":
-            # For the confidence the drawing of the answer alone is needed.
-            far = self._distances(shown, [[d.text] if molecules[d.text] else [] for d in decisions])
-            decisions = [
-                replace(d, distance=own[0] if own else math.nan) for d, own in zip(decisions, far, strict=True)
-            ]
-        valid = [molecules[d.text] is not None for d in decisions]
-        in_mind = [[(text, c.log_probability) for text, c in own] for own in ranked[0]]
-        if len(self.model_readers) > 1:
-            in_mind = [_likeliest(ballot) for ballot in ballots]
-        complete = [
-            any(
-                t == d.text and is_complete(c, model_reader.longest)
-                for model_reader, own in zip(self.model_readers, read, strict=True)
-                for t, c in own
-            )
-            for d, read in zip(decisions, zip(*ranked, strict=True), strict=True)
-        ]
-        usable = [ok and whole for ok, whole in zip(valid, complete, strict=True)]
-        sure = self._confidences(decisions, usable, ballots)
+        features = [reader.encode(torch.from_numpy(pictures)) for reader in self.model_readers]
+        by_model = [reader.beam_search(own) for reader, own in zip(self.model_readers, features, strict=True)]
+        texts = {decode(own.tokens) for found in by_model for beam in found for own in beam}
+        molecules = parse_all(texts, what="parsing the candidates", pool=self._processes)
+
+        def parsed(text: str) -> bool:
+            return molecules[text] is not None
+
+        # From here on all lists are by picture. The first one has of each picture what each model may have read.
+        ranked = [[best_first(beam, parsed) for beam in of_picture] for of_picture in zip(*by_model, strict=True)]
+        pools = [list(filter(parsed, dict.fromkeys(text for own in models for text, _ in own))) for models in ranked]
+        likelihoods = self._likelihoods(features, pools)
+        drawings = [picture.transpose(1, 2, 0) for picture in pictures]
+        distances = [[math.nan] * len(pool) for pool in pools]
+        if self.method == "redrawn":
+            distances = self._distances(drawings, pools)
+        candidates = list(map(_candidates, ranked, pools, likelihoods, distances))
+        decisions = [METHODS[self.method](own, molecules) for own in candidates]
+        if self.method != "redrawn":  # for the confidence the drawing of the answer alone is needed
+            answers = [[decision.text] if parsed(decision.text) else [] for decision in decisions]
+            of_answers = [own[0] if own else math.nan for own in self._distances(drawings, answers)]
+            decisions = [replace(d, distance=distance) for d, distance in zip(decisions, of_answers, strict=True)]
+        complete = [self._is_complete(d.text, models) for d, models in zip(decisions, ranked, strict=True)]
+        usable = [parsed(d.text) and ended for d, ended in zip(decisions, complete, strict=True)]
+        confidences = self._confidences(decisions, usable, candidates)
         return [
-            Answer(decision, ok, confidence, candidates, dict(zip(self.names, ballot.answers, strict=True)), whole)
-            for decision, ok, confidence, candidates, ballot, whole in zip(
-                decisions, valid, sure, in_mind, ballots, complete, strict=True
+            Answer(
+                decision,
+                parsed(decision.text),
+                confidence,
+                _likeliest(own) if len(models) > 1 else [(text, c.log_probability) for text, c in models[0]],
+                dict(zip(self.names, own.answers, strict=True)),
+                ended,
+            )
+            for decision, confidence, own, models, ended in zip(
+                decisions, confidences, candidates, ranked, complete, strict=True
             )
         ]
 
@@ -170,14 +158,22 @@ class EnsembleReader:
         tokens = [[encode(text).tolist() for text in pool] for pool in pools]
         each = []
         for model_reader, own in zip(self.model_readers, features, strict=True):
-            with model_reader.reader.autocast():
-                each.append(likelihood(model_reader.reader.decoder, own, tokens))
+            with model_reader.model.autocast():
+                each.append(likelihood(model_reader.model.decoder, own, tokens))
         return [list(zip(*of_picture, strict=True)) for of_picture in zip(*each, strict=True)]
 
     def _distances(self, pictures: list[Picture], texts: list[list[str]]) -> list[list[float]]:
-        return fits(pictures, texts, self.depiction, pool=self._pool)
+        return redraw_distances(pictures, texts, self.depiction, pool=self._processes)
 
-    def _confidences(self, decisions: list[Decision], usable: list[bool], ballots: list[Candidates]) -> list[float]:
+    def _is_complete(self, answer: str, models: list[Ranked]) -> bool:
+        """Whether one of the models ended the text by itself."""
+        return any(
+            text == answer and is_complete(candidate, reader.longest)
+            for reader, own in zip(self.model_readers, models, strict=True)
+            for text, candidate in own
+        )
+
+    def _confidences(self, decisions: list[Decision], usable: list[bool], candidates: list[Candidates]) -> list[float]:
         """By the calibration of all together, or else the mean of what each model alone would be trusted with.
 
         0 for what is not ``usable``: no molecule, or cut off.
@@ -196,7 +192,7 @@ class EnsembleReader:
         each = []
         for member, calibration in enumerate(self.calibrations):
             own = rows.assign(
-                log_probability=[_likelihood(d, b, member) for d, b in zip(decisions, ballots, strict=True)]
+                log_probability=[_likelihood(d, c, member) for d, c in zip(decisions, candidates, strict=True)]
             )
             # Nobody has learnt how far to trust a model without a calibration: its own probability it is.
             uncalibrated = np.exp(own["log_probability"]) * own["valid"]
@@ -212,7 +208,7 @@ def _calibration(path: Path) -> Calibration:
         raise UserError(f"{path}: {error}") from None
 
 
-def _fit_together(first: Path, ours: dict[str, Any], other: Path, theirs: dict[str, Any]) -> None:
+def _check_alike(first: Path, ours: dict[str, Any], other: Path, theirs: dict[str, Any]) -> None:
     """Look that two models read the same kind of pictures in the same tokens."""
     for folder, facts in ((first, ours), (other, theirs)):
         if "depiction" not in facts:
@@ -240,14 +236,26 @@ def _kind(depiction: Depiction) -> str:
     return f"{depiction.size} × {depiction.size} pixels, {colours}, {depiction.channel_order}"
 
 
-def _likelihood(decision: Decision, ballot: Candidates, member: int) -> float:
+def _candidates(
+    models: list[Ranked], pool: list[str], likelihoods: list[tuple[float, ...]], distances: list[float]
+) -> Candidates:
+    """What the models read in one picture."""
+    return Candidates(
+        tuple(own[0][0] for own in models),
+        tuple(own[0][1].log_probability for own in models),
+        tuple(map(PoolEntry, pool, likelihoods, distances)),
+    )
+
+
+def _likelihood(decision: Decision, candidates: Candidates, member: int) -> float:
     """The answer's log-probability by one member."""
-    found = (pooled.likelihoods for pooled in ballot.pool if pooled.text == decision.text and pooled.likelihoods)
-    likelihoods = next(found, None)
-    return decision.log_probability if likelihoods is None else likelihoods[member]
+    for entry in candidates.pool:
+        if entry.text == decision.text and entry.likelihoods:
+            return entry.likelihoods[member]
+    return decision.log_probability
 
 
-def _likeliest(ballot: Candidates) -> list[tuple[str, float]]:
+def _likeliest(candidates: Candidates) -> list[tuple[str, float]]:
     """The candidates by their mean log-probability."""
-    pool = [(pooled.text, math.fsum(pooled.likelihoods) / len(pooled.likelihoods)) for pooled in ballot.pool]
-    return sorted(pool, key=lambda item: -item[1])
+    means = [(entry.text, math.fsum(entry.likelihoods) / len(entry.likelihoods)) for entry in candidates.pool]
+    return sorted(means, key=lambda item: -item[1])

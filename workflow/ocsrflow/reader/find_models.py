@@ -86,8 +86,8 @@ def _ensemble_of(folders: Sequence[Path]) -> str | None:
 
 def _members(path: Path) -> list[str]:
     """The names of models in an ensemble's file; none of them is a path."""
-    about = read_json(path)
-    members = about.get("members") if isinstance(about, dict) else None
+    ensemble = read_json(path)
+    members = ensemble.get("members") if isinstance(ensemble, dict) else None
     if not isinstance(members, list) or not members or not all(map(_is_name, members)):
         raise UserError(f"{path}: not the members of an ensemble, which lie in RESULTS/ensembles/")
     return members

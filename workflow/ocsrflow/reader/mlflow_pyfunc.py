@@ -34,9 +34,9 @@ class PictureReader(PythonModel):  # type: ignore[misc]  # MLflow's classes have
         folder = Path(context.artifacts["results"])
         config = context.model_config or {}
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        lineup = find_models([folder])
+        trained = find_models([folder])
         reading = Reading(**{key: config[key] for key in Reading.model_fields if key in config})
-        self.team = EnsembleReader(lineup, lineup.method(), reading, device)
+        self.reader = EnsembleReader(trained, trained.method(), reading, device)
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Read pictures.
@@ -63,20 +63,20 @@ class PictureReader(PythonModel):  # type: ignore[misc]  # MLflow's classes have
 
     def _load(self, data: Any) -> Picture | str:
         try:
-            return load(io.BytesIO(bytes(data)), self.team.depiction, "picture")
+            return load(io.BytesIO(bytes(data)), self.reader.depiction, "picture")
         except (ValueError, TypeError) as error:
             return str(error)
 
     def _read(self, part: list[Picture | str]) -> list[tuple[str, float, float, str]]:
         pictures = [picture.transpose(2, 0, 1) for picture in part if not isinstance(picture, str)]
-        replies = iter(self.team.read(np.stack([np.ascontiguousarray(p) for p in pictures])) if pictures else [])
+        answers = iter(self.reader.read(np.stack([np.ascontiguousarray(p) for p in pictures])) if pictures else [])
         rows = []
         for picture in part:
             if isinstance(picture, str):
                 rows.append(("", 0.0, float("nan"), picture))
             else:
-                reply = next(replies)
-                rows.append((reply.decision.text, reply.confidence, reply.decision.log_probability, ""))
+                answer = next(answers)
+                rows.append((answer.decision.text, answer.confidence, answer.decision.log_probability, ""))
         return rows
 
 

@@ -24,7 +24,7 @@ class PictureAnswer:
     """One picture's: what was read, or why nothing could be."""
 
     id: str
-    reply: Answer | None
+    answer: Answer | None
     error: str = ""
 
 
@@ -37,7 +37,7 @@ def form_of(path: Path) -> str:
         Where there is none of that name.
     """
     if path.suffix.lower() not in FORMS:
-        raise UserError(f"{path}: the form of the output is told by its name, which must end in {', '.join(FORMS)}")
+        raise UserError(f"{path}: the form of the output follows from its name, which must end in {', '.join(FORMS)}")
     return path.suffix.lower()
 
 
@@ -66,30 +66,31 @@ def write_answers(path: Path, answers: Sequence[PictureAnswer]) -> None:
     CSV has the columns of :data:`COLUMNS`; JSON besides each model's own answer and the candidates. SDF has a molecule
     with coordinates for every answer that is one.
     """
-    rows = [_row(answer) for answer in answers]
+    rows = [_row(of_picture) for of_picture in answers]
     form = form_of(path)
     if form == ".csv":
         write_csv(path, COLUMNS, ([_cell(row[column]) for column in COLUMNS] for row in rows))
     elif form == ".json":
-        write_json(path, [{**row, **_more(answer)} for row, answer in zip(rows, answers, strict=True)])
+        write_json(path, [{**row, **_more(of_picture)} for row, of_picture in zip(rows, answers, strict=True)])
     else:
         _write_sdf(path, rows)
 
 
-def _row(answer: PictureAnswer) -> dict[str, Any]:
-    reply = answer.reply
-    if reply is None:
-        return {**dict.fromkeys(COLUMNS), "id": answer.id, "smiles": "", "confidence": 0.0, "error": answer.error}
-    found = reply.decision
+def _row(of_picture: PictureAnswer) -> dict[str, Any]:
+    answer = of_picture.answer
+    if answer is None:
+        empty = dict.fromkeys(COLUMNS)
+        return {**empty, "id": of_picture.id, "smiles": "", "confidence": 0.0, "error": of_picture.error}
+    decision = answer.decision
     return {
-        "id": answer.id,
-        "smiles": found.text,
-        "confidence": round(reply.confidence, 4),
-        "log_probability": round(found.log_probability, 4),
-        "agreement": round(found.agreement, 4) if len(reply.members) > 1 else None,
-        "distance": None if math.isnan(found.distance) else round(found.distance, 4),
-        "valid": reply.valid,
-        "complete": reply.complete,
+        "id": of_picture.id,
+        "smiles": decision.text,
+        "confidence": round(answer.confidence, 4),
+        "log_probability": round(decision.log_probability, 4),
+        "agreement": round(decision.agreement, 4) if len(answer.members) > 1 else None,
+        "distance": None if math.isnan(decision.distance) else round(decision.distance, 4),
+        "valid": answer.valid,
+        "complete": answer.complete,
         "error": "",
     }
 
@@ -98,11 +99,12 @@ def _cell(value: object) -> object:
     return "" if value is None else str(value).lower() if isinstance(value, bool) else value
 
 
-def _more(answer: PictureAnswer) -> dict[str, Any]:
-    if answer.reply is None:
+def _more(of_picture: PictureAnswer) -> dict[str, Any]:
+    answer = of_picture.answer
+    if answer is None:
         return {"members": {}, "candidates": []}
-    candidates = [{"smiles": text, "log_probability": round(value, 4)} for text, value in answer.reply.candidates]
-    return {"members": answer.reply.members, "candidates": candidates}
+    candidates = [{"smiles": text, "log_probability": round(value, 4)} for text, value in answer.candidates]
+    return {"members": answer.members, "candidates": candidates}
 
 
 def _write_sdf(path: Path, rows: Sequence[dict[str, Any]]) -> None:

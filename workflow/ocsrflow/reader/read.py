@@ -91,63 +91,63 @@ def predict(
     try_output(out)
     if attention is not None:
         attention.mkdir(parents=True, exist_ok=True)
-    lineup = find_models(models or [Path("results")])
+    trained = find_models(models or [Path("results")])
     found = find(pictures)
     lease = take(gpus)
     device = torch.device(device_of(lease, required=gpus is not None))
     if device.type == "cpu":
         torch.set_num_threads(threads)
     reading = Reading(beams=beams, grammar=grammar, precision=precision)
-    team = EnsembleReader(lineup, method or lineup.method(), reading, device, processes=threads)
-    if not any(team.calibrations):
+    reader = EnsembleReader(trained, method or trained.method(), reading, device, processes=threads)
+    if not any(reader.calibrations):
         print("no calibration lies with these models: the confidence is their own probability", file=sys.stderr)
-    elif len(team.calibrations) > 1:
+    elif len(reader.calibrations) > 1:
         print(
-            f"no calibration of these models together by {team.method}: the confidence is the mean of what each alone "
-            "would be trusted with",
+            f"no calibration of these models together by {reader.method}: the confidence is the mean of those that each "
+            "model would have alone",
             file=sys.stderr,
         )
     answers: list[PictureAnswer] = []
     try:
-        with team, progress(total=len(found), what="reading", unit="pictures") as bar:
-            loaded = load_all(found, team.depiction)
+        with reader, progress(total=len(found), what="reading", unit="pictures") as bar:
+            loaded = load_all(found, reader.depiction)
             while part := list(islice(loaded, batch)):
-                answers += _read(team, part, attention)
+                answers += _read(reader, part, attention)
                 bar.update(len(part))
     finally:  # also where it is stopped
         if answers:
             write_answers(out, answers)
         if 0 < len(answers) < len(found):
             print(f"{len(answers)} of {len(found)} pictures were read; these are in {out}", file=sys.stderr)
-    if cut_off := sum(answer.reply is not None and not answer.reply.complete for answer in answers):
+    if cut_off := sum(own.answer is not None and not own.answer.complete for own in answers):
         print(f"{cut_off} answers were cut off at the longest text: confidence 0 (column complete)", file=sys.stderr)
-    refused = [answer for answer in answers if answer.reply is None]
-    for answer in refused:
-        print(f"{answer.id}: {answer.error}", file=sys.stderr)
+    refused = [own for own in answers if own.answer is None]
+    for own in refused:
+        print(f"{own.id}: {own.error}", file=sys.stderr)
     if refused:
         raise UserError(
-            f"{len(refused)} of {len(answers)} pictures could not be read, each told above; the others are in {out}"
+            f"{len(refused)} of {len(answers)} pictures could not be read, each named above; the others are in {out}"
         )
-    print(f"{len(answers)} pictures read by {', '.join(team.names)}: {out}")
+    print(f"{len(answers)} pictures read by {', '.join(reader.names)}: {out}")
 
 
 def _read(
-    team: EnsembleReader, part: list[tuple[str, Picture | str]], attention: Path | None
+    reader: EnsembleReader, part: list[tuple[str, Picture | str]], attention: Path | None
 ) -> Iterator[PictureAnswer]:
     """The answers to some pictures, in their order."""
     readable = [(name, picture) for name, picture in part if not isinstance(picture, str)]
-    replies = {}
+    answers = {}
     if readable:
         stacked = np.stack([np.ascontiguousarray(picture.transpose(2, 0, 1)) for _, picture in readable])
-        replies = dict(zip((name for name, _ in readable), team.read(stacked), strict=True))
+        answers = dict(zip((name for name, _ in readable), reader.read(stacked), strict=True))
     for name, picture in part:
         if isinstance(picture, str):
             yield PictureAnswer(name, None, picture)
             continue
-        reply = replies[name]
+        answer = answers[name]
         if attention is not None:
-            _draw(team, name, picture, reply.decision.text, attention)
-        yield PictureAnswer(name, reply)
+            _draw(reader, name, picture, answer.decision.text, attention)
+        yield PictureAnswer(name, answer)
 
 
 def map_path(folder: Path, name: str) -> Path:
@@ -155,14 +155,14 @@ def map_path(folder: Path, name: str) -> Path:
     return folder / f"{name.lstrip('/').replace('..', '__')}.png"
 
 
-def _draw(team: EnsembleReader, name: str, picture: Picture, text: str, folder: Path) -> None:
-    maps = team.attention(picture, text)
+def _draw(reader: EnsembleReader, name: str, picture: Picture, text: str, folder: Path) -> None:
+    maps = reader.attention(picture, text)
     if maps is None:
         print(f"{name}: no attention, {text!r} is no SMILES", file=sys.stderr)
         return
     path = map_path(folder, name)
-    title = f"{name}, read by {team.names[0]}"
-    image = draw_attention(picture, tokenize(text), maps, title=title, channel_order=team.depiction.channel_order)
+    title = f"{name}, read by {reader.names[0]}"
+    image = draw_attention(picture, tokenize(text), maps, title=title, channel_order=reader.depiction.channel_order)
     try:
         with whole(path) as file:
             image.save(file, "PNG")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..chem.similarity import known
+from ..chem.similarity import parse_all
 from ..chem.tokenizer import decode
 from ..config.reading import Reading
 from ..network.batches import Loader
@@ -122,7 +122,7 @@ def predict_set(
 def _table(found: list[tuple[list[Candidate], float]], longest: int, processes: int) -> tuple[pd.DataFrame, set[str]]:
     """The rows of the table, and the texts that RDKit does not parse."""
     texts = {decode(candidate.tokens) for candidates, _ in found for candidate in candidates}
-    molecules = known(texts, processes=processes, what="parsing the candidates")
+    molecules = parse_all(texts, processes=processes, what="parsing the candidates")
     rows = []
     for candidates, seconds in found:
         ordered = best_first(candidates, lambda text: molecules[text] is not None)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..chem.similarity import known
+from ..chem.similarity import parse_all
 from ..chem.tokenizer import encode
 from ..config.precision import Precision
 from ..network.beam_search import likelihood
@@ -102,12 +102,13 @@ def rescore(
 
 def pool(tables: Sequence[pd.DataFrame], processes: int) -> list[list[str]]:
     """The different candidates of all models that RDKit parses, of each picture; those of earlier models first."""
-    pooled = [
+    pools = [
         list(dict.fromkeys(text for texts in row for text in texts))
         for row in zip(*(table["candidates"] for table in tables), strict=True)
     ]
-    molecules = known((text for texts in pooled for text in texts), processes=processes, what="parsing the candidates")
-    return [[text for text in texts if molecules[text] is not None] for texts in pooled]
+    all_texts = (text for texts in pools for text in texts)
+    molecules = parse_all(all_texts, processes=processes, what="parsing the candidates")
+    return [[text for text in texts if molecules[text] is not None] for texts in pools]
 
 
 def _scored(
@@ -120,7 +121,5 @@ def _scored(
         if device.type == "cuda":
             torch.cuda.synchronize()
         began = time.perf_counter()
-        found = likelihood(
-            model.decoder, features, [[encode(text).tolist() for text in texts] for texts in candidates]
-        )
+        found = likelihood(model.decoder, features, [[encode(text).tolist() for text in texts] for texts in candidates])
     return found, time.perf_counter() - began

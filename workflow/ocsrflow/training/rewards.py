@@ -12,11 +12,11 @@ from types import TracebackType
 from ..chem.similarity import (
     LIMIT,
     RECENT,
-    Known,
+    ParsedMolecule,
     is_valid,
-    known_alone,
-    known_similarity,
     limit_memory,
+    parse_here,
+    parsed_similarity,
     tanimoto,
 )
 from ..config.risk import Reward
@@ -42,15 +42,15 @@ def reward(kind: Reward, pair: Pair) -> float:
     pair
         The text and the right one.
     """
-    text, right = map(_known, pair)
+    text, right = map(_parsed, pair)
     if text is None or right is None:
         return 0.0
-    return known_similarity(text, right) if kind == "tanimoto" else float(text.canonical == right.canonical)
+    return parsed_similarity(text, right) if kind == "tanimoto" else float(text.canonical == right.canonical)
 
 
 @lru_cache(maxsize=RECENT)
-def _known(text: str) -> Known | None:
-    return known_alone(text)
+def _parsed(text: str) -> ParsedMolecule | None:
+    return parse_here(text)
 
 
 class Rewards:
