@@ -103,7 +103,7 @@ def predict(
         print("no calibration lies with these models: the confidence is their own probability", file=sys.stderr)
     elif len(reader.calibrations) > 1:
         print(
-            f"no calibration of these models together by {reader.method}: the confidence is the mean of those that each "
+            f"no calibration of these models together by {reader.method}: the confidence is the mean of what each "
             "model would have alone",
             file=sys.stderr,
         )
