@@ -208,8 +208,8 @@ def test_no_text_becomes_a_script(hostile: Path) -> None:
     html = hostile.read_text()
     assert "<script" not in html.lower()
     whole = re.sub("</?mark>", "", html)  # a text in pieces is one
-    for told in (*TEXTS, "commit", "file"):
-        assert f"{told} &lt;script&gt;" in whole, told
+    for shown in (*TEXTS, "commit", "file"):
+        assert f"{shown} &lt;script&gt;" in whole, shown
     for path in (hostile.parent / "figures").glob("*.svg"):
         assert "<script" not in path.read_text().lower()
 
@@ -221,8 +221,8 @@ def test_whatever_is_a_script_is_shown_as_text(seen: Seen, hostile: Path) -> Non
     assert seen.outside(hostile) == []
     assert page.title() == f"title {EVIL}"
     text = page.evaluate("document.body.textContent")
-    for told in (*TEXTS, "commit", "file"):
-        assert f"{told} <script>" in text, told
+    for shown in (*TEXTS, "commit", "file"):
+        assert f"{shown} <script>" in text, shown
 
 
 @pytest.fixture(scope="module")
@@ -254,5 +254,5 @@ def test_mlflow_shows_the_experiment_two_runs_curves_and_the_registered_model(se
     for address, texts in pages.items():
         seen.page.goto("about:blank")  # each page anew: only what is behind the # differs
         seen.page.goto(f"{ui}/#/{address}")
-        for told in texts:
-            expect(seen.page.get_by_text(told).filter(visible=True).first).to_be_visible(timeout=1000 * PATIENCE)
+        for shown in texts:
+            expect(seen.page.get_by_text(shown).filter(visible=True).first).to_be_visible(timeout=1000 * PATIENCE)

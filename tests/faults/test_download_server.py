@@ -130,7 +130,7 @@ def test_a_wrong_length(corpus: Server, tmp_path: Path, faults: Faults, more: in
         fault.lost(len(DATA), "bytes")
 
 
-def test_a_length_that_stays_wrong_is_told(corpus: Server, tmp_path: Path, faults: Faults) -> None:
+def test_a_length_that_stays_wrong_is_reported(corpus: Server, tmp_path: Path, faults: Faults) -> None:
     with faults.tried("length too long for ever", "download") as fault:
         corpus.answers["/c.gz"] = [answer(DATA, Content_Length=len(DATA) + 9) for _ in range(20)]
         with pytest.raises(UserError, match=r"cannot fetch .*/c.gz: the connection ended early; check the address"):
@@ -142,7 +142,7 @@ def test_a_length_that_stays_wrong_is_told(corpus: Server, tmp_path: Path, fault
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "data", "told"),
+    ("before", "after", "data", "reported"),
     [
         ('"one"', '"two"', OTHER, False),
         ('"one"', '"two"', OTHER[:-7], False),
@@ -154,7 +154,7 @@ def test_a_length_that_stays_wrong_is_told(corpus: Server, tmp_path: Path, fault
     ],
 )
 def test_a_file_that_changes_between_two_ranges(
-    corpus: Server, tmp_path: Path, faults: Faults, before: str, after: str, data: bytes, told: bool
+    corpus: Server, tmp_path: Path, faults: Faults, before: str, after: str, data: bytes, reported: bool
 ) -> None:
     with faults.tried("file changed between ranges", "download") as fault:
         corpus.etag = before
@@ -163,7 +163,7 @@ def test_a_file_that_changes_between_two_ranges(
             get(corpus, tmp_path / "c.gz")
         publish(corpus, data)
         corpus.etag = after
-        if told:
+        if reported:
             with pytest.raises(UserError, match=r"has md5 .* is published"):
                 get(corpus, tmp_path / "c.gz")
         arrives(corpus, tmp_path / "c.gz")
@@ -182,7 +182,7 @@ def test_errors_that_pass(corpus: Server, tmp_path: Path, faults: Faults) -> Non
         arrives(corpus, tmp_path / "c.gz")
 
 
-def test_a_redirect_loop_is_told_in_one_line(corpus: Server, tmp_path: Path, faults: Faults) -> None:
+def test_a_redirect_loop_is_reported_in_one_line(corpus: Server, tmp_path: Path, faults: Faults) -> None:
     with faults.tried("redirect loop", "download"):
         corpus.answers["/c.gz"] = [answer(status=302, Location="/c.gz") for _ in range(100)]
         out = tmp_path / "c.gz"

@@ -41,10 +41,10 @@ def run(module: object, *words: object) -> subprocess.CompletedProcess[str]:
 def finds_no_room(module: object, *words: object) -> None:
     """Run a stage that finds no room, and look at what it says."""
     ended = run(module, *words)
-    told = [line for line in ended.stderr.splitlines() if "gone" not in line]  # without the progress
+    errors = [line for line in ended.stderr.splitlines() if "gone" not in line]  # without the progress
     assert ended.returncode == 1, ended.stderr
-    assert len(told) == 1, ended.stderr
-    assert told[0].startswith(f"ocsrflow {module}: error: no space left on the disk")
+    assert len(errors) == 1, ended.stderr
+    assert errors[0].startswith(f"ocsrflow {module}: error: no space left on the disk")
 
 
 def outputs(folder: Path, *names: str) -> list[object]:

@@ -31,11 +31,11 @@ def refuses(folder: Path, module: str, *words: object) -> None:
     """Run a stage, look at what it says, and that nothing has changed."""
     command = [sys.executable, "-m", "ocsrflow", module, *map(str, words)]
     ended = subprocess.run(command, capture_output=True, text=True)
-    told = [line for line in ended.stderr.splitlines() if "gone" not in line]  # without the progress
+    errors = [line for line in ended.stderr.splitlines() if "gone" not in line]  # without the progress
     assert ended.returncode == 1, ended.stderr
-    assert len(told) == 1, ended.stderr
-    assert told[0].startswith(f"ocsrflow {module}: error: no permission ({folder}")
-    assert told[0].endswith("Read-only file system")
+    assert len(errors) == 1, ended.stderr
+    assert errors[0].startswith(f"ocsrflow {module}: error: no permission ({folder}")
+    assert errors[0].endswith("Read-only file system")
     assert os.listdir(folder) == ["there"]
 
 

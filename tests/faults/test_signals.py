@@ -63,19 +63,19 @@ class Run:
                 preexec_fn=hear_ctrl_c,
             )  # fmt: skip
 
-    def told(self) -> str:
+    def output(self) -> str:
         """What is at work, and the logs of Snakemake and of the training, for a failure."""
         logs = [self.folder / "log", self.folder / "results/logs/train/tiny.log"]
         texts = [f"{path}:\n{path.read_text()[-5000:]}" for path in logs if path.is_file()]
         return "\n".join([described(self.processes()), *texts])
 
     def wait_until(self, condition: Callable[[], bool], what: str) -> None:
-        wait_until(condition, what, details=self.told)
+        wait_until(condition, what, details=self.output)
 
-    def ended(self, head: "subprocess.Popen[bytes]", what: str) -> int:
+    def ended(self, snakemake: "subprocess.Popen[bytes]", what: str) -> int:
         """The exit status of a Snakemake, once it has ended."""
-        self.wait_until(lambda: head.poll() is not None, what)
-        return head.wait()
+        self.wait_until(lambda: snakemake.poll() is not None, what)
+        return snakemake.wait()
 
     def once(self, *options: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(self.command(*options), cwd=self.folder, env=self.env, capture_output=True, text=True)
@@ -153,7 +153,7 @@ def test_snakemake_stopped_and_killed_and_two_at_once(run: Run, faults: Faults) 
         assert second.returncode == 1, second.stdout + second.stderr
         assert "Traceback" not in second.stderr
         assert "lock" in second.stderr
-        assert run.ended(first, "the end of the training") == 0, run.told()
+        assert run.ended(first, "the end of the training") == 0, run.output()
         weights, figures = run.made()
         assert figures[-1]["step"]
 
@@ -162,14 +162,14 @@ def test_snakemake_stopped_and_killed_and_two_at_once(run: Run, faults: Faults) 
         for number in SIGNALS:
             with faults.tried(f"{number.name} of Snakemake", "train") as fault:
                 before = run.saved()
-                head = run.start()
+                snakemake = run.start()
                 run.wait_until(lambda before=before: run.saved() > before, f"a checkpoint after step {before}")
                 assert not run.gpu_is_free()
-                head.send_signal(number)
+                snakemake.send_signal(number)
                 if number != signal.SIGKILL:  # an impatient user
                     time.sleep(0.05)
-                    head.send_signal(number)
-                run.ended(head, f"the end of Snakemake after {number.name}")
+                    snakemake.send_signal(number)
+                run.ended(snakemake, f"the end of Snakemake after {number.name}")
                 assert "Traceback" not in (run.folder / "log").read_text()
                 run.wait_until(lambda: not run.processes(), f"the end of its jobs after {number.name}")
                 assert run.gpu_is_free()

@@ -107,7 +107,7 @@ def jobs(toy: Path) -> dict[str, Job]:
     return found
 
 
-class Ground:
+class StageFolder:
     """A copy of the finished results in which a job is run, killed and run again."""
 
     def __init__(self, toy: Path, folder: Path, mark: str) -> None:
@@ -242,9 +242,9 @@ def stage_of(shell: "subprocess.Popen[bytes]") -> psutil.Process | None:
 
 
 @pytest.fixture
-def ground(toy: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Ground]:
-    """The ground for one stage."""
-    made = Ground(toy, tmp_path / "ground", f"{os.getpid()} {request.node.name}")
+def stage_folder(toy: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StageFolder]:
+    """A folder in which one stage runs."""
+    made = StageFolder(toy, tmp_path / "ground", f"{os.getpid()} {request.node.name}")
     yield made
     for process in made.processes():
         process.kill()
@@ -252,23 +252,25 @@ def ground(toy: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterato
 
 
 @pytest.mark.parametrize("rule", RULES if FULL else SAMPLE)
-def test_a_stage_killed_at_random_moments(rule: str, jobs: dict[str, Job], ground: Ground, faults: Faults) -> None:
+def test_a_stage_killed_at_random_moments(
+    rule: str, jobs: dict[str, Job], stage_folder: StageFolder, faults: Faults
+) -> None:
     job = jobs[rule]
     if rule == "record":  # a store of its own
-        ground.remove("results/mlflow.db", "results/mlflow-artifacts", "results/runs.json")
-        ground.run(jobs["tracking"])
-    ground.remove(*(f"results/{name}" for name in BESIDE.get(rule, [])))
-    start = ground.folder.with_name("start")
-    shutil.copytree(ground.results, start, symlinks=True)
+        stage_folder.remove("results/mlflow.db", "results/mlflow-artifacts", "results/runs.json")
+        stage_folder.run(jobs["tracking"])
+    stage_folder.remove(*(f"results/{name}" for name in BESIDE.get(rule, [])))
+    start = stage_folder.folder.with_name("start")
+    shutil.copytree(stage_folder.results, start, symlinks=True)
     began = time.monotonic()
-    ground.run(job)
+    stage_folder.run(job)
     duration = time.monotonic() - began
-    expected, recorded = ground.content(), ground.runs()
-    assert list(ground.temporary.iterdir()) == []
-    shutil.rmtree(ground.results)
-    shutil.move(start, ground.results)
+    expected, recorded = stage_folder.content(), stage_folder.runs()
+    assert list(stage_folder.temporary.iterdir()) == []
+    shutil.rmtree(stage_folder.results)
+    shutil.move(start, stage_folder.results)
 
-    dice = random.Random(rule)
+    rng = random.Random(rule)
     kills = min(KILLS, SLOW) if rule in SLOWEST else KILLS
     left = [*job.outputs, *(f"results/{name}" for name in BESIDE.get(rule, []))]
     with faults.tried("SIGKILL", rule, kills) as fault:
@@ -276,22 +278,22 @@ def test_a_stage_killed_at_random_moments(rule: str, jobs: dict[str, Job], groun
         while done < kills:
             attempts += 1
             assert attempts < 4 * kills + 4, "it ends before it can be killed"
-            seconds = ground.killed(job, dice.uniform(0, duration), alone=dice.random() < 0.5)
+            seconds = stage_folder.killed(job, rng.uniform(0, duration), alone=rng.random() < 0.5)
             if seconds is not None:
                 done += 1
                 fault.lost(seconds, "s")
                 # What is there is whole.
-                found = ground.content()
+                found = stage_folder.content()
                 present = [name for name in found if f"results/{name}" in job.outputs]
                 assert {name: found[name] for name in present} == {name: expected[name] for name in present}
             elif rule not in ("train", "tracking"):  # whatever it has made beside its outputs is to be made again
-                ground.remove(*left)
-        ground.run(job)
-        assert ground.content() == expected
-        assert ground.runs() == recorded
-        assert len(list(ground.results.rglob("*.part"))) <= kills
+                stage_folder.remove(*left)
+        stage_folder.run(job)
+        assert stage_folder.content() == expected
+        assert stage_folder.runs() == recorded
+        assert len(list(stage_folder.results.rglob("*.part"))) <= kills
         # A killed process leaves its temporary folder to whoever clears TMPDIR.
-        left_over = [path.name for path in ground.temporary.iterdir() if not path.name.startswith("ocsrflow-")]
+        left_over = [path.name for path in stage_folder.temporary.iterdir() if not path.name.startswith("ocsrflow-")]
         assert left_over == []
 
 
@@ -317,17 +319,17 @@ def test_a_download_killed_at_random_moments(server: Server, tmp_path: Path, fau
     out = tmp_path / "c.gz"
     command = [sys.executable, "-m", "ocsrflow", "download", "--kind", "pubchem", "--out", out]
     command += ["--url", f"{server.url}/c.gz", "--md5-url", f"{server.url}/c.gz.md5"]
-    dice = random.Random(0)
+    rng = random.Random(0)
     kills = max(KILLS, 3)
     with faults.tried("SIGKILL, a slow server", "download", kills) as fault:
         for _ in range(kills):
             asked = len(server.requests)
             process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-            if dice.random() < 0.8:  # not all of them as it begins, most of which is imports
+            if rng.random() < 0.8:  # not all of them as it begins, most of which is imports
                 wait_until(
                     lambda asked=asked: len(server.requests) >= asked + 2, "questions for the md5 sum and the file"
                 )
-            time.sleep(dice.uniform(0, 1.0 / kills))
+            time.sleep(rng.uniform(0, 1.0 / kills))
             process.kill()
             assert process.wait() == -signal.SIGKILL
             assert not out.exists()
@@ -341,22 +343,24 @@ def test_a_download_killed_at_random_moments(server: Server, tmp_path: Path, fau
 
 
 @pytest.mark.parametrize("rule", RULES if FULL else ["choose"])
-def test_a_stage_whose_results_are_read_only(rule: str, jobs: dict[str, Job], ground: Ground, faults: Faults) -> None:
+def test_a_stage_whose_results_are_read_only(
+    rule: str, jobs: dict[str, Job], stage_folder: StageFolder, faults: Faults
+) -> None:
     mount("unshare", "--mount", "true")
     job = jobs[rule]
-    ground.remove(*job.outputs)
-    before = ground.content()
+    stage_folder.remove(*job.outputs)
+    before = stage_folder.content()
     # Mounted for this process alone, so that nothing has to be unmounted. The log would be below the results too.
     command = re.sub(r" (> \S+ 2>&1|2>&1 \| .*)$", "", job.command)
     script = f"mount --bind results results; mount -o remount,bind,ro results; set -euo pipefail; {command}"
     with faults.tried("read-only results", rule):
         run = subprocess.run(
             ["unshare", "--mount", "bash", "-c", script],
-            cwd=ground.folder, env=ground.environment, capture_output=True, text=True, timeout=PATIENCE,
+            cwd=stage_folder.folder, env=stage_folder.environment, capture_output=True, text=True, timeout=PATIENCE,
         )  # fmt: skip
-        told = [line for line in run.stderr.splitlines() if ": error: " in line]
+        errors = [line for line in run.stderr.splitlines() if ": error: " in line]
         assert run.returncode == 1, run.stdout + run.stderr
         assert "Traceback" not in run.stderr
-        assert len(told) == 1, run.stderr
-        assert told[0].endswith("Read-only file system"), run.stderr
-        assert ground.content() == before
+        assert len(errors) == 1, run.stderr
+        assert errors[0].endswith("Read-only file system"), run.stderr
+        assert stage_folder.content() == before

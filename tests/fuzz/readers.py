@@ -30,7 +30,7 @@ from ocsrflow.corpus.picture_folder import UNREADABLE, PictureFolder
 from ocsrflow.ensemble.calibrate import Calibration, confidence
 from ocsrflow.network.model import EncoderDecoder, load_model
 from ocsrflow.pictures.benchmark_set import benchmark_set
-from ocsrflow.pictures.pack import Places
+from ocsrflow.pictures.pack import PictureIndex
 from ocsrflow.pictures.packed_file import SPLITS, TEXTS, Packed
 from ocsrflow.pictures.packed_writer import PackedWriter
 from ocsrflow.pictures.picture_chunks import Compressor, create, write_chunk
@@ -157,9 +157,9 @@ def shard(path: Path) -> None:
         rows = [(cid, 0, "style/00000-of-00001-0.h5", cid) for cid in range(len(SMILES))]
         columns = [pa.array(column) for column in zip(*rows, strict=True)]
         pq.write_table(pa.table(columns, INDEX.names).cast(INDEX), folder / "0.parquet")
-        places = Places(folder, [folder / "0.parquet"])
-        assert places.attributes
-        _all(*(functools.partial(places.chunk, at) for at in range(len(SMILES))))
+        index = PictureIndex(folder, [folder / "0.parquet"])
+        assert index.attributes
+        _all(*(functools.partial(index.chunk, at) for at in range(len(SMILES))))
 
 
 def description(path: Path) -> None:

@@ -202,10 +202,10 @@ SIZES = [
 
 @pytest.mark.parametrize("reader", ["own_picture", "supplied_picture"])
 def test_pictures_of_absurd_sizes_are_refused_by_their_headers(sandboxes: Sandboxes, reader: str) -> None:
-    for width, height, told in SIZES:
+    for width, height, message in SIZES:
         outcome = sandboxes.read(reader, png(width, height, full=False), Limits(seconds=5, megabytes=64))
         assert outcome.kind == "refused", outcome
-        assert any(words in outcome.detail for words in told.split("|")), outcome.detail
+        assert any(words in outcome.detail for words in message.split("|")), outcome.detail
 
 
 @pytest.mark.parametrize("reader", ["own_picture", *(["supplied_picture"] if FULL else [])])

@@ -60,9 +60,9 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_a_known_vulnerability_fails_the_check(database: Any, capsys: pytest.CaptureFixture[str]) -> None:
     database.known = True
     assert audit.main() == 1
-    told = capsys.readouterr()
-    assert "numpy 1.0: PYSEC-2026-1 (mended in 1.1): a hole" in told.out
-    assert told.err == "audit: vulnerabilities are known of numpy; make lock takes newer versions\n"
+    output = capsys.readouterr()
+    assert "numpy 1.0: PYSEC-2026-1 (mended in 1.1): a hole" in output.out
+    assert output.err == "audit: vulnerabilities are known of numpy; make lock takes newer versions\n"
     assert database.asked == ["requests 1.0", "numpy 1.0", "requests 1.0"]  # the first to see whether it answers
 
 

@@ -74,7 +74,7 @@ def test_no_text_drives_a_terminal(text: str) -> None:
         assert shown == text
 
 
-def test_a_hostile_file_name_is_told_as_text(tmp_path: Path) -> None:
+def test_a_hostile_file_name_is_reported_as_text(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     table = tmp_path / f"table{ESCAPES}.csv"
     table.write_text(f"file_name,SMILES\n{ESCAPES}.png,C\n")

@@ -32,9 +32,9 @@ NO_PATHS = ("", "a\0b", "a\nb", "\x1b[2J", "-x", "--out=x", "a" * 300, "a/" * 30
 
 def refused(config: Any) -> str:
     """What is said of a configuration."""
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         configuration.load(config)
-    text = str(told.value)
+    text = str(caught.value)
     assert text.startswith("the configuration is not valid:\n  ")
     assert "\x1b" not in text
     assert "\0" not in text

@@ -76,8 +76,8 @@ python() { printf '%s\0' "$@" $'\1' >> "$CALLS"; }
 
 def test_a_hostile_configuration_runs_no_command(hostile: Path, tmp_path: Path) -> None:
     """Every command of a run, as Snakemake would start it, by a real shell in which ``python`` only tells its words."""
-    told = snakemake(REPOSITORY, "-n", "-p", "--cores", "2", "--configfile", str(hostile)).stdout
-    commands = re.findall(r"^Shell command: (?!None)(.*?)(?=\n\n\[|\Z)", told, flags=re.MULTILINE | re.DOTALL)
+    output = snakemake(REPOSITORY, "-n", "-p", "--cores", "2", "--configfile", str(hostile)).stdout
+    commands = re.findall(r"^Shell command: (?!None)(.*?)(?=\n\n\[|\Z)", output, flags=re.MULTILINE | re.DOTALL)
     rules = {re.split(r"[\s.]+", command.split("ocsrflow.", 1)[1])[1] for command in commands}
     assert {
         "download",
@@ -92,7 +92,7 @@ def test_a_hostile_configuration_runs_no_command(hostile: Path, tmp_path: Path) 
     } <= rules
     config = yaml.safe_load(hostile.read_text())
     work, calls = tmp_path / "work", tmp_path / "calls"
-    logs = {Path(config["results"]) / "logs" / path for path in re.findall(r"/logs/([\w/.-]+\.log)", told)}
+    logs = {Path(config["results"]) / "logs" / path for path in re.findall(r"/logs/([\w/.-]+\.log)", output)}
     for log in logs:
         log.parent.mkdir(parents=True, exist_ok=True)
     work.mkdir()

@@ -50,15 +50,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def head(cluster: Cluster, tmp_path: Path) -> Iterator["Head"]:
+def run(cluster: Cluster, tmp_path: Path) -> Iterator["SnakemakeRun"]:
     """A checkout on the cluster."""
-    made = Head(cluster, tmp_path)
+    made = SnakemakeRun(cluster, tmp_path)
     yield made
     made.process.kill()
 
 
-class Head:
-    """Snakemake at the head of the run, started with the profile as it is."""
+class SnakemakeRun:
+    """Snakemake, started with the profile as it is."""
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         self.cluster, self.folder, self.started = cluster, copy_checkout(folder), 0
@@ -69,7 +69,7 @@ class Head:
 
     def start(self) -> subprocess.Popen[bytes]:
         self.started += 1
-        with open(self.folder / f"head-{self.started}.log", "wb") as log:
+        with open(self.folder / f"snakemake-{self.started}.log", "wb") as log:
             self.process = subprocess.Popen(
                 self.command(), cwd=self.folder, env=self.cluster.env, stdout=log, stderr=log, start_new_session=True
             )
@@ -89,7 +89,7 @@ class Head:
             time.sleep(0.1)
 
     def log(self, start: int) -> str:
-        return (self.folder / f"head-{start}.log").read_text()
+        return (self.folder / f"snakemake-{start}.log").read_text()
 
     def submitted(self, start: int) -> list[str]:
         """The jobs that went to SLURM, by the first word of their rules."""
@@ -98,8 +98,8 @@ class Head:
     def job(self, comment: str) -> str | None:
         """The number of a running job by what Snakemake says of it."""
         for line in self.cluster.run("squeue", "--noheader", "--states=RUNNING", "--format=%A %k").splitlines():
-            number, told = line.split(maxsplit=1)
-            if told.strip() == comment:
+            number, rule = line.split(maxsplit=1)
+            if rule.strip() == comment:
                 return number
         return None
 
@@ -138,7 +138,7 @@ class Head:
         return {model: max(0, steps - self.went_on_from(model)) for model, steps in done.items()}
 
     def until(self, condition: Callable[[], object], what: str) -> None:
-        """Wait, as long as the head lives."""
+        """Wait, as long as Snakemake lives."""
 
         def met() -> bool:
             time.sleep(0.2)
@@ -148,13 +148,13 @@ class Head:
         assert self.process.poll() is None or condition(), f"{what}: Snakemake has ended\n{self.state()}"
 
     def ended(self, what: str) -> int:
-        """The head's exit status, once it has ended."""
+        """Snakemake's exit status, once it has ended."""
         wait_until(lambda: self.process.poll() is not None, what, seconds=LONG, details=self.state)
         return self.process.wait()
 
     def state(self) -> str:
         """What one needs to know of a failure: all that SLURM, Snakemake and the jobs say, and what is at work."""
-        logs = [self.folder / f"head-{self.started}.log", *self.folder.glob("results/logs/train/*.log")]
+        logs = [self.folder / f"snakemake-{self.started}.log", *self.folder.glob("results/logs/train/*.log")]
         logs += [*self.folder.glob(".snakemake/slurm_logs/**/*.log")]
         logs += [self.cluster.folder / f"{daemon}.log" for daemon in ("slurmctld", "slurmd")]
         ours = [process for process in psutil.process_iter() if in_folder(process, self.folder)]
@@ -192,47 +192,47 @@ def numbers(text: str) -> set[int]:
     return {number for part in ends for number in range(part[0], part[-1] + 1)}
 
 
-def test_the_experiment_runs_on_slurm_and_loses_nothing(cluster: Cluster, head: Head, faults: Faults) -> None:
+def test_the_experiment_runs_on_slurm_and_loses_nothing(cluster: Cluster, run: SnakemakeRun, faults: Faults) -> None:
     watch = Watch(cluster)
     watch.start()
 
-    # The head is killed while both trainings are on. Their jobs are at work still when the next head begins.
+    # Snakemake is killed while both trainings are on. Their jobs are at work still when the next one begins.
     with faults.tried("SLURM: SIGKILL of Snakemake", "train", 2) as fault:
-        process = head.start()
-        head.until(lambda: all(head.saved(model) for model in GPUS_OF), "checkpoints of both trainings")
-        left = {model: head.training(model) for model in GPUS_OF}
+        process = run.start()
+        run.until(lambda: all(run.saved(model) for model in GPUS_OF), "checkpoints of both trainings")
+        left = {model: run.training(model) for model in GPUS_OF}
         assert all(left.values())
         asked = {number: GPUS_OF[model] for model, number in left.items()}
         process.send_signal(signal.SIGKILL)
         process.wait()
         time.sleep(1)
-        assert {model: head.training(model) for model in GPUS_OF} == left, "the jobs do not need their head"
-        head.cancel(1)
-        head.unlock()
-        process = head.start()
-        fault.lost(sum(head.resumed(dict.fromkeys(GPUS_OF, 0)).values()), "steps")
-        submitted = Counter(head.submitted(1))
+        assert {model: run.training(model) for model in GPUS_OF} == left, "the jobs do not need their Snakemake"
+        run.cancel(1)
+        run.unlock()
+        process = run.start()
+        fault.lost(sum(run.resumed(dict.fromkeys(GPUS_OF, 0)).values()), "steps")
+        submitted = Counter(run.submitted(1))
         assert {rule: submitted[rule] for rule in (*DATA, "train")} == {**DATA, "train": 2}
-        assert not {*DATA} & {*head.submitted(2)}, "only what is missing is submitted"
+        assert not {*DATA} & {*run.submitted(2)}, "only what is missing is submitted"
 
     if FULL:
         with faults.tried("SLURM: SIGTERM of Snakemake, twice", "train", 2) as fault:
-            before = {model: head.went_on_from(model) for model in GPUS_OF}
-            head.until(lambda: all(head.saved(model) > before[model] for model in GPUS_OF), "new checkpoints")
+            before = {model: run.went_on_from(model) for model in GPUS_OF}
+            run.until(lambda: all(run.saved(model) > before[model] for model in GPUS_OF), "new checkpoints")
             process.send_signal(signal.SIGTERM)
             time.sleep(0.05)
             process.send_signal(signal.SIGTERM)
-            assert head.ended("the end of Snakemake after SIGTERM") == 1
-            assert "Traceback" not in head.log(2)
-            head.cancel(2)
-            process = head.start()
-            fault.lost(sum(head.resumed(before).values()), "steps")
+            assert run.ended("the end of Snakemake after SIGTERM") == 1
+            assert "Traceback" not in run.log(2)
+            run.cancel(2)
+            process = run.start()
+            fault.lost(sum(run.resumed(before).values()), "steps")
 
     # One is put back into the queue by SLURM; the other reaches its time limit, and is cancelled in its next job.
-    before = {model: head.went_on_from(model) for model in GPUS_OF}
-    again = {model: head.training(model) for model in GPUS_OF}
+    before = {model: run.went_on_from(model) for model in GPUS_OF}
+    again = {model: run.training(model) for model in GPUS_OF}
     asked |= {number: GPUS_OF[model] for model, number in again.items()}
-    head.until(lambda: all(head.saved(model) > before[model] for model in GPUS_OF), "new checkpoints")
+    run.until(lambda: all(run.saved(model) > before[model] for model in GPUS_OF), "new checkpoints")
     with (
         faults.tried("SLURM: job requeued", "train") as requeued,
         faults.tried("SLURM: time limit", "train") if FULL else nullcontext(Fault(0)) as limited,
@@ -242,20 +242,20 @@ def test_the_experiment_runs_on_slurm_and_loses_nothing(cluster: Cluster, head: 
         if FULL:  # less than the five minutes before the end at which the profile wants to be told
             cluster.run("scontrol", "update", f"JobId={again['one-gpu']}", "TimeLimit=2")
         # SLURM leaves a requeued job two minutes of rest, which are not needed here.
-        head.until(lambda: "PENDING" in cluster.run("squeue", "--jobs", number, "--format=%T"), "the requeued job")
+        run.until(lambda: "PENDING" in cluster.run("squeue", "--jobs", number, "--format=%T"), "the requeued job")
         cluster.run("scontrol", "update", f"JobId={number}", "StartTime=now")
-        lost = head.resumed(before if FULL else {"two-gpus": before["two-gpus"]})
+        lost = run.resumed(before if FULL else {"two-gpus": before["two-gpus"]})
         assert "Restarts=1" in cluster.run("scontrol", "show", "job", number)
         requeued.lost(lost["two-gpus"], "steps")
         limited.lost(lost.get("one-gpu", 0), "steps")
     if FULL:
         with faults.tried("SLURM: job cancelled", "train") as cancelled:
-            before = {"one-gpu": head.went_on_from("one-gpu")}
-            head.until(lambda: head.saved("one-gpu") > before["one-gpu"], "a new checkpoint")
-            cluster.run("scancel", str(head.training("one-gpu")))
-            cancelled.lost(head.resumed(before)["one-gpu"], "steps")
+            before = {"one-gpu": run.went_on_from("one-gpu")}
+            run.until(lambda: run.saved("one-gpu") > before["one-gpu"], "a new checkpoint")
+            cluster.run("scancel", str(run.training("one-gpu")))
+            cancelled.lost(run.resumed(before)["one-gpu"], "steps")
 
-    assert head.ended("the end of the experiment") == 0, head.state()
+    assert run.ended("the end of the experiment") == 0, run.state()
     watch.ended.set()
     watch.join()
 
@@ -267,7 +267,7 @@ def test_the_experiment_runs_on_slurm_and_loses_nothing(cluster: Cluster, head: 
     visible = dict(line.split()[1:] for line in (cluster.folder / "gpus-seen").read_text().splitlines())
     assert {number: len(visible[number].split(",")) for number in asked} == asked
 
-    results = head.folder / "results"
+    results = run.folder / "results"
     for model in GPUS_OF:
         steps = [json.loads(line) for line in (results / f"models/{model}/metrics.jsonl").read_text().splitlines()]
         reached = [line["step"] for line in steps if "loss" in line]
@@ -276,7 +276,7 @@ def test_the_experiment_runs_on_slurm_and_loses_nothing(cluster: Cluster, head: 
         assert json.loads((results / f"models/{model}/model.json").read_text())["slurm_job"]
     assert (results / "report/index.html").is_file() == FULL
     assert cluster.queue() == ""
-    assert not [process for process in psutil.process_iter() if in_folder(process, head.folder)]
+    assert not [process for process in psutil.process_iter() if in_folder(process, run.folder)]
     subprocess.run(["bash", "-c", CHECK_HASHES], cwd=results, check=True)
 
 

@@ -81,8 +81,8 @@ def lines(rows: Mapping[tuple[str, str], Row]) -> Iterator[str]:
     """The table, a row for each kind and stage, and the sum."""
     total = Row(sum(row.tried for row in rows.values()), sum(row.survived for row in rows.values()))
     told = [(*key, rows[key]) for key in sorted(rows)] + [("all", "", total)]
-    head = ("fault", "stage", "tried", "survived", "lost work")
-    table = [head, *((kind, stage, str(row.tried), str(row.survived), _told(row)) for kind, stage, row in told)]
+    header = ("fault", "stage", "tried", "survived", "lost work")
+    table = [header, *((kind, stage, str(row.tried), str(row.survived), _told(row)) for kind, stage, row in told)]
     widths = [max(len(line[column]) for line in table) for column in range(4)]
     for kind, stage, tried, survived, lost in table:
         numbers = f"{tried:>{widths[2]}}  {survived:>{widths[3]}}"

@@ -89,8 +89,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Name what was not tested, in one line."""
     reasons = reasons_of(terminalreporter)
     if reasons:
-        told = "; ".join(f"{reason} ({count})" for reason, count in sorted(reasons.items()))
-        terminalreporter.write_line(f"WARNING: not tested here: {told}", yellow=True)
+        text = "; ".join(f"{reason} ({count})" for reason, count in sorted(reasons.items()))
+        terminalreporter.write_line(f"WARNING: not tested here: {text}", yellow=True)
     if os.environ.get(STRICT):
         for reason in unexcused(reasons):
             terminalreporter.write_line(f"ERROR: skipped without an excuse ({STRICT}=1): {reason}", red=True)

@@ -27,8 +27,8 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     folder, done, failed = shared / name, shared / f"{name}.done", shared / f"{name}.failed"
     with FileLock(shared / f"{name}.lock"):
         if failed.exists():
-            told = failed.read_text()[-3000:]
-            pytest.fail(f"{name} could not be made, by another test process:\n{told}", pytrace=False)
+            output = failed.read_text()[-3000:]
+            pytest.fail(f"{name} could not be made, by another test process:\n{output}", pytrace=False)
         if not done.exists():
             shutil.rmtree(folder, ignore_errors=True)
             try:

@@ -36,15 +36,15 @@ def test_of_several_processes_one_makes_it_and_none_waits_in_vain(
     monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
     command = [sys.executable, "-c", MAKER, TESTS, tmp_path, how]
     processes = [subprocess.Popen([*command, str(n)], stderr=subprocess.PIPE, text=True) for n in range(3)]
-    told = [process.communicate()[1] for process in processes]
+    outputs = [process.communicate()[1] for process in processes]
     assert (tmp_path / "makers").read_text() == "one"
     if how == "works":
-        assert [process.returncode for process in processes] == [0, 0, 0], told
+        assert [process.returncode for process in processes] == [0, 0, 0], outputs
         assert (tmp_path / "thing").is_dir()
     else:
         assert [process.returncode for process in processes] == [1, 1, 1]
-        assert all("the disk is full" in text for text in told)
-        assert sum("could not be made, by another test process" in text for text in told) == 2
+        assert all("the disk is full" in text for text in outputs)
+        assert sum("could not be made, by another test process" in text for text in outputs) == 2
 
 
 def test_what_a_killed_process_left_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

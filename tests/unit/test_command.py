@@ -61,7 +61,7 @@ def test_every_command_has_a_help(name: str, capsys: pytest.CaptureFixture[str])
     assert (f"Example: ocsrflow {name} " in text) or name not in FOR_PEOPLE
 
 
-def test_a_name_that_is_none_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_that_is_none_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     for word, meant in {"rendr": "did you mean render?", "--version": "ocsrflow --help lists them"}.items():
         with pytest.raises(SystemExit, match="2"):
             main([word])

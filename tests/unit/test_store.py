@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.tracking.mlflow_runs import Identity, Run, ensure
-from ocsrflow.tracking.mlflow_store import read_place, sqlite_path, sqlite_uri, write_place
+from ocsrflow.tracking.mlflow_store import read_store, sqlite_path, sqlite_uri, write_store
 
 FOLDER = "a{b}%20c %7E d'e#f?é\"g <x>;h&i"
 
@@ -19,8 +19,8 @@ def test_a_store_and_its_files_lie_in_their_folder(
     (home / results).mkdir(parents=True)
     monkeypatch.chdir(home)
     where = (home if absolute else Path()) / results / "tracking.json"
-    write_place(where, "", "experiment")
-    ensure(read_place(where))
+    write_store(where, "", "experiment")
+    ensure(read_store(where))
     run = Run(where, Identity("model", "model:a", "model:a:0", "a"), {})
     (home / "note.txt").write_text("hello")
     run.client.log_artifact(run.run_id, "note.txt", "notes")

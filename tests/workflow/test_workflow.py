@@ -148,7 +148,7 @@ def test_another_picture_of_a_benchmark_brings_it_into_shape_again(changed: Path
     assert planned(changed)[1] == OF_A_BENCHMARK
 
 
-def test_a_benchmark_that_is_not_there_is_told(changed: Path) -> None:
+def test_a_benchmark_that_is_not_there_is_reported(changed: Path) -> None:
     edit(changed, benchmarks=[{"name": "more", "images": "nowhere", "references": "tests/workflow/foreign.csv"}])
     run = snakemake(changed, "-n", "--cores", "2", "--configfile", CONFIG, check=False)
     assert run.returncode != 0
@@ -371,8 +371,8 @@ def test_recording_again_makes_no_run_and_another_model_one_that_names_the_one_b
     about = results / "workflow.json"
     about.write_text(json.dumps(json.loads(about.read_text()) | {"config_hash": "ba9876543210"}))
     try:
-        told = subprocess.run(record, **inside, capture_output=True, text=True).stdout
-        assert f"MLflow has {len(before)} results, 2 of them are new or have changed" in told  # the report too
+        output = subprocess.run(record, **inside, capture_output=True, text=True).stdout
+        assert f"MLflow has {len(before)} results, 2 of them are new or have changed" in output  # the report too
         client = MlflowClient(f"sqlite:///{changed}/results/mlflow.db")
         new = client.get_run(json.loads((results / "runs.json").read_text())["models/shuffle"])
         assert new.info.run_id not in before
@@ -479,8 +479,8 @@ def test_snakemakes_own_report_has_the_figures_with_captions(toy: Path) -> None:
         names = archive.namelist()
         text = "".join(archive.read(name).decode() for name in names if name.endswith((".html", ".js")))
     assert any(name.endswith("index.html") for name in names)
-    for told in ("Readers compared", "Agreement of the members: both on held-out", "Run time of each stage"):
-        assert told in text
+    for output in ("Readers compared", "Agreement of the members: both on held-out", "Run time of each stage"):
+        assert output in text
     assert "bootstrap interval" in text  # of a caption
 
 
@@ -515,18 +515,18 @@ def test_every_profile_is_planned(tmp_path: Path, profile: str, trainings: int) 
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "output"),
     [
         ({"datasets": [{"name": "short", "source": "nowhere"}]}, "datasets.0.source: 'nowhere' is not one of nci"),
         ({"prediction": {"bach": 3}}, "prediction.bach: unknown key"),
     ],
 )
-def test_a_wrong_configuration_stops_before_any_job(tmp_path: Path, change: dict, told: str) -> None:
+def test_a_wrong_configuration_stops_before_any_job(tmp_path: Path, change: dict, output: str) -> None:
     folder = copy_checkout(tmp_path)
     edit(folder, **change)
     run = snakemake(folder, "--cores", "2", "--configfile", CONFIG, check=False)
     assert run.returncode != 0
-    assert told in run.stdout + run.stderr
+    assert output in run.stdout + run.stderr
     assert "Traceback" not in run.stdout + run.stderr
     assert not (folder / "results/corpus").exists()
 

@@ -73,7 +73,7 @@ own_python = (
 surroundings = {
     "PYTHONPATH": PACKAGE_HOME,
     "PYTHONUNBUFFERED": 1,
-    parent_watch.HEAD: os.getpid(),
+    parent_watch.SNAKEMAKE: os.getpid(),
     files.RESULTS: CONFIG.results,
 }
 exports = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in surroundings.items())

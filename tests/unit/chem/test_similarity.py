@@ -66,7 +66,7 @@ def test_nothing_is_known_of_no_texts() -> None:
     assert parse_all([]) == {}
 
 
-def test_a_text_that_holds_rdkit_up_is_given_up_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_text_that_holds_rdkit_up_is_given_up_and_reported(capsys: pytest.CaptureFixture[str]) -> None:
     texts = ["CCO", GOLD, "CCN"]
     found = parse_all(texts, seconds=2.0, what="candidates")
     assert found[GOLD] is None

@@ -40,7 +40,7 @@ def test_tokens_are_those_of_the_grammar(smiles: str, tokens: list[str]) -> None
 
 
 @pytest.mark.parametrize(("text", "at"), [("C C", 2), ("Cé", 2), ("[Xx]", 2), ("Na", 2), ("C%1", 2), ("hello", 1)])
-def test_what_is_no_smiles_is_told_with_its_place(text: str, at: int) -> None:
+def test_what_is_no_smiles_is_reported_with_its_place(text: str, at: int) -> None:
     with pytest.raises(ValueError, match=f"at character {at}"):
         tokenizer.encode(text)
 

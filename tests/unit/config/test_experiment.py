@@ -117,7 +117,7 @@ def spoil(path: str, value: object) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "told"),
+    ("path", "value", "message"),
     [
         ("colour", 1, "colour: unknown key"),
         ("models.0.network.encodr", "x", "models.0.network.encodr: unknown key"),
@@ -156,13 +156,13 @@ def spoil(path: str, value: object) -> dict[str, Any]:
         ("ensembles.0.name", "constant", "ensembles: the name 'constant' is that of a baseline; give another one"),
     ],
 )
-def test_a_mistake_is_told_with_its_place(path: str, value: object, told: str) -> None:
+def test_a_mistake_is_reported_with_its_place(path: str, value: object, message: str) -> None:
     with pytest.raises(UserError) as caught:
         experiment.load(spoil(path, value))
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_what_is_named_and_not_there_is_told(tmp_path: Path) -> None:
+def test_what_is_named_and_not_there_is_reported(tmp_path: Path) -> None:
     raw = shipped()
     here, gone = str(tmp_path), str(tmp_path / "gone")
     raw["benchmarks"] = [{"name": "b", "images": here, "references": gone}]
@@ -205,7 +205,7 @@ def test_a_font_of_a_drawing_must_be_there() -> None:
     assert (drawn.dataset, drawn.split) == ("letters", "test")
 
 
-def test_a_mistake_in_a_shared_section_is_told_once() -> None:
+def test_a_mistake_in_a_shared_section_is_reported_once() -> None:
     with pytest.raises(UserError) as caught:
         experiment.load(spoil("training.batch", 0))
     assert len(str(caught.value).splitlines()) == 2
@@ -248,9 +248,9 @@ def test_models_may_start_from_one_another(tmp_path: Path) -> None:
 
 
 def test_a_misspelt_word_is_a_folder_that_is_not_there() -> None:
-    (told,) = missing_files(experiment.load(parents(a="imagnet")))
-    assert told.startswith("models.0.network.pretrained: no trained model in imagnet (")
-    assert told.endswith("give imagenet, none, reference or the folder of a trained model")
+    (message,) = missing_files(experiment.load(parents(a="imagnet")))
+    assert message.startswith("models.0.network.pretrained: no trained model in imagnet (")
+    assert message.endswith("give imagenet, none, reference or the folder of a trained model")
 
 
 def test_a_model_does_not_start_from_itself_nor_from_another_shape() -> None:

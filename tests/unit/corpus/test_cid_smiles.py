@@ -83,13 +83,13 @@ def test_members_and_padding_of_gzip_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("garbage", [b"garbage after the data", b"\x1f\x8b", gzip.compress(b"9\tC\n", mtime=0)[:-6]])
-def test_what_follows_the_gzip_data_is_told(tmp_path: Path, garbage: bytes) -> None:
+def test_what_follows_the_gzip_data_is_reported(tmp_path: Path, garbage: bytes) -> None:
     (tmp_path / "a.gz").write_bytes(gzip.compress(b"1\tC\n" * 1000) + garbage)
     with pytest.raises(UserError, match="damaged or cut off, or something else follows"):
         read(tmp_path / "a.gz")
 
 
-def test_a_name_that_only_says_gzip_is_told(tmp_path: Path) -> None:
+def test_a_name_that_only_says_gzip_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.gz").write_text("1\tC\n")
     with pytest.raises(UserError, match="not a gzip file, whatever its name says"):
         read(tmp_path / "a.gz")
@@ -116,7 +116,9 @@ def test_a_line_without_end_is_counted_and_not_held(tmp_path: Path, monkeypatch:
     assert sum(block.total for block in blocks) == 4
 
 
-def test_a_file_that_is_written_to_while_it_is_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_written_to_while_it_is_read_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cid_smiles, "BLOCK", 100)
     path = tmp_path / "a"
     path.write_text("1\tC\n" * 1000)

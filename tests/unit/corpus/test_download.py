@@ -34,7 +34,7 @@ def test_a_file_with_the_published_md5_arrives(tmp_path: Path, server: Server) -
     assert names(tmp_path) == ["CID-SMILES.gz"]
 
 
-def test_a_wrong_md5_is_told_and_nothing_is_left(tmp_path: Path, server: Server) -> None:
+def test_a_wrong_md5_is_reported_and_nothing_is_left(tmp_path: Path, server: Server) -> None:
     server.files = {"/c.gz": DATA, "/c.gz.md5": b"0" * 32}
     with pytest.raises(UserError, match=r"has md5 .* but 0{32} is published"):
         download(
@@ -75,13 +75,13 @@ def test_a_finished_file_is_kept_until_another_one_is_whole(tmp_path: Path, serv
     assert (tmp_path / "c.gz").read_bytes() == DATA
 
 
-def test_a_missing_file_is_told_at_once(tmp_path: Path, server: Server) -> None:
+def test_a_missing_file_is_reported_at_once(tmp_path: Path, server: Server) -> None:
     with pytest.raises(UserError, match="the server answered 404"):
         fetch(f"{server.url}/c.gz", tmp_path / "c.gz")
     assert len(server.requests) == 1
 
 
-def test_an_unreachable_address_is_told(tmp_path: Path) -> None:
+def test_an_unreachable_address_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot fetch http://127\.0\.0\.1:9/c\.gz: no connection"):
         fetch("http://127.0.0.1:9/c.gz", tmp_path / "c.gz")
     assert names(tmp_path) == []

@@ -90,14 +90,14 @@ def test_broken_lines_among_a_million_good_ones_change_nothing(tmp_path: Path) -
     assert results[0][1] == results[1][1]
 
 
-def test_a_changed_source_is_told_the_next_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_source_is_reported_the_next_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "corpus"
-    told = []
+    reported = []
     for text in ("1\tCC\n", "1\tCC\n", "1\tCC\n2\tCN\n"):
         source.write_text(text)
         run_filter(source, tmp_path, record=tmp_path / "source.json")
-        told.append("the source has changed" in capsys.readouterr().out)
-    assert told == [False, False, True]
+        reported.append("the source has changed" in capsys.readouterr().out)
+    assert reported == [False, False, True]
 
 
 def test_a_duplicate_cid_is_found_across_the_sizes_of_its_table(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_damaged_gzip_is_one_line_and_leaves_nothing(tmp_path: Path, spoil) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.gz"]
 
 
-def test_a_source_without_a_usable_line_is_told(tmp_path: Path) -> None:
+def test_a_source_without_a_usable_line_is_reported(tmp_path: Path) -> None:
     source = tmp_path / "corpus"
     source.write_text("one\ntwo\n")
     with pytest.raises(UserError, match=r"no usable line \(no_tab 2\)"):

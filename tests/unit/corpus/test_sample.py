@@ -122,7 +122,7 @@ def test_spares_follow_the_sample(kept: Path, tmp_path: Path) -> None:
             assert len(extra) > 8
 
 
-def test_a_damaged_file_of_molecules_is_told(kept: Path, tmp_path: Path) -> None:
+def test_a_damaged_file_of_molecules_is_reported(kept: Path, tmp_path: Path) -> None:
     data = bytearray(kept.read_bytes())
     data[len(data) // 2 : len(data) // 2 + 50] = bytes(50)
     for name, spoiled in (("cut", data[:-100]), ("flipped", data)):
@@ -198,7 +198,7 @@ def test_what_cannot_be_used_is_counted_and_the_next_takes_its_place(tmp_path: P
 
 
 @pytest.mark.parametrize("per_length", [None, 5])
-def test_a_source_without_molecules_that_short_is_told(tmp_path: Path, per_length: int | None) -> None:
+def test_a_source_without_molecules_that_short_is_reported(tmp_path: Path, per_length: int | None) -> None:
     write_kept(tmp_path / "kept.parquet", [1], ["CCCCCCCC"])
     with pytest.raises(UserError, match="no molecule in the train split of 0"):
         draw(tmp_path / "kept.parquet", tmp_path, max_length=3, per_length=per_length)
@@ -212,6 +212,6 @@ def test_several_supplied_pictures_of_one_molecule_are_kept(tmp_path: Path) -> N
     assert len(rows) == 60
 
 
-def test_an_empty_split_is_told(kept: Path, tmp_path: Path) -> None:
+def test_an_empty_split_is_reported(kept: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no molecule in the .* split"):
         draw(kept, tmp_path, size=5)

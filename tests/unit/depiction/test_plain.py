@@ -257,7 +257,7 @@ def test_a_depiction_survives_json(options: dict[str, object]) -> None:
         ({"seed": -1}, "greater than or equal to 0"),
     ],
 )
-def test_a_wrong_option_is_told_in_one_message(options: dict[str, object], message: str) -> None:
+def test_a_wrong_option_is_reported_in_one_message(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message) as caught:
         Depiction(**options)
     assert caught.value.error_count() == 1

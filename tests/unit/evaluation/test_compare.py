@@ -88,7 +88,7 @@ def found(capsys: pytest.CaptureFixture[str], a: Path, b: Path) -> dict[str, Any
     return own
 
 
-def told(capsys: pytest.CaptureFixture[str], a: Path, b: Path) -> list[str]:
+def printed(capsys: pytest.CaptureFixture[str], a: Path, b: Path) -> list[str]:
     compare(a, b)
     lines = capsys.readouterr().out.splitlines()
     assert all(len(line) <= 120 for line in lines if not line.startswith(("A: ", "B: ")))
@@ -158,7 +158,7 @@ def test_a_picture_whose_reference_changed_is_another_one() -> None:
 # Configuration
 
 
-def test_settings_are_addressed_by_name_and_told_in_one_line_each() -> None:
+def test_settings_are_addressed_by_name_and_reported_in_one_line_each() -> None:
     a = {
         "models": [{"name": "one", "batch": 32}, {"name": "two", "batch": 8}],
         "steps": [{"x": 1}, {"x": 2}],
@@ -210,7 +210,7 @@ def test_every_score_is_compared_and_tested_on_the_same_pictures(
     assert tanimoto["p"] == pytest.approx(4 / 256)  # only the flip of the least difference is as extreme
     assert tanimoto["p_holm"] == pytest.approx(8 / 256)
     assert exact["p_holm"] == pytest.approx(0.0703125)
-    lines = told(capsys, a, b)
+    lines = printed(capsys, a, b)
     assert lines[2] == "   started 2026-01-02, commit 0123456789ab, configuration fedcba"
     assert "  models.one.training.batch: 32 → 64" in lines
     assert "Scores on t: the same 10 pictures" in lines
@@ -226,7 +226,7 @@ def test_every_score_is_compared_and_tested_on_the_same_pictures(
 def test_the_same_twice_is_no_difference(folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        lines = told(capsys, folders[0], folders[0])
+        lines = printed(capsys, folders[0], folders[0])
         (score,) = found(capsys, folders[0], folders[0])["scores"]
     assert "  nothing changed" in lines
     for title in ("Tanimoto", "exact match"):
@@ -256,7 +256,7 @@ def test_other_pictures_are_left_out_of_the_tests(
     assert (scores["other"]["images"], scores["other"]["common"]) == ([4, 4], 2)
     assert scores["other"]["tests"]["tanimoto"]["p"] == pytest.approx(0.5)
     assert scores["none"]["tests"] == {}
-    lines = told(capsys, a, b)
+    lines = printed(capsys, a, b)
     assert "  none: 0 pictures in both, of A's 4 and B's 4: no test" in lines
     assert "  other: 2 pictures in both, of A's 4 and B's 4; differences and tests are on these" in lines
     assert cells(lines, "Tanimoto", "other")[2:] == []
@@ -273,7 +273,7 @@ def test_what_is_in_one_only_or_was_not_measured_is_listed(
     put_missing(b, "osra")
     put(a, "old", table(A))
     put(b, "one", table(A), test_set="new")
-    lines = told(capsys, a, b)
+    lines = printed(capsys, a, b)
     assert "  not compared: there is no experiment.yaml in B" in lines
     notes = ["only in A: t/old", "only in B: new/one", "t/osra: not measured in B (it is not installed)"]
     assert [line for line in lines if line in notes] == notes
@@ -288,7 +288,7 @@ def test_older_scores_and_empty_ones_do(tmp_path: Path, capsys: pytest.CaptureFi
     scores = {score["reader"]: score for score in found(capsys, a, b)["scores"]}
     assert scores["one"]["common"] == 10
     assert scores["empty"]["scores"]["tanimoto"] == [{"value": None, "low": None, "high": None}] * 2
-    assert cells(told(capsys, a, b), "exact match", "empty") == ["–", "–"]
+    assert cells(printed(capsys, a, b), "exact match", "empty") == ["–", "–"]
 
 
 def bad_folder(a: Path, b: Path, what: str) -> None:
@@ -344,7 +344,7 @@ def bad_folder(a: Path, b: Path, what: str) -> None:
         ("workflow", r"workflow.json: damaged or unreadable"),
     ],
 )
-def test_bad_folders_are_told_in_one_line(folders: tuple[Path, Path], what: str, message: str) -> None:
+def test_bad_folders_are_reported_in_one_line(folders: tuple[Path, Path], what: str, message: str) -> None:
     bad_folder(*folders, what)
     with pytest.raises(UserError, match=message) as caught:
         compare(*folders)

@@ -25,6 +25,6 @@ def test_no_other_training_molecule_is_nearer_to_the_references(dataset: Path, t
     assert facts["candidates"] == len(set(candidates))
 
 
-def test_without_anything_to_compare_it_is_told(dataset: Path, tmp_path: Path) -> None:
+def test_without_anything_to_compare_it_is_reported(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no constant answer without a reference"):
         constant(dataset / "images.h5", out=tmp_path / "c.parquet", facts=tmp_path / "c.json", size=0)

@@ -123,7 +123,7 @@ def test_empty_rows_and_cells_of_any_length_are_no_reason_to_stop(
 
 
 @pytest.mark.parametrize(("text", "message"), BAD.items())
-def test_bad_input_is_told_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+def test_bad_input_is_reported_in_one_line(tmp_path: Path, text: str, message: str) -> None:
     predictions, references = tmp_path / "p.csv", tmp_path / "r.csv"
     predictions.write_text(text)
     references.write_text(GOOD)
@@ -134,7 +134,7 @@ def test_bad_input_is_told_in_one_line(tmp_path: Path, text: str, message: str) 
 
 
 @pytest.mark.parametrize("data", [b"id,smiles\n1,\xff\xfe\n", b"PAR1\x00\x15\x04\x80", "id,smiles\n".encode("utf-16")])
-def test_what_is_not_utf_8_is_told(tmp_path: Path, data: bytes) -> None:
+def test_what_is_not_utf_8_is_reported(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "p.csv"
     path.write_bytes(data)
     with pytest.raises(UserError, match="not a CSV file in UTF-8"):

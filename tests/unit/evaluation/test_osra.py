@@ -74,7 +74,7 @@ esac"""
     assert 0 < facts["seconds_per_image"] < 1
 
 
-def test_no_pictures_are_told(dataset: Path, tmp_path: Path) -> None:
+def test_no_pictures_are_reported(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="its test split is empty"):
         asked(dataset, tmp_path, size=0)
 

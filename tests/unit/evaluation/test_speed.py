@@ -59,7 +59,7 @@ def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return program
 
 
-def test_too_few_gpus_are_told_and_no_error(
+def test_too_few_gpus_are_reported_and_no_error(
     dataset: Path, tmp_path: Path, two_gpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[Any]] = []
@@ -188,15 +188,17 @@ def test_other_texts_side_by_side_are_an_error_of_ours(
     assert not (tmp_path / "p.json").exists()
 
 
-def test_damaged_weights_are_told_in_one_line(dataset: Path, tmp_path: Path, members: dict[str, list[Path]]) -> None:
+def test_damaged_weights_are_reported_in_one_line(
+    dataset: Path, tmp_path: Path, members: dict[str, list[Path]]
+) -> None:
     damaged = tmp_path / "weights.safetensors"
     damaged.write_bytes(members["weights"][0].read_bytes()[:-100])
-    with pytest.raises(UserError, match=r"weights.safetensors: damaged, or not the weights of .*model.json") as told:
+    with pytest.raises(UserError, match=r"weights.safetensors: damaged, or not the weights of .*model.json") as caught:
         predict(dataset, tmp_path / "p.json", members | {"weights": [members["weights"][0], damaged]})
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_a_member_that_ends_is_told(dataset: Path, members: dict[str, list[Path]]) -> None:
+def test_a_member_that_ends_is_reported(dataset: Path, members: dict[str, list[Path]]) -> None:
     picture = Packed(dataset / "images.h5").pictures([0])
     files = list(zip(members["descriptions"], members["weights"], strict=True))
     with SideBySide([files[1]], ["cpu"], 1, Reading()) as alone:
@@ -209,7 +211,7 @@ def test_a_member_that_ends_is_told(dataset: Path, members: dict[str, list[Path]
 
 
 @pytest.mark.parametrize(
-    ("speed", "told"),
+    ("speed", "message"),
     [
         ({"training": ["tiny", "nobody"]}, "speed.training.1: 'nobody' is not one of tiny"),
         ({"ensembles": ["all"]}, "speed.ensembles.0: 'all' is not one of "),
@@ -219,7 +221,7 @@ def test_a_member_that_ends_is_told(dataset: Path, members: dict[str, list[Path]
         ({"step": 3}, "speed.step: unknown key"),
     ],
 )
-def test_a_wrong_section_is_told_by_its_key(speed: dict[str, Any], told: str) -> None:
+def test_a_wrong_section_is_reported_by_its_key(speed: dict[str, Any], message: str) -> None:
     experiment = {
         "sources": [{"name": "nci", "kind": "nci"}],
         "datasets": [{"name": "short", "source": "nci"}],
@@ -229,4 +231,4 @@ def test_a_wrong_section_is_told_by_its_key(speed: dict[str, Any], told: str) ->
     assert config.load(experiment).speed.training == []  # without the section
     with pytest.raises(UserError) as error:
         config.load({**experiment, "speed": speed})
-    assert told in str(error.value)
+    assert message in str(error.value)

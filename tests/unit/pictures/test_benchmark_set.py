@@ -84,9 +84,9 @@ def test_rows_find_their_pictures_and_what_is_left_out_is_counted(
     }
     assert rejects["no_reference"][1] == "lone.gif"
     assert rejects["ambiguous_picture"][1] == "c.png"
-    told = capsys.readouterr().err
-    assert "bench: 2 pictures that cannot be read, for example broken.png: " in told
-    assert "several pictures fit: give the id with its suffix or folder, for example c.png" in told
+    message = capsys.readouterr().err
+    assert "bench: 2 pictures that cannot be read, for example broken.png: " in message
+    assert "several pictures fit: give the id with its suffix or folder, for example c.png" in message
 
 
 def test_a_table_of_several_folders_serves_each_of_them(folder: Path, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_references_that_are_no_smiles_stay_as_they_are(folder: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("name,smiles\na,CCO\n", "no column 'id'; set id_column to one of these: name, smiles"),
         ("id,SMILES\na,CCO\n", "no column 'smiles'; set smiles_column to one of these: id, SMILES"),
@@ -128,13 +128,13 @@ def test_references_that_are_no_smiles_stay_as_they_are(folder: Path, tmp_path: 
         ("id,smiles\na,ethanol\n", "RDKit parses none of its SMILES; set smiles_column"),
     ],
 )
-def test_tables_of_no_use_are_told(folder: Path, tmp_path: Path, text: str, told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_tables_of_no_use_are_reported(folder: Path, tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         packed(tmp_path, folder, text)
     assert not (tmp_path / "images.h5").exists()
 
 
-def test_what_is_neither_folder_nor_archive_is_told(tmp_path: Path) -> None:
+def test_what_is_neither_folder_nor_archive_is_reported(tmp_path: Path) -> None:
     (tmp_path / "pictures.rar").write_bytes(b"Rar!")
     with pytest.raises(UserError, match=r"pictures\.rar: neither a folder nor a zip archive"):
         packed(tmp_path, tmp_path / "pictures.rar", "id,smiles\na,CCO\n")

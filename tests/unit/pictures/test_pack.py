@@ -327,7 +327,7 @@ def test_the_places_for_batches_do_not_grow_with_the_processes(dataset: Path, wo
     assert len(loader._pictures.slots) == 4
 
 
-def test_too_little_shared_memory_is_told_with_its_size_and_setting(
+def test_too_little_shared_memory_is_reported_with_its_size_and_setting(
     dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packed = Packed(dataset / "images.h5")
@@ -363,7 +363,7 @@ if __name__ == "__main__":
     subprocess.run(["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/dev/shm"], capture_output=True).returncode,
     reason="needs the right to mount",
 )
-def test_a_shared_memory_of_8_megabytes_is_told(dataset: Path, tmp_path: Path) -> None:
+def test_a_shared_memory_of_8_megabytes_is_reported(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "small.py").write_text(SMALL)
     command = 'mount -t tmpfs -o size=8m none /dev/shm && exec "$@"'
     words = [sys.executable, str(tmp_path / "small.py"), str(dataset / "images.h5")]
@@ -380,7 +380,7 @@ def test_the_reasons_of_the_drawing_reach_the_rejects(tmp_path: Path) -> None:
     assert pd.read_csv(tmp_path / "pack.csv")["example"].tolist() == ["C(C: RDKit cannot parse it"]
 
 
-def test_a_damaged_shard_is_told(tmp_path: Path) -> None:
+def test_a_damaged_shard_is_reported(tmp_path: Path) -> None:
     sample_table(tmp_path, ["CCO"])
     (tmp_path / "0.parquet").write_bytes(b"no Parquet")
     with pytest.raises(UserError, match=r"0\.parquet: damaged"):

@@ -125,10 +125,10 @@ def test_pictures_of_sixteen_bits_are_put_upright() -> None:
 
 def refusal(folder: Path, name: str, data: bytes) -> str:
     (folder / name).write_bytes(data)
-    with pytest.raises(ValueError) as told:  # noqa: PT011  (the callers look at the text)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  (the callers look at the text)
         load(folder / name, GREY)
-    assert "\n" not in str(told.value)
-    return str(told.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def test_refusals_say_what_is_wrong(tmp_path: Path) -> None:

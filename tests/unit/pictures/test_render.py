@@ -238,7 +238,7 @@ def test_what_a_killed_job_left_is_removed_and_what_somebody_writes_is_not(tmp_p
             second.digest = None
 
 
-def test_a_shard_that_is_gone_is_told(kept: Path, tmp_path: Path) -> None:
+def test_a_shard_that_is_gone_is_reported(kept: Path, tmp_path: Path) -> None:
     from ocsrflow.runtime.errors import UserError
 
     folder = make_dataset(kept, tmp_path)

@@ -248,8 +248,8 @@ def test_answers_that_are_cut_off_are_marked(
             assert row["complete"] == str(complete).lower()
             assert float(row["confidence"]) == 0 or complete
             assert row["valid"] == "true" or complete  # cut off, it looks like a molecule
-        told = "answers were cut off at the longest text" in capsys.readouterr().err
-        assert told is not complete
+        cut_off = "answers were cut off at the longest text" in capsys.readouterr().err
+        assert cut_off is not complete
 
 
 def test_a_text_of_the_greatest_length_may_have_ended_by_itself() -> None:
@@ -295,13 +295,13 @@ def test_models_that_do_not_go_together_are_refused(results: Path, tmp_path: Pat
         "128 × 128 pixels, black and white": {"depiction": about["depiction"] | {"size": 128}},
         "does not say what pictures": {"depiction": None},
     }
-    for number, (told, changed) in enumerate(others.items()):
+    for number, (message, changed) in enumerate(others.items()):
         other = copied(results, tmp_path / str(number), **changed)
         if changed.get("depiction", 0) is None:
             facts = read_json(other / "model.json")
             facts.pop("depiction")
             write_json(other / "model.json", facts)
-        with pytest.raises(UserError, match=told) as error:
+        with pytest.raises(UserError, match=message) as error:
             predict([pictures], models=[first, other], out=tmp_path / "o.csv")
         assert "\n" not in str(error.value)
     assert not (tmp_path / "o.csv").exists()
@@ -347,7 +347,7 @@ def test_the_confidence_is_that_of_the_very_team_or_else_of_its_members(results:
     assert reader._confidences([decision], [True], [candidates]) == pytest.approx([expected])
 
 
-def test_an_output_that_cannot_be_written_is_told_before_anything_is_read(results: Path, tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_reported_before_anything_is_read(results: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"o.xlsx: the form of the output .* \.csv, \.json, \.sdf"):
         predict([tmp_path], models=[results], out=tmp_path / "o.xlsx")
     (tmp_path / "o.csv").mkdir()
@@ -393,25 +393,25 @@ def test_models_are_found_from_any_folder(results: Path, monkeypatch: pytest.Mon
     assert find_models([Path("both.json")]).folders == find_models([results]).folders
 
 
-def test_damaged_descriptions_are_told(results: Path, tmp_path: Path) -> None:
+def test_damaged_descriptions_are_reported(results: Path, tmp_path: Path) -> None:
     home = shutil.copytree(results, tmp_path / "results")
-    for text, told in {
+    for text, message in {
         "": "damaged, no JSON",
         "[]": "not a calibration",
         '{"features": []}': "not a calibration",
     }.items():
         (home / "calibration").mkdir(exist_ok=True)
         (home / "calibration/first.json").write_text(text)
-        with pytest.raises(UserError, match=rf"calibration/first\.json: {told}"):
+        with pytest.raises(UserError, match=rf"calibration/first\.json: {message}"):
             EnsembleReader(find_models([home / "models/first"]), "pairs", Reading(), CPU)
-    for text, told in {"{": "damaged, no JSON", '{"name": "x"}': "not the description of a trained model"}.items():
+    for text, message in {"{": "damaged, no JSON", '{"name": "x"}': "not the description of a trained model"}.items():
         (home / "models/second/model.json").write_text(text)
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             EnsembleReader(find_models([home / "models/second"]), "pairs", Reading(), CPU)
 
 
 @pytest.mark.parametrize("option", ["--batch=0", "--beams=0", "--threads=0", "--gpus=2"])
-def test_numbers_out_of_range_are_told(results: Path, pictures: Path, tmp_path: Path, option: str) -> None:
+def test_numbers_out_of_range_are_reported(results: Path, pictures: Path, tmp_path: Path, option: str) -> None:
     command = [
         sys.executable,
         "-m",
@@ -449,9 +449,9 @@ def test_stopped_by_ctrl_c_it_leaves_what_it_has_read(results: Path, pictures: P
 
     wait_until(at_work, "four pictures of the attention")
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to its processes too
-    _, told = process.communicate(timeout=PATIENCE)
+    _, message = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
-    assert "Traceback" not in told
+    assert "Traceback" not in message
     rows = read(tmp_path / "o.csv")
     assert 3 <= len(rows) < 300
-    assert f"{len(rows)} of {len(list(pictures.iterdir()))} pictures were read" in told
+    assert f"{len(rows)} of {len(list(pictures.iterdir()))} pictures were read" in message

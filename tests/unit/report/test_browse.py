@@ -240,7 +240,7 @@ def test_the_page_is_the_same_twice(page: Page, dataset: Path, tmp_path: Path) -
     assert (tmp_path / "page.html").read_text() == page.html
 
 
-def test_bad_files_are_told_in_one_line(dataset: Path, tmp_path: Path) -> None:
+def test_bad_files_are_reported_in_one_line(dataset: Path, tmp_path: Path) -> None:
     packed, out = dataset / "images.h5", tmp_path / "page.html"
     damaged = tmp_path / "damaged.h5"
     damaged.write_bytes(packed.read_bytes()[:5000])

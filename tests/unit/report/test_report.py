@@ -74,7 +74,7 @@ def test_a_reader_without_confidences_has_a_gallery_too() -> None:
     assert list(choose(rows, 24)["verdict"]) == ["right", "wrong"]
 
 
-def test_what_differs_of_two_smiles_is_told_token_by_token() -> None:
+def test_what_differs_of_two_smiles_is_reported_token_by_token() -> None:
     read, wanted = pieces("CCBr", "CCCl")
     assert read == [("CC", False), ("Br", True)]
     assert wanted == [("CC", False), ("Cl", True)]
@@ -92,11 +92,11 @@ def test_what_differs_of_two_smiles_is_told_token_by_token() -> None:
         ("CC[NH3+]", "CCN", ""),  # the charge is marked
     ],
 )
-def test_the_difference_is_drawn_or_told(prediction: str, reference: str, remark: str) -> None:
-    drawn, expected, told = draw_difference(prediction, reference)
+def test_the_difference_is_drawn_or_reported(prediction: str, reference: str, remark: str) -> None:
+    drawn, expected, text = draw_difference(prediction, reference)
     assert bool(drawn) == (prediction != "C1CC")
     assert expected.startswith("data:image/png;base64,")
-    assert told == remark
+    assert text == remark
     assert (drawn == expected) == (prediction == reference)
 
 
@@ -297,9 +297,9 @@ def test_files_that_lie_in_somebody_elses_repository_have_no_commit(tmp_path: Pa
     assert (found["commit"], found["version"], found["patch"]) == ("", "", "")
 
 
-def test_the_machine_is_told_without_its_name() -> None:
+def test_the_machine_is_reported_without_its_name() -> None:
     import platform
 
-    told = reproduction.machine()
-    assert "GiB of memory" in told
-    assert platform.node() not in told
+    text = reproduction.machine()
+    assert "GiB of memory" in text
+    assert platform.node() not in text

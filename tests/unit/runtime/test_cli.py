@@ -39,14 +39,14 @@ def begun(what: str) -> subprocess.Popen[str]:
 
 
 def test_mistakes_are_one_line() -> None:
-    for what, told in {
+    for what, message in {
         "mistake": "x.csv: no column 'id'; add it",
         "missing": "no such file or folder: nowhere/file",
     }.items():
         process = begun(what)
         out, err = process.communicate(timeout=PATIENCE)
         assert (process.returncode, out) == (1, "")
-        assert err.endswith(f"error: {told}\n")
+        assert err.endswith(f"error: {message}\n")
         assert err.count("\n") == 1
 
 
@@ -170,7 +170,7 @@ run(stage)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("a.png", "a.png True False"),
         ("a.png --no-grammar", "a.png False False"),
@@ -180,9 +180,9 @@ run(stage)
         ("--grammar ./false", "false True False"),
     ],
 )
-def test_flags(words: str, told: str) -> None:
+def test_flags(words: str, message: str) -> None:
     run = subprocess.run([sys.executable, "-c", FLAGS, *words.split()], capture_output=True, text=True)
-    assert (run.returncode, run.stdout, run.stderr) == (0, f"{told}\n", "")
+    assert (run.returncode, run.stdout, run.stderr) == (0, f"{message}\n", "")
 
 
 @pytest.mark.parametrize("words", ["--grammar False a.png", "a.png --json 0", "--no-grammar true a.png"])

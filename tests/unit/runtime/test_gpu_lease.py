@@ -181,7 +181,7 @@ def test_a_removed_lock_file_keeps_nobody_out_and_lets_nobody_in(tmp_path: Path)
         gpu_lease._unlock(waiting.result(timeout=PATIENCE))
 
 
-def test_what_cannot_be_is_told(tmp_path: Path) -> None:
+def test_what_cannot_be_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="3 GPUs are asked for, but 2 can be used here"):
         Lease(["0", "1"], 3, tmp_path / "locks")
     (tmp_path / "file").touch()
@@ -242,7 +242,7 @@ def test_visible_gpus(allowed: str | None, found: list[str], monkeypatch: pytest
         ("GPU-5c89", "GPU-5c89 names several GPUs"),
     ],
 )
-def test_wrong_names_are_told(allowed: str, problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_names_are_reported(allowed: str, problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
     with pytest.raises(UserError, match=f"CUDA_VISIBLE_DEVICES={allowed}: {problem}"):
         present()

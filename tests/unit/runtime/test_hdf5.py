@@ -19,7 +19,7 @@ from ocsrflow.chem.tokenizer import VOCABULARY, encode
 from ocsrflow.config.depiction import Depiction
 from ocsrflow.corpus.filtered_molecules import FilteredMolecules
 from ocsrflow.corpus.picture_folder import PictureFolder
-from ocsrflow.pictures.pack import Places
+from ocsrflow.pictures.pack import PictureIndex
 from ocsrflow.pictures.packed_file import SPLITS, TEXTS, Packed
 from ocsrflow.pictures.packed_writer import PackedWriter
 from ocsrflow.pictures.picture_chunks import Compressor, create, write_chunk
@@ -278,9 +278,13 @@ def test_a_file_system_without_locks_is_named_and_no_file_is_called_damaged(pack
     for name in names:
         reason = os.strerror(getattr(errno, name))
         for what in ("read", "store", "write"):
-            told = found[f"{what} {name}"]
+            message = found[f"{what} {name}"]
             # HDF5 itself goes on where there are no locks at all.
-            assert told == "done" if name == "ENOSYS" else reason in told and "HDF5_USE_FILE_LOCKING=FALSE" in told
+            assert (
+                message == "done"
+                if name == "ENOSYS"
+                else reason in message and "HDF5_USE_FILE_LOCKING=FALSE" in message
+            )
         assert found[f"train {name}"] == "done"
         assert reason in run.stderr
         assert reason in found[f"lease {name}"]
@@ -303,11 +307,11 @@ def test_a_file_system_without_locks_is_named_and_no_file_is_called_damaged(pack
 )
 def test_errors_of_the_system_are_told_from_those_of_what_is_in_a_file(error: Exception, number: int | None) -> None:
     assert system_error(error) == number
-    told = of_the_system(error, "a.h5")
-    assert (told is None) == (number is None)
+    message = of_the_system(error, "a.h5")
+    assert (message is None) == (number is None)
     if number is not None:
-        assert os.strerror(number) in str(told)
-        assert "damaged" not in str(told)
+        assert os.strerror(number) in str(message)
+        assert "damaged" not in str(message)
 
 
 def test_no_reader_calls_a_file_damaged_that_the_system_cannot_read(
@@ -328,7 +332,7 @@ def test_no_reader_calls_a_file_damaged_that_the_system_cannot_read(
     (tmp_path / "a.png").write_bytes(b"png")
     for read in (
         lambda: found.pictures([1]),
-        lambda: Places(tmp_path, [tmp_path / "0.parquet"]),
+        lambda: PictureIndex(tmp_path, [tmp_path / "0.parquet"]),
         lambda: FilteredMolecules(tmp_path / "filtered.parquet"),
         lambda: PictureFolder(tmp_path).read("a.png"),
         lambda: load(tmp_path / "a.png", SMALL),

@@ -34,7 +34,9 @@ onstart:
 
 rule all:
     output: "made"
-    shell: f"export {parent_watch.HEAD}={os.getpid()}; {sys.executable} ./ocsrflow 2>&1 | tee log; touch {{output}}"
+    shell:
+        f"export {parent_watch.SNAKEMAKE}={os.getpid()}; {sys.executable} ./ocsrflow 2>&1 | tee log; "
+        "touch {{output}}"
 """
 
 
@@ -43,22 +45,22 @@ def test_jobs_end_with_their_snakemake(number: signal.Signals, tmp_path: Path) -
     (tmp_path / "ocsrflow").write_text(STAGE)
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     with open(tmp_path / "snakemake.log", "wb") as log:
-        head = subprocess.Popen(
+        snakemake = subprocess.Popen(
             [sys.executable, "-m", "snakemake", "--cores", "1"],
             cwd=tmp_path, stdout=log, stderr=log, start_new_session=True, preexec_fn=hear_ctrl_c,
         )  # fmt: skip
     try:
         wait_for(tmp_path / "begun")
         for _ in range(1 if number == signal.SIGKILL else 2):  # an impatient user
-            head.send_signal(number)
+            snakemake.send_signal(number)
             time.sleep(0.05)
-        head.wait(20)
+        snakemake.wait(20)
         wait_for(tmp_path / "saved")
         assert not (tmp_path / "made").exists()
         assert "Traceback" not in (tmp_path / "snakemake.log").read_text()
     finally:
-        if head.poll() is None:
-            os.killpg(head.pid, signal.SIGKILL)
+        if snakemake.poll() is None:
+            os.killpg(snakemake.pid, signal.SIGKILL)
 
 
 def wait_for(path: Path, seconds: float = 30) -> None:

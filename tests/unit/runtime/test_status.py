@@ -69,8 +69,8 @@ def test_a_run_from_its_beginning_to_its_end(checkout: Path, capsys: pytest.Capt
         wait_until(
             lambda: any(path.read_text() for path in Path("results/logs").glob("train/*.log")), "a log of the training"
         )
-        head, render, train, running, last = shown()
-        assert head.split() == ["rule", "done", "seconds"]
+        header, render, train, running, last = shown()
+        assert header.split() == ["rule", "done", "seconds"]
         assert re.fullmatch(r"render +3/3 +\d+", render)
         assert train.split() == ["train", "0/2", "0"]
         assert re.fullmatch(r"running for \d+ s: Train (one|two)", running)

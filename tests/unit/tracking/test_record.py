@@ -17,7 +17,7 @@ from ocsrflow.runtime.errors import UserError
 from ocsrflow.runtime.files import read_json, write_json
 from ocsrflow.tracking.live_curves import LiveCurves
 from ocsrflow.tracking.mlflow_runs import Identity, Run
-from ocsrflow.tracking.mlflow_store import read_place
+from ocsrflow.tracking.mlflow_store import read_store
 from ocsrflow.tracking.record import _of_drawings, record, record_results
 from ocsrflow.tracking.tracking import close, tracking
 from support.checkout import REPOSITORY
@@ -25,9 +25,9 @@ from support.data import make_scores
 
 
 def client_of(results: Path) -> tuple[MlflowClient, str]:
-    place = read_place(results / "tracking.json")
-    client = MlflowClient(place.uri)
-    experiment = client.get_experiment_by_name(place.experiment)
+    store = read_store(results / "tracking.json")
+    client = MlflowClient(store.uri)
+    experiment = client.get_experiment_by_name(store.experiment)
     assert experiment is not None
     return client, experiment.experiment_id
 
@@ -331,10 +331,10 @@ def test_what_is_not_finished_is_left_out_and_named(results: Path, capsys: pytes
     out = results / "runs.json"
     record_results(results, {"models/none": ["d"], "scores/test/one": [], "scores/test/nobody": []}, out)
     assert list(read_json(out)) == ["scores/test/one"]
-    told = capsys.readouterr()
-    assert "MLflow has 1 results" in told.out
-    assert "not finished: models/none (" in told.err
-    assert "scores/test/nobody.json is missing)" in told.err
+    output = capsys.readouterr()
+    assert "MLflow has 1 results" in output.out
+    assert "not finished: models/none (" in output.err
+    assert "scores/test/nobody.json is missing)" in output.err
 
 
 def test_a_folder_without_a_run_of_the_workflow_is_refused(results: Path, tmp_path: Path) -> None:

@@ -72,9 +72,9 @@ def results(mlflow_server: MlflowServer, tmp_path: Path, request: pytest.Fixture
 
 
 def runs_of(results: Path) -> list[MlflowRun]:
-    place = read_json(results / "tracking.json")
-    client = MlflowClient(place["uri"])
-    experiment = client.get_experiment_by_name(place["experiment"])
+    store = read_json(results / "tracking.json")
+    client = MlflowClient(store["uri"])
+    experiment = client.get_experiment_by_name(store["experiment"])
     assert experiment is not None
     return list(client.search_runs([experiment.experiment_id]))
 

@@ -57,7 +57,7 @@ def test_two_processes_have_the_losses_of_one(dataset: Path, tmp_path: Path) -> 
     assert (facts["processes"], facts["training_pictures"]) == (2, 36)
 
 
-def test_the_mistake_of_two_processes_is_told_once(dataset: Path, tmp_path: Path) -> None:
+def test_the_mistake_of_two_processes_is_reported_once(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "images.h5").write_bytes((dataset / "images.h5").read_bytes()[:2000])
     run = run_processes(tmp_path, tmp_path / "out", 2)
     assert run.returncode == 1

@@ -120,10 +120,10 @@ def test_a_parent_that_does_not_fit_is_refused(
     dataset: Path, parent: Path, tmp_path: Path, changed: dict[str, Any], said: str
 ) -> None:
     folder = copied(parent, tmp_path / "copy", **changed)
-    with pytest.raises(UserError, match=said) as told:
+    with pytest.raises(UserError, match=said) as caught:
         run_train(dataset, tmp_path / "child", network=from_parent(folder))
-    assert str(folder) in str(told.value)
-    assert "\n" not in str(told.value)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
     assert not (tmp_path / "child").exists()
 
 

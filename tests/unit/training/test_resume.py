@@ -84,13 +84,13 @@ def test_a_training_killed_at_random_moments_ends_with_the_same_weights_bit_for_
     attempts = Attempts(dataset)
     attempts.begin(whole, 10.0)
     assert attempts.end() == 0
-    dice = random.Random(0)
+    rng = random.Random(0)
     reached = []
     while newest(killed) < STEPS - 15 and len(reached) < KILLS:
-        at = newest(killed) + dice.choice([0, 1, 1, 2, 3])
+        at = newest(killed) + rng.choice([0, 1, 1, 2, 3])
         child = attempts.begin(killed, 0.0)  # a checkpoint after every step
         wait_until(lambda at=at: newest(killed) >= at, f"the checkpoint of step {at}")
-        time.sleep(dice.uniform(0, 0.1))  # anywhere in a step, a validation, the writing of a checkpoint
+        time.sleep(rng.uniform(0, 0.1))  # anywhere in a step, a validation, the writing of a checkpoint
         os.kill(child, signal.SIGKILL)
         assert attempts.end() == -signal.SIGKILL
         reached.append(newest(killed))
@@ -109,7 +109,7 @@ def test_a_training_killed_at_random_moments_ends_with_the_same_weights_bit_for_
         fault.lost(killed.with_suffix(".steps").stat().st_size - STEPS, "steps")
 
 
-TOLD = """
+STOPS_ITSELF = """
 import signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
@@ -118,26 +118,26 @@ from ocsrflow.training import trainer
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as the command line does
 where, seen = sys.argv[4], [0]
 real = {"step": trainer.Engine.step, "validation": trainer.validate}[where]
-def told(*args):
+def stopping(*args):
     seen[0] += 1
     if seen[0] == 2:
         signal.raise_signal(getattr(signal, sys.argv[5]))
     return real(*args)
 if where == "step":
-    trainer.Engine.step = told
+    trainer.Engine.step = stopping
 else:
-    trainer.validate = told
+    trainer.validate = stopping
 training = TRAINING.model_copy(update={"epochs": 4})
 run_train(Path(sys.argv[2]), Path(sys.argv[3]), training=training)
 """
 
 
 @pytest.mark.parametrize(("where", "number", "step"), [("step", "SIGTERM", 2), ("validation", "SIGINT", 4)])
-def test_a_training_that_is_told_to_stop_saves_and_goes_on(
+def test_a_training_that_gets_a_signal_saves_and_goes_on(
     dataset: Path, tmp_path: Path, where: str, number: str, step: int
 ) -> None:
-    folder = tmp_path / "told"
-    command = [sys.executable, "-c", TOLD, TESTS, dataset, folder, where, number]
+    folder = tmp_path / "stopped"
+    command = [sys.executable, "-c", STOPS_ITSELF, TESTS, dataset, folder, where, number]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 128 + signal.Signals[number].value, run.stderr
     assert f"stopped by {number} at step {step}; saved, the same command goes on from here" in run.stdout
@@ -202,7 +202,7 @@ def test_a_file_that_cannot_be_read_is_not_taken_for_damaged(dataset: Path, trai
         run_train(dataset, trained)
 
 
-def test_two_processes_at_one_training_are_told(dataset: Path, trained: Path) -> None:
+def test_two_processes_at_one_training_are_reported(dataset: Path, trained: Path) -> None:
     (folder,) = (trained / "checkpoints").iterdir()
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -210,7 +210,7 @@ def test_two_processes_at_one_training_are_told(dataset: Path, trained: Path) ->
             run_train(dataset, trained)
 
 
-def test_two_processes_that_are_told_to_stop_save_and_one_goes_on(dataset: Path, tmp_path: Path) -> None:
+def test_two_processes_that_get_a_signal_save_and_one_goes_on(dataset: Path, tmp_path: Path) -> None:
     training = TRAINING.model_copy(update={"epochs": 500, "validate_every": 500})
     options = {
         "out": tmp_path / "weights.safetensors",

@@ -274,15 +274,15 @@ from ocsrflow.training import trainer
 from ocsrflow.training.risk import RiskEngine
 where, number = sys.argv[4:]
 real, seen = {"step": RiskEngine.step, "validation": trainer.validate}[where], [0]
-def told(*words):
+def stopping(*words):
     seen[0] += 1
     if seen[0] == 3:
         signal.raise_signal(getattr(signal, number))
     return real(*words)
 if where == "step":
-    RiskEngine.step = told
+    RiskEngine.step = stopping
 else:
-    trainer.validate = told
+    trainer.validate = stopping
 run_train(Path(sys.argv[2]), Path(sys.argv[3]), training=WITH_RISK, checkpoint_minutes=0.0)
 """
 
@@ -305,8 +305,8 @@ def test_a_stop_or_a_kill_in_the_phase_goes_on_there_to_the_same_weights(
     folder = tmp_path / "stopped"
     command = [sys.executable, "-c", STOPPED, TESTS, dataset, folder, where, number]
     run = subprocess.run(command, capture_output=True, text=True)
-    told = signal.Signals[number]
-    assert run.returncode == (-told if number == "SIGKILL" else 128 + told), run.stderr
+    sent = signal.Signals[number]
+    assert run.returncode == (-sent if number == "SIGKILL" else 128 + sent), run.stderr
     assert "Traceback" not in run.stderr
     (newest, *_) = sorted(folder.glob("checkpoints/*/step-*.pt"), reverse=True)
     assert newest.stem == f"step-{saved:09d}"

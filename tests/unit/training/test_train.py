@@ -70,11 +70,11 @@ def test_a_loss_that_is_no_number_stops_with_step_and_pictures(
     monkeypatch.setattr(Engine, "step", spoilt)
     with pytest.raises(
         UserError, match=r"the loss is nan at step 4.*Last good checkpoint: .*step-000000002.pt"
-    ) as told:
+    ) as caught:
         run_train(dataset, tmp_path)
     packed = Packed(dataset / "images.h5")
     share = Epochs(packed, packed.members("train"), 16, seed=0).epoch(1)[1]
-    assert str(told.value).endswith(", ".join(str(cid) for cid in packed.cid[share.all_positions]))
+    assert str(caught.value).endswith(", ".join(str(cid) for cid in packed.cid[share.all_positions]))
     assert not (tmp_path / "weights.safetensors").exists()
 
 
@@ -111,7 +111,7 @@ def test_weights_that_are_no_numbers_are_neither_saved_nor_kept(
     assert all(bool(value.isfinite().all()) for value in state["engine"]["model"].values())
 
 
-def test_fewer_pictures_than_a_batch_are_told(dataset: Path, tmp_path: Path) -> None:
+def test_fewer_pictures_than_a_batch_are_reported(dataset: Path, tmp_path: Path) -> None:
     training = TRAINING.model_copy(update={"batch": 50})
     with pytest.raises(UserError, match=r"training pictures are less than one batch of 50; draw more"):
         run_train(dataset, tmp_path, training=training)

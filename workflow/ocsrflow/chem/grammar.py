@@ -200,9 +200,9 @@ class Grammar:
         made = (at == _NUMBER[_ATOM]) & ~ring
         opens, closes = outside & (tokens == _BRANCH), outside & (tokens == _CLOSE)
 
-        place = torch.where(opens, state.depth, state.depth - 1).clamp(min=0).unsqueeze(1)
-        top = state.stack.gather(1, place)
-        stack = state.stack.scatter(1, place, torch.where(opens.unsqueeze(1), state.current.unsqueeze(1), top))
+        index = torch.where(opens, state.depth, state.depth - 1).clamp(min=0).unsqueeze(1)
+        top = state.stack.gather(1, index)
+        stack = state.stack.scatter(1, index, torch.where(opens.unsqueeze(1), state.current.unsqueeze(1), top))
         before = torch.where(closes, top.squeeze(1), state.current).masked_fill(outside & (tokens == _DOT), NONE)
         current = torch.where(made, state.atoms, before)
 
@@ -244,6 +244,6 @@ def _tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     need = torch.zeros(follow.shape, dtype=torch.int16)
     for name, after in _RULES.items():
         for token, following in after.items():
-            place = _NUMBER[name], INDEX[token]
-            follow[place], legal[place], need[place] = _NUMBER[following], True, least[following]
+            index = _NUMBER[name], INDEX[token]
+            follow[index], legal[index], need[index] = _NUMBER[following], True, least[following]
     return follow.to(device), legal.to(device), need.to(device)

@@ -242,8 +242,8 @@ def _groups(
     for at, several in enumerate(labels):
         for label in several:
             members[label].append(at)
-    told = {label: place for place, label in enumerate((*STEREO, *RINGS, *ELEMENTS))}
-    order = sorted(members, key=lambda text: told[text] if text in told else int(text.split("-")[0]))
+    rank = {label: position for position, label in enumerate((*STEREO, *RINGS, *ELEMENTS))}
+    order = sorted(members, key=lambda text: rank[text] if text in rank else int(text.split("-")[0]))
     return [
         {
             "group": label,

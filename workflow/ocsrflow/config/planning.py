@@ -224,9 +224,9 @@ class Plan:
 
     def step_settings(self, wildcards: Wildcards) -> str:
         """The training settings that a step's speed may depend on: the others measure nothing again."""
-        course = {"epochs", "encoder_lr", "decoder_lr", "schedule", "warmup_steps", "gradient_clip", "risk"}
+        schedule = {"epochs", "encoder_lr", "decoder_lr", "schedule", "warmup_steps", "gradient_clip", "risk"}
         validation = {"decode_length", "validation_size", "validate_every", "patience"}
-        return self.models[wildcards.model].training.model_dump_json(exclude=course | validation)
+        return self.models[wildcards.model].training.model_dump_json(exclude=schedule | validation)
 
     def most_gpus(self, wildcards: Wildcards) -> int:
         """GPUs for the largest number of processes that is measured; 0 for a model of the CPU."""

@@ -57,8 +57,8 @@ def _state(checkout: Path) -> dict[str, Any]:
     ``commit`` is empty outside of git.
     """
     # A checkout's own repository, or one that it is a part of: not one that a copy of its files happens to lie in.
-    known = bool(_git(checkout, "ls-files", "--", "Snakefile"))
-    commit = _git(checkout, "rev-parse", "HEAD").strip() if known else ""
+    in_git = bool(_git(checkout, "ls-files", "--", "Snakefile"))
+    commit = _git(checkout, "rev-parse", "HEAD").strip() if in_git else ""
     # Results are made by the run itself, and what git does not know may be anything.
     patch = _git(checkout, "diff", "HEAD", "--", ".", ":!results") if commit else ""
     new = _git(checkout, "ls-files", "--others", "--exclude-standard", "--", "workflow", "Snakefile") if commit else ""
@@ -67,7 +67,7 @@ def _state(checkout: Path) -> dict[str, Any]:
         "patch": patch[:LONGEST_PATCH],
         "patch_cut": len(patch) > LONGEST_PATCH,
         "not_in_git": {name: sha256(checkout / name) for name in new.splitlines() if (checkout / name).is_file()},
-        "repository": _public(_git(checkout, "remote", "get-url", "origin").strip()) if known else "",
+        "repository": _public(_git(checkout, "remote", "get-url", "origin").strip()) if in_git else "",
     }
 
 

@@ -65,8 +65,8 @@ def _table(own: Tree) -> Iterator[str]:
 def _value(value: Tree) -> str:
     """What a value may be, in words."""
     if choices := value.get("anyOf") or value.get("oneOf") or value.get("prefixItems"):
-        told = dict.fromkeys(map(_value, choices))
-        return f"list of {len(choices)}: {' and '.join(told)}" if "prefixItems" in value else " or ".join(told)
+        forms = dict.fromkeys(map(_value, choices))
+        return f"list of {len(choices)}: {' and '.join(forms)}" if "prefixItems" in value else " or ".join(forms)
     if "enum" in value or "const" in value:
         return " or ".join(f"`{choice}`" for choice in value.get("enum", [value.get("const")]))
     if "items" in value:

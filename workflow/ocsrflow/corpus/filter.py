@@ -95,15 +95,15 @@ class Seen:
     def _add_large(self, cids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """As ``add``, for CIDs that differ from each other."""
         new = np.ones(len(cids), bool)
-        for known in self.runs:
-            at = np.minimum(np.searchsorted(known, cids), len(known) - 1)
-            new &= known[at] != cids
+        for run in self.runs:
+            at = np.minimum(np.searchsorted(run, cids), len(run) - 1)
+            new &= run[at] != cids
         self.runs.append(np.sort(cids[new]))
         while len(self.runs) > 1 and len(self.runs[-2]) <= 2 * len(self.runs[-1]):
             merged = np.concatenate([self.runs.pop(), self.runs.pop()])
             merged.sort(kind="stable")  # finds the two runs
             self.runs.append(merged)
-        self.runs = [known for known in self.runs if len(known)]
+        self.runs = [run for run in self.runs if len(run)]
         return new
 
 

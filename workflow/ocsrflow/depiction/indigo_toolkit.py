@@ -51,10 +51,10 @@ def indigo_layout(molecule: Chem.Mol) -> NDArray[np.float64]:
         loaded.layout()
     except Exception as error:  # noqa: BLE001  (Indigo raises exceptions of its own kind)
         raise ValueError(f"Indigo cannot lay it out: {' '.join(str(error).split())}") from None
-    places = np.array([atom.xyz()[:2] for atom in loaded.iterateAtoms()], dtype=np.float64)
-    if places.shape != (molecule.GetNumAtoms(), 2) or not np.isfinite(places).all():
+    coordinates = np.array([atom.xyz()[:2] for atom in loaded.iterateAtoms()], dtype=np.float64)
+    if coordinates.shape != (molecule.GetNumAtoms(), 2) or not np.isfinite(coordinates).all():
         raise ValueError("Indigo's layout has another number of atoms")
-    return places
+    return coordinates
 
 
 def _load(molecule: Chem.Mol) -> Any:

@@ -39,22 +39,22 @@ def lay_out(molecule: Chem.Mol, style: Style) -> Coordinates:
         Where not even RDKit finds a layout.
     """
     rdDepictor.Compute2DCoords(molecule)
-    places = _places(molecule)
+    coordinates = _coordinates(molecule)
     if style.layout == "coordgen":
         rdCoordGen.AddCoords(molecule)
-        places = _right_way_round(molecule, _places(molecule), places)
+        coordinates = _right_way_round(molecule, _coordinates(molecule), coordinates)
     elif style.layout == "indigo":
-        places = _right_way_round(molecule, indigo_layout(molecule), places)
+        coordinates = _right_way_round(molecule, indigo_layout(molecule), coordinates)
     random = np.random.default_rng(style.seed)
-    places = _unit_bonds(molecule, places)
+    coordinates = _unit_bonds(molecule, coordinates)
     if style.displacement:
         # Some stretch in one direction, as when a drawing was squeezed into a column, and each atom for itself.
         stretch = 1 + random.normal(0, style.displacement, 2).clip(-0.15, 0.15)
-        places = places * stretch + random.normal(0, style.displacement * BOND / 2, places.shape)
+        coordinates = coordinates * stretch + random.normal(0, style.displacement * BOND / 2, coordinates.shape)
     if style.mirrored:
-        places = places * (-1, 1)
+        coordinates = coordinates * (-1, 1)
     cos, sin = math.cos(math.radians(style.degrees)), math.sin(math.radians(style.degrees))
-    turned: Coordinates = places @ np.array([[cos, sin], [-sin, cos]])
+    turned: Coordinates = coordinates @ np.array([[cos, sin], [-sin, cos]])
     conformer = Chem.Conformer(molecule.GetNumAtoms())
     conformer.Set3D(False)
     for i, (x, y) in enumerate(turned):
@@ -64,28 +64,28 @@ def lay_out(molecule: Chem.Mol, style: Style) -> Coordinates:
     return turned
 
 
-def _places(molecule: Chem.Mol) -> Coordinates:
+def _coordinates(molecule: Chem.Mol) -> Coordinates:
     return np.asarray(molecule.GetConformer().GetPositions(), dtype=np.float64)[:, :2]
 
 
-def _unit_bonds(molecule: Chem.Mol, places: Coordinates) -> Coordinates:
+def _unit_bonds(molecule: Chem.Mol, coordinates: Coordinates) -> Coordinates:
     """Scaled so that the median bond has RDKit's usual length."""
     ends = np.array([(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in molecule.GetBonds()], dtype=np.int64)
     if not len(ends):
-        return places
-    length = float(np.median(np.linalg.norm(places[ends[:, 0]] - places[ends[:, 1]], axis=1)))
-    return places * np.float64(BOND / length) if length > 1e-6 else places
+        return coordinates
+    length = float(np.median(np.linalg.norm(coordinates[ends[:, 0]] - coordinates[ends[:, 1]], axis=1)))
+    return coordinates * np.float64(BOND / length) if length > 1e-6 else coordinates
 
 
-def _right_way_round(molecule: Chem.Mol, places: Coordinates, known: Coordinates) -> Coordinates:
+def _right_way_round(molecule: Chem.Mol, coordinates: Coordinates, reference: Coordinates) -> Coordinates:
     """The places, if every stereo double bond has its sides as in a layout that is known to be right; else that one."""
     for bond in molecule.GetBonds():
         if bond.GetStereo() in (Chem.BondStereo.STEREONONE, Chem.BondStereo.STEREOANY):
             continue
         four = [bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), *bond.GetStereoAtoms()]
-        if len(four) < 4 or _cis(places[four]) != _cis(known[four]):
-            return known
-    return places
+        if len(four) < 4 or _cis(coordinates[four]) != _cis(reference[four]):
+            return reference
+    return coordinates
 
 
 def _cis(four: Coordinates) -> bool:

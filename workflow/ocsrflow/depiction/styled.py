@@ -83,11 +83,11 @@ def _drawn(molecule: Chem.Mol, style: Style, draw: random.Random) -> Pixels:
                 write_carbons(prepared)
         if style.atom_numbers:
             number_atoms(prepared, draw)
-    places = lay_out(prepared, style)
-    width, height = _canvas(places, style)
+    coordinates = lay_out(prepared, style)
+    width, height = _canvas(coordinates, style)
     line_width = style.line_width
     if line_width is not None:
-        line_width = max(line_width, THINNEST / _bond_length(places, style, width, height))
+        line_width = max(line_width, THINNEST / _bond_length(coordinates, style, width, height))
     if by_indigo:
         Chem.WedgeMolBonds(prepared, prepared.GetConformer())
         return indigo_drawing(prepared, style, line_width, width, height)
@@ -100,23 +100,23 @@ def _perceive(molecule: Chem.Mol) -> None:
     Chem.FastFindRings(molecule)
 
 
-def _canvas(places: NDArray[np.float64], style: Style) -> tuple[int, int]:
+def _canvas(coordinates: NDArray[np.float64], style: Style) -> tuple[int, int]:
     """Width and height in pixels: as long as the style says on the side on which the molecule is longer."""
-    wide, high = _extent(places)
+    wide, high = _extent(coordinates)
     flat = max(SMALLEST, min(wide, high) / max(wide, high))
     shorter = round(style.size * max(style.height, flat)) if style.height < 1 else style.size
     return (style.size, shorter) if wide >= high else (shorter, style.size)
 
 
-def _extent(places: NDArray[np.float64]) -> tuple[float, float]:
+def _extent(coordinates: NDArray[np.float64]) -> tuple[float, float]:
     """Width and height of a molecule in its coordinates, with room for labels."""
-    wide, high = np.ptp(places, axis=0) + BOND
+    wide, high = np.ptp(coordinates, axis=0) + BOND
     return float(wide), float(high)
 
 
-def _bond_length(places: NDArray[np.float64], style: Style, width: int, height: int) -> float:
+def _bond_length(coordinates: NDArray[np.float64], style: Style, width: int, height: int) -> float:
     """Length of a bond in pixels, on a canvas of this size."""
-    wide, high = _extent(places)
+    wide, high = _extent(coordinates)
     return BOND * (1 - 2 * style.padding) * min(width / wide, height / high)
 
 

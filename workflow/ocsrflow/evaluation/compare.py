@@ -14,7 +14,7 @@ from .comparison import TESTED, Change, Compared, Comparison, compared
 from .load_run import read_side
 
 TITLES = {"tanimoto": "Tanimoto", "exact": "exact match", "validity": "validity"}
-HEADS = ("A", "B", "B − A", "p", "p (Holm)")
+HEADER = ("A", "B", "B − A", "p", "p (Holm)")
 COLUMNS = 4  # of other scores in a line
 
 
@@ -42,7 +42,7 @@ def compare(a: Path, b: Path, /, *, json: bool = False) -> None:
     """
     found = compared(read_side(a), read_side(b))
     print(
-        dumps(_plain(asdict(found)), ensure_ascii=False, indent=1, allow_nan=False) if json else visible(_told(found))
+        dumps(_plain(asdict(found)), ensure_ascii=False, indent=1, allow_nan=False) if json else visible(_report(found))
     )
 
 
@@ -55,7 +55,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _told(found: Comparison) -> str:
+def _report(found: Comparison) -> str:
     lines = []
     for side, own in (("A", found.a), ("B", found.b)):
         about = [f"{name} {value}" for name, value in own.items() if name != "what"]
@@ -63,7 +63,7 @@ def _told(found: Comparison) -> str:
     lines += ["", "Configuration"]
     lines += [f"  not compared: {found.not_compared}"] if found.not_compared else _changes(found.configuration)
     for test_set in dict.fromkeys(own.test_set for own in found.scores):
-        lines += _told_set(test_set, [own for own in found.scores if own.test_set == test_set])
+        lines += _report_test_set(test_set, [own for own in found.scores if own.test_set == test_set])
     if found.notes:
         lines += ["", *found.notes]
     if any(own.tests for own in found.scores):
@@ -83,12 +83,12 @@ def _legend(tests: int) -> list[str]:
     ]
 
 
-def _told_set(test_set: str, rows: list[Compared]) -> list[str]:
+def _report_test_set(test_set: str, rows: list[Compared]) -> list[str]:
     """The tables of one test set."""
     lines = ["", *_pictures(test_set, rows)]
     for score, title in TITLES.items():
         cells = [cells for own in rows for cells in _score_lines(own, score)]
-        lines += ["", *_aligned([(title, *(HEADS if score in TESTED else HEADS[:2])), *cells])]
+        lines += ["", *_aligned([(title, *(HEADER if score in TESTED else HEADER[:2])), *cells])]
     timed = [own for own in rows if own.seconds_per_image != (None, None)]
     if timed:
         cells = [(own.reader, *map(_seconds, own.seconds_per_image), *_ratio(own)) for own in timed]
@@ -108,9 +108,9 @@ def _pictures(test_set: str, rows: list[Compared]) -> list[str]:
     lines = [f"Scores on {test_set}"]
     for (a, b), common in dict.fromkeys((own.images, own.common) for own in rows if not own.same):
         names = [own.reader for own in rows if (own.images, own.common) == ((a, b), common)]
-        told = f"{common:,} pictures in both, of A's {a:,} and B's {b:,}"
-        told += "; differences and tests are on these" if common else ": no test"
-        lines.append(f"  {told}" if len(names) == len(rows) else f"  {', '.join(names)}: {told}")
+        text = f"{common:,} pictures in both, of A's {a:,} and B's {b:,}"
+        text += "; differences and tests are on these" if common else ": no test"
+        lines.append(f"  {text}" if len(names) == len(rows) else f"  {', '.join(names)}: {text}")
     return lines
 
 
@@ -123,8 +123,8 @@ def _score_lines(own: Compared, score: str) -> Iterable[tuple[str, ...]]:
         return
     yield (own.reader, *whole)
     if score in TESTED:
-        told = f"  {own.common:,} in both"
-        yield (told, _number(test.a), _number(test.b), *_test(test)) if test else (told, "", "", "not tested")
+        text = f"  {own.common:,} in both"
+        yield (text, _number(test.a), _number(test.b), *_test(test)) if test else (text, "", "", "not tested")
 
 
 def _test(test: Tested) -> tuple[str, str, str]:

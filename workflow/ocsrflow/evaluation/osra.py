@@ -127,10 +127,10 @@ def osra(
 
 
 def _version(program: str) -> str:
-    told = subprocess.run(
+    result = subprocess.run(
         [program, "--version"], capture_output=True, text=True, check=False, timeout=60
     ).stdout.split()
-    return told[-1] if told else "unknown"
+    return result[-1] if result else "unknown"
 
 
 class _Program:
@@ -159,15 +159,15 @@ class _Program:
         image.save(path)
         began = time.perf_counter()
         try:
-            told = subprocess.run([self.path, path], capture_output=True, timeout=self.limit, check=False)
+            result = subprocess.run([self.path, path], capture_output=True, timeout=self.limit, check=False)
         except subprocess.TimeoutExpired:
             return Reading("", self.limit, "too_slow")
         finally:
             path.unlink()
         seconds = time.perf_counter() - began
-        if told.returncode:
+        if result.returncode:
             return Reading("", seconds, "crashed")
-        lines = told.stdout.decode(errors="replace").splitlines()
+        lines = result.stdout.decode(errors="replace").splitlines()
         text = ".".join(line.split()[0] for line in lines if line.strip())  # of several structures one a line
         return Reading(text, seconds, "read" if text else "nothing_found")
 

@@ -77,7 +77,7 @@ def pack(
     UserError
         When a file of pictures is missing or damaged, or nothing is left to pack.
     """
-    places = Places(store, [index / f"{shard}.parquet" for shard in range(shards)])
+    pictures = PictureIndex(store, [index / f"{shard}.parquet" for shard in range(shards)])
     source = pq.ParquetFile(sample)
     reasons = _reasons(render_rejects, shards)
     lost = Lost(source.schema_arrow.metadata or {})
@@ -86,7 +86,7 @@ def pack(
     bar = progress(total=source.metadata.num_rows, what=what, unit="pictures")
     with bar, whole(out) as part, whole(tokens) as text, h5py.File(part, "w", libver="v110") as file:
         attributes = {"sample": lost.description, "vocabulary": json.dumps(VOCABULARY)}
-        writer = PackedWriter(file, places.depiction, places.attributes | attributes)
+        writer = PackedWriter(file, pictures.depiction, pictures.attributes | attributes)
         with open(text, "w", encoding="utf-8") as json_file:
             for rows in _rows(source):
                 for row in rows:
@@ -94,8 +94,8 @@ def pack(
                     if row.spare and not lost.wants(row.length):
                         continue
                     numbers = _tokens(row.smiles)
-                    wanted = [places.of(row.cid, n) for n in range(drawings_of(row.split, drawings))]
-                    there = [place for place in wanted if place is not None]
+                    wanted = [pictures.find(row.cid, n) for n in range(drawings_of(row.split, drawings))]
+                    there = [position for position in wanted if position is not None]
                     if numbers is None:
                         refused.append(("no_tokens", row.smiles))
                     elif len(there) < len(wanted):
@@ -106,9 +106,9 @@ def pack(
                     lost.replace(row)
                     entry = json.dumps({"cid": row.cid, "split": row.split, "tokens": numbers.tolist()})
                     texts = {"smiles": row.smiles, "canonical": row.canonical}
-                    for place in there:
+                    for position in there:
                         json_file.write((",\n" if writer.pictures else "[\n") + entry)
-                        writer.add(row.cid, row.split, places.chunk(place), numbers, texts)
+                        writer.add(row.cid, row.split, pictures.chunk(position), numbers, texts)
             json_file.write("\n]\n")
         if not writer.pictures:
             raise UserError(f"{out.parent.name}: no molecule has both a picture and tokens; see {rejects.parent}")
@@ -151,7 +151,7 @@ class Lost:
         return length if self._by_length else 0
 
     def wants(self, length: int) -> bool:
-        """Whether a spare molecule of this length has a place to take."""
+        """Whether a spare molecule of this length is needed."""
         return self._open[self._key(length)] > 0
 
     def add(self, row: Row) -> None:
@@ -166,8 +166,8 @@ class Lost:
             self.replaced += 1
 
 
-class Places:
-    """Where in the store the pictures of a data set are."""
+class PictureIndex:
+    """Where in the store the pictures of a data set are: a table with a row for each picture, sorted by CID."""
 
     def __init__(self, store: Path, indices: list[Path]) -> None:
         tables = []
@@ -195,8 +195,8 @@ class Places:
         self._attributes: dict[str, str] = {}  # of the last of them
         self._most_opened = _allow_open_files(min(len(self.names), OPEN_FILES))
 
-    def of(self, cid: int, drawing: int = 0) -> int | None:
-        """The place of a molecule's picture, for :meth:`chunk`; None where it has none."""
+    def find(self, cid: int, drawing: int = 0) -> int | None:
+        """The row of a molecule's picture, for :meth:`chunk`; None where it has none."""
         at = int(np.searchsorted(self._cids, cid))
         while at < len(self._cids) and self._cids[at] == cid:
             if self._drawings[at] == drawing:
@@ -204,9 +204,9 @@ class Places:
             at += 1
         return None
 
-    def chunk(self, place: int) -> bytes:
-        """The compressed picture at a place."""
-        file = int(self._files[place])
+    def chunk(self, row: int) -> bytes:
+        """The compressed picture of a row."""
+        file = int(self._files[row])
         path = self._store / self.names[file]
         try:
             if file not in self._opened:
@@ -218,8 +218,8 @@ class Places:
                 opened = h5py.File(path)
                 self._opened[file] = opened["images"], opened["cid"][:]
             images, cids = self._opened[file]
-            number = int(self._numbers[place])
-            if number >= len(cids) or cids[number] != self._cids[place]:
+            number = int(self._numbers[row])
+            if number >= len(cids) or cids[number] != self._cids[row]:
                 raise ValueError("it has changed since the data set was drawn")
             chunk = read_chunk(images, number)
             frame_of(chunk)  # what is damaged is not passed on

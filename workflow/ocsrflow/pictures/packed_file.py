@@ -178,12 +178,12 @@ class Packed:
         UserError
             Where one is not in this data set.
         """
-        places = {int(cid): at for at, cid in enumerate(self.cid)}
+        rows = {int(cid): at for at, cid in enumerate(self.cid)}
         wanted = [int(cid) for cid in cids]
-        foreign = [cid for cid in wanted if cid not in places]
+        foreign = [cid for cid in wanted if cid not in rows]
         if foreign:
             raise UserError(f"CID {foreign[0]} is not in {self.path}; make the predictions again from this data set")
-        return [places[cid] for cid in wanted]
+        return [rows[cid] for cid in wanted]
 
     def tokens_of(self, at: int) -> NDArray[np.uint16]:
         """Token numbers of picture ``at``, without start and end."""

@@ -105,12 +105,12 @@ def render(
     """
     wanted = _wanted(sample, shard, shards, drawings)
     name = f"supplied-{style(depiction)}" if pictures else style(depiction)
-    shelf = PictureStore(store, name, shard, shards)
+    picture_store = PictureStore(store, name, shard, shards)
     hashes = {picture_hash(picture.cid, picture.smiles, picture.drawing): picture for picture in wanted}
     # Supplied pictures may have changed under the same name: they are read again.
-    places = {} if pictures else shelf.find(np.fromiter(hashes, np.uint64, len(hashes)))
-    found = {hashes[key][:2]: place for key, place in places.items()}
-    missing = [picture for key, picture in hashes.items() if key not in places]
+    there = {} if pictures else picture_store.find(np.fromiter(hashes, np.uint64, len(hashes)))
+    found = {hashes[key][:2]: found_at for key, found_at in there.items()}
+    missing = [picture for key, picture in hashes.items() if key not in there]
     plain = 0
     refused: list[tuple[int, str, str]] = []
     if missing:
@@ -125,7 +125,7 @@ def render(
             arguments=(depiction, pictures),
             processes=processes,
         )
-        with shelf.new_file() as new, closing(drawn):  # so that its processes end with it, whatever happens
+        with picture_store.new_file() as new, closing(drawn):  # so that its processes end with it, whatever happens
             results = progress(drawn, total=len(missing), what=what, unit="pictures")
             written, plain = _write(new, depiction, zip(missing, results, strict=True), len(missing), refused)
         found |= {picture[:2]: (new.name, number) for number, picture in enumerate(written)}

@@ -65,8 +65,8 @@ def redraw(
     """
     packed = Packed(data)
     rows = _predictions(predictions)
-    places = packed.positions(rows["cid"])
-    items: list[Item] = [(at, list(texts)) for at, texts in zip(places, rows["candidates"], strict=True)]
+    positions = packed.positions(rows["cid"])
+    items: list[Item] = [(at, list(texts)) for at, texts in zip(positions, rows["candidates"], strict=True)]
     name = predictions.stem
     # A molecule on which RDKit hangs costs its own picture only.
     found = guarded(

@@ -204,8 +204,8 @@ def _overlaps(sets: list[Molecules]) -> tuple[pd.DataFrame, list[dict[str, Any]]
     leaks = []
     for (i, (own, number, one)), (j, (_, other, two)) in combinations(enumerate(groups), 2):
         common = np.intersect1d(one, two, assume_unique=True)
-        told = "same split" if number == other else "must be none"
-        cells.iloc[i, j] = cells.iloc[j, i] = f"{len(common):,} {told}" if number == other or len(common) else "none"
+        note = "same split" if number == other else "must be none"
+        cells.iloc[i, j] = cells.iloc[j, i] = f"{len(common):,} {note}" if number == other or len(common) else "none"
         if number != other and len(common):
             first = own.named(np.flatnonzero(np.isin(own.hashes, common) & (own.split == number)))
             leaks.append({"one": labels[i], "two": labels[j], "count": len(common), "first": first})
@@ -218,8 +218,8 @@ def _duplicates(sets: list[Molecules]) -> pd.DataFrame:
     for own in sets:
         _, first = np.unique(own.hashes, return_index=True)
         again = np.setdiff1d(np.arange(len(own.hashes)), first, assume_unique=True)
-        told = f"{len(again):,}: right for supplied pictures only; {', '.join(own.named(again))}"
-        rows.append((own.name, len(own.hashes), len(first), told if len(again) else "none"))
+        note = f"{len(again):,}: right for supplied pictures only; {', '.join(own.named(again))}"
+        rows.append((own.name, len(own.hashes), len(first), note if len(again) else "none"))
     return pd.DataFrame(rows, columns=["Data set", "Pictures", "Molecules", "Pictures of a molecule that came before"])
 
 

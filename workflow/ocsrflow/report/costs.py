@@ -51,8 +51,8 @@ def costs(folder: Path, gpu_seconds: dict[str, float] | None = None) -> pd.DataF
         }
     ).reset_index()
     found["gpu_hours"] = found["stage"].map(gpu_seconds or {}).fillna(0.0).astype(float) / 3600
-    place = {name: at for at, name in enumerate(ORDER)}
-    return found.sort_values("stage", key=lambda s: s.map(place).fillna(len(place)), ignore_index=True)
+    rank = {name: at for at, name in enumerate(ORDER)}
+    return found.sort_values("stage", key=lambda s: s.map(rank).fillna(len(rank)), ignore_index=True)
 
 
 def _row(path: Path, folder: Path) -> dict[str, Any] | None:

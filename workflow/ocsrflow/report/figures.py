@@ -70,11 +70,11 @@ def _figure(
         axes = figure.subplots()
         paint(axes)
         sns.despine(fig=figure)
-    told = f"<title>{escape(title)}</title><desc>{escape(caption)}</desc>"
+    description = f"<title>{escape(title)}</title><desc>{escape(caption)}</desc>"
     label = quoteattr(f"{title}. {caption}")
     svg = re.sub(
         r"<svg (.*?)>",
-        lambda found: f'<svg role="img" aria-label={label} {found[1]}>{told}',
+        lambda found: f'<svg role="img" aria-label={label} {found[1]}>{description}',
         _svg(figure),
         count=1,
         flags=re.DOTALL,
@@ -233,10 +233,10 @@ def intervals(rows: pd.DataFrame, label: str, title: str, caption: str) -> Drawi
     """A value with its interval for each name, in the order given (columns: name, kind, value, low, high)."""
 
     def paint(axes: Axes) -> None:
-        place = {name: at for at, name in enumerate(rows["name"])}
+        row_of = {name: at for at, name in enumerate(rows["name"])}
         for colour, (kind, own) in zip(itertools.cycle(sns.color_palette(PALETTE)), rows.groupby("kind", sort=False)):
             around = [(own["value"] - own["low"]).clip(0), (own["high"] - own["value"]).clip(0)]
-            at = own["name"].map(place)
+            at = own["name"].map(row_of)
             axes.errorbar(own["value"], at, xerr=around, fmt="o", color=colour, label=str(kind), capsize=3)
         axes.set_yticks(range(len(rows)), rows["name"])
         axes.set(xlabel=label, xlim=(0, None), ylim=(len(rows) - 0.5, -0.5))

@@ -85,8 +85,8 @@ def choose(rows: pd.DataFrame, size: int) -> pd.DataFrame:
     mistakes = rows[~rows["exact"]]
     surest: list[int] = []
     if "confidence" in rows:
-        known = mistakes.dropna(subset=["confidence"]).sort_values("confidence", ascending=False, kind="stable")
-        surest = known.index[: size // 4].tolist()
+        rated = mistakes.dropna(subset=["confidence"]).sort_values("confidence", ascending=False, kind="stable")
+        surest = rated.index[: size // 4].tolist()
         rows.loc[surest, "confident"] = True
     rest = {kind: rows.index[(rows["verdict"] == kind) & ~rows["confident"]].tolist() for kind in set(verdict)}
     taken = dict(zip(rest, _shares([len(those) for those in rest.values()], size - len(surest)), strict=True))

@@ -248,9 +248,9 @@ def _trusted(rows: list[dict[str, Any]], files: dict[str, Path]) -> list[dict[st
     for row in rows:
         sign = row.get("trust", {}).get("confidence")
         if sign and sign["images"]:
-            told = pd.read_parquet(files[row["name"]], columns=["confidence", "exact"]).dropna()
+            answers = pd.read_parquet(files[row["name"]], columns=["confidence", "exact"]).dropna()
             error = sum(abs(point["mean"] - point["exact"]["value"]) * point["images"] for point in sign["curve"])
-            brier = float(((told["confidence"] - told["exact"]) ** 2).mean())
+            brier = float(((answers["confidence"] - answers["exact"]) ** 2).mean())
             shown = {"name": row["name"], "auroc": sign["auroc"], "brier": brier}
             found.append(shown | {"error": error / sign["images"]})
     return found

@@ -84,7 +84,7 @@ def run(function: Callable[..., Any], words: Sequence[str] | None = None, *, nam
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as it was during the imports
         signal.signal(signal.SIGINT, signal.default_int_handler)
     _open_streams()
-    parent_watch.tie()
+    parent_watch.stop_with_snakemake()
     app = command_line(function, name)
     words = sys.argv[1:] if words is None else words
     try:

@@ -48,20 +48,20 @@ def present() -> list[str]:
     UserError
         When ``CUDA_VISIBLE_DEVICES`` names a GPU that is not there, or nvidia-smi hangs.
     """
-    known, _ = _listed()
+    uuids, _ = _listed()
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if not known:
+    if not uuids:
         return _found_by_torch(allowed)
     if allowed is None:
-        return list(dict.fromkeys(known.values()))
+        return list(dict.fromkeys(uuids.values()))
     found: list[str] = []
     for name in map(str.strip, allowed.split(",")):
         if name in ("", "NoDevFiles") or name.startswith("-"):
             break
         if name.isdecimal():
-            gpus = {known[key] for key in (str(int(name)),) if key in known}
+            gpus = {uuids[key] for key in (str(int(name)),) if key in uuids}
         else:  # CUDA takes the beginning of a UUID too
-            gpus = {gpu for key, gpu in known.items() if name[:4] in ("GPU-", "MIG-") and key.startswith(name)}
+            gpus = {gpu for key, gpu in uuids.items() if name[:4] in ("GPU-", "MIG-") and key.startswith(name)}
         if len(gpus) != 1:
             problem = "several GPUs" if gpus else "no GPU of this machine"
             raise UserError(f"CUDA_VISIBLE_DEVICES={allowed}: {name} names {problem} (nvidia-smi -L lists them)")
@@ -128,7 +128,7 @@ class Lease:
             )
         folder = folder or Path(tempfile.gettempdir()) / f"ocsrflow-gpus-{os.getuid()}"
         self.ids: list[str] = []
-        self.places: list[int] = []  # where they stand in ``gpus``
+        self.indices: list[int] = []  # where they stand in ``gpus``
         try:
             with ExitStack() as held, ExitStack() as turns:
                 turns.callback(_say_later(f"waiting for {count} of {len(gpus)} GPUs: other jobs have them").cancel)
@@ -145,7 +145,7 @@ class Lease:
                                 self.ids.append(gpu)
                     if len(self.ids) < count:
                         time.sleep(POLL)
-                self.places = [gpus.index(gpu) for gpu in self.ids]
+                self.indices = [gpus.index(gpu) for gpu in self.ids]
                 self._held = held.pop_all()
         except OSError as error:
             mend = "remove it, or set TMPDIR to a folder of yours"
@@ -288,7 +288,7 @@ def device_of(lease: Lease | None, *, required: bool = True) -> str:
     if cause is None:
         # Where PyTorch had to be asked for GPUs, CUDA may have begun with all of them: then a lease is a number.
         shown = torch.cuda.device_count() == len(lease.ids)
-        return "cuda" if shown else f"cuda:{lease.places[0]}"
+        return "cuda" if shown else f"cuda:{lease.indices[0]}"
     if required:
         raise UserError(f"{cause}; {WAYS}")
     print(f"{cause}: computing on the CPU", file=sys.stderr)

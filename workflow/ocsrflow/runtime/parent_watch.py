@@ -15,7 +15,7 @@ from types import FrameType
 import psutil
 
 GRACE = 3.0  # seconds that a Ctrl-C, which a terminal sends to the jobs as well, has before they get SIGTERM
-HEAD = "OCSRFLOW_HEAD"  # environment variable: the process of the Snakemake that a stage belongs to
+SNAKEMAKE = "OCSRFLOW_SNAKEMAKE"  # environment variable: the process id of the Snakemake that started a stage
 
 
 def stop_jobs_on_signal() -> None:
@@ -57,14 +57,14 @@ def _terminate(processes: list[psutil.Process]) -> None:
             process.terminate()
 
 
-def tie() -> None:
+def stop_with_snakemake() -> None:
     """From here on, stop this process by SIGTERM when its Snakemake has died, however it died.
 
     Does nothing in a process that was started by hand.
     """
-    head = os.environ.get(HEAD, "")
-    if head.isdecimal():
-        threading.Thread(target=_stop_after, args=(int(head),), daemon=True).start()
+    snakemake = os.environ.get(SNAKEMAKE, "")
+    if snakemake.isdecimal():
+        threading.Thread(target=_stop_after, args=(int(snakemake),), daemon=True).start()
 
 
 def follow_parent() -> None:
@@ -73,8 +73,8 @@ def follow_parent() -> None:
         threading.Thread(target=_exit_after, args=(parent.pid,), daemon=True).start()
 
 
-def _stop_after(head: int) -> None:
-    _wait_for_end(head)
+def _stop_after(snakemake: int) -> None:
+    _wait_for_end(snakemake)
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -22,7 +22,7 @@ class LiveCurves:
 
     def __init__(
         self,
-        where: Path | None,
+        tracking_file: Path | None,
         *,
         key: str,
         name: str,
@@ -33,7 +33,7 @@ class LiveCurves:
 
         Parameters
         ----------
-        where
+        tracking_file
             The JSON file that the stage ``tracking`` writes, now or later; None sends nothing.
         key
             What decides the weights.
@@ -44,14 +44,14 @@ class LiveCurves:
         tags
             Tags of the run, where it is a new one.
         """
-        self._where, self._key, self._name = where, key, name
+        self._tracking_file, self._key, self._name = tracking_file, key, name
         self._parameters, self._tags = dict(parameters), dict(tags or {})
         self._waiting: list[tuple[Mapping[str, float], int, int]] = []
         self._change = threading.Condition()
         self._status: str | None = None  # at the end
         self._trouble = ""
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
-        if where is not None:
+        if tracking_file is not None:
             self._thread.start()
 
     def point(self, values: Mapping[str, float], step: int, milliseconds: int | None = None) -> None:
@@ -59,14 +59,14 @@ class LiveCurves:
 
         A step that the run's curves have already is not sent again.
         """
-        if self._where is not None:
+        if self._tracking_file is not None:
             with self._change:
                 self._waiting.append((dict(values), step, milliseconds or int(time.time() * 1000)))
                 self._change.notify()
 
     def close(self, status: str, patience: float = LAST_TRY) -> None:
         """Send what is left and end the run; what cannot be sent within ``patience`` seconds is told in one line."""
-        if self._where is None:
+        if self._tracking_file is None:
             return
         with self._change:
             self._status = status
@@ -107,8 +107,8 @@ class LiveCurves:
                     return
 
     def _open(self) -> Any:
-        assert self._where is not None
-        run = _runs().Run(self._where, _runs().model_identity(self._name, self._key, self._tags))
+        assert self._tracking_file is not None
+        run = _runs().Run(self._tracking_file, _runs().model_identity(self._name, self._key, self._tags))
         run.parameters(_runs().flat(self._parameters))
         return run
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from ..runtime.errors import UserError
 from ..runtime.files import read_json
-from .mlflow_store import Store, patiently, read_place, sqlite_path
+from .mlflow_store import Store, patiently, read_store, sqlite_path
 
 # isort: split
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
@@ -72,7 +72,7 @@ class Identity:
     tags: Mapping[str, str] = field(default_factory=dict)  # set each time
 
 
-def ensure(place: Store) -> None:
+def ensure(store: Store) -> None:
     """Make the store and the experiment where they are not there, and bring a deleted experiment back.
 
     Raises
@@ -81,46 +81,46 @@ def ensure(place: Store) -> None:
         Where the server cannot be reached, or the store cannot be made.
     """
     try:
-        path = sqlite_path(place.uri)
+        path = sqlite_path(store.uri)
         if path is not None and not path.is_file():
             # Its own experiment 0 would point into the working directory, whose path MLflow puts into SQL as it is.
-            SqlAlchemyStore(place.uri, place.artifacts)
-        client = MlflowClient(tracking_uri=place.uri)
-        found = client.get_experiment_by_name(place.experiment)
+            SqlAlchemyStore(store.uri, store.artifacts)
+        client = MlflowClient(tracking_uri=store.uri)
+        found = client.get_experiment_by_name(store.experiment)
         if found is None:
-            client.create_experiment(place.experiment, artifact_location=place.artifacts, tags=EXPERIMENT)
+            client.create_experiment(store.experiment, artifact_location=store.artifacts, tags=EXPERIMENT)
         elif found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
     except MlflowException as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"MLflow cannot be used at {place.uri}: {reason}; start it or change tracking.uri") from None
+        raise UserError(f"MLflow cannot be used at {store.uri}: {reason}; start it or change tracking.uri") from None
 
 
 class Run:
     """One MLflow run, found again by its key or made. Its methods raise whatever MLflow raises."""
 
-    def __init__(self, where: Path, identity: Identity, about: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, tracking_file: Path, identity: Identity, workflow: Mapping[str, Any] | None = None) -> None:
         """Open the run, below the parent of the workflow's run where that is known.
 
         Parameters
         ----------
-        where
+        tracking_file
             The JSON file that the stage ``tracking`` wrote.
         identity
             Which run.
-        about
-            The workflow's run that it is part of; by default that of :func:`of_workflow`, beside the file.
+        workflow
+            The workflow's run that it is part of; by default that of :func:`read_workflow`, beside the file.
         """
-        place = read_place(where)
-        self.client = MlflowClient(tracking_uri=place.uri)
-        self.experiment = place.experiment
-        self.experiment_id = _experiment(self.client, place)
-        about = of_workflow(where.parent) if about is None else about
+        store = read_store(tracking_file)
+        self.client = MlflowClient(tracking_uri=store.uri)
+        self.experiment = store.experiment
+        self.experiment_id = _experiment(self.client, store)
+        workflow = read_workflow(tracking_file.parent) if workflow is None else workflow
         # Two jobs may open a run at once: it must be made by one of them only.
-        with open(where.with_suffix(".lock"), "w") as lock:
+        with open(tracking_file.with_suffix(".lock"), "w") as lock:
             with suppress(OSError):  # a file system without locks: at worst there are two runs
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            opened = self._find(identity.key) or self._make(identity, about)
+            opened = self._find(identity.key) or self._make(identity, workflow)
         self.run_id: str = opened.info.run_id
         self.client.update_run(self.run_id, status="RUNNING")
         self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in identity.tags.items()])
@@ -136,16 +136,16 @@ class Run:
     def _find(self, key: str) -> MlflowRun | None:
         return next(iter(_of_key(self.client, self.experiment_id, key)), None)
 
-    def _make(self, identity: Identity, about: Mapping[str, Any]) -> MlflowRun:
-        tags = {KEY: identity.key, SLOT: identity.slot, KIND: identity.kind, **common_tags(about), **identity.tags}
+    def _make(self, identity: Identity, workflow: Mapping[str, Any]) -> MlflowRun:
+        tags = {KEY: identity.key, SLOT: identity.slot, KIND: identity.kind, **common_tags(workflow), **identity.tags}
         same = f"tags.`{SLOT}` = '{identity.slot}'"
         before = self.client.search_runs([self.experiment_id], same, order_by=["end_time DESC"], max_results=1)
         if before:
             tags[PREVIOUS] = before[0].info.run_id
             tags[NOTE] = f"Made again in another way; before: {self.link(before[0])}"
-        if about and identity.kind != "workflow":
-            whole = workflow_identity(about)
-            parent = self._find(whole.key) or self._make(whole, about)
+        if workflow and identity.kind != "workflow":
+            whole = workflow_identity(workflow)
+            parent = self._find(whole.key) or self._make(whole, workflow)
             self.client.update_run(parent.info.run_id, status="RUNNING")
             tags[PARENT] = parent.info.run_id
         return self.client.create_run(self.experiment_id, run_name=identity.name, tags=tags)
@@ -208,14 +208,14 @@ class Run:
         self.client.set_terminated(self.run_id, status)
 
 
-def finished(where: Path, key: str, digest: str) -> str | None:
+def finished(tracking_file: Path, key: str, digest: str) -> str | None:
     """The run of a key where it has everything of a digest; None where something is to be sent.
 
-    ``where`` is as for :class:`Run`. Raises whatever MLflow raises.
+    ``tracking_file`` is as for :class:`Run`. Raises whatever MLflow raises.
     """
-    place = read_place(where)
-    client = MlflowClient(tracking_uri=place.uri)
-    for found in _of_key(client, _experiment(client, place), key):
+    store = read_store(tracking_file)
+    client = MlflowClient(tracking_uri=store.uri)
+    for found in _of_key(client, _experiment(client, store), key):
         if found.data.tags.get(DIGEST) == digest and found.info.status == "FINISHED":
             return str(found.info.run_id)
     return None
@@ -230,22 +230,22 @@ def files_of(path: Path) -> list[Path]:
 
 def end_workflow(results: Path, status: str) -> None:
     """Mark the parent run of the workflow as ended, where there is one. Raises whatever MLflow raises."""
-    place, key = read_place(results / "tracking.json"), workflow_identity(of_workflow(results)).key
-    client = MlflowClient(tracking_uri=place.uri)
-    found = client.get_experiment_by_name(place.experiment)
+    store, key = read_store(results / "tracking.json"), workflow_identity(read_workflow(results)).key
+    client = MlflowClient(tracking_uri=store.uri)
+    found = client.get_experiment_by_name(store.experiment)
     for parent in _of_key(client, found.experiment_id, key) if found else ():
         client.set_terminated(parent.info.run_id, status)
 
 
-def _experiment(client: MlflowClient, place: Store) -> str:
+def _experiment(client: MlflowClient, store: Store) -> str:
     """The id of the experiment in the store of these very results."""
-    found = client.get_experiment_by_name(place.experiment)
+    found = client.get_experiment_by_name(store.experiment)
     if found is None:
-        raise MlflowException(f"there is no experiment {place.experiment!r}")
-    if place.own and found.artifact_location != place.artifacts:
+        raise MlflowException(f"there is no experiment {store.experiment!r}")
+    if store.own and found.artifact_location != store.artifacts:
         raise MlflowException(
-            f"{place.results} was copied or moved, and its MLflow store still points to {found.artifact_location}; "
-            f"remove {place.uri.removeprefix('sqlite:///')}, and recording makes a new one"
+            f"{store.results} was copied or moved, and its MLflow store still points to {found.artifact_location}; "
+            f"remove {store.uri.removeprefix('sqlite:///')}, and recording makes a new one"
         )
     return str(found.experiment_id)
 
@@ -255,21 +255,21 @@ def _of_key(client: MlflowClient, experiment_id: str, key: str) -> list[MlflowRu
     return list(client.search_runs([experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1))
 
 
-def of_workflow(results: Path) -> dict[str, Any]:
+def read_workflow(results: Path) -> dict[str, Any]:
     """What :mod:`ocsrflow.config.provenance` wrote about the workflow's run; empty where Snakemake does not run it."""
     path = results / "workflow.json"
     found: dict[str, Any] = read_json(path) if path.is_file() else {}
     return found
 
 
-def workflow_identity(about: Mapping[str, Any]) -> Identity:
+def workflow_identity(workflow: Mapping[str, Any]) -> Identity:
     """The parent run: a configuration at a commit."""
-    made_by = str(about["version"])
+    made_by = str(workflow["version"])
     return Identity(
         "workflow",
         "workflow",
-        f"workflow:{about['config_hash']}:{made_by}",
-        f"workflow {about['config_hash'][:6]} at {made_by[:7] or 'no commit'}",
+        f"workflow:{workflow['config_hash']}:{made_by}",
+        f"workflow {workflow['config_hash'][:6]} at {made_by[:7] or 'no commit'}",
     )
 
 
@@ -286,13 +286,13 @@ def model_identity(name: str, key: str, tags: Mapping[str, str] | None = None) -
     return Identity("model", f"model:{name}", f"model:{name}:{key}", name, {"snakemake.rule": "train", **(tags or {})})
 
 
-def common_tags(about: Mapping[str, Any]) -> dict[str, str]:
+def common_tags(workflow: Mapping[str, Any]) -> dict[str, str]:
     """What every run is tagged with."""
     tags = {"mlflow.source.name": "ocsrflow", "mlflow.source.type": "PROJECT", "mlflow.user": _user()}
-    if about:
-        tags["ocsrflow.config"] = str(about["config_hash"])
-        if about["version"]:
-            tags["mlflow.source.git.commit"] = str(about["version"])
+    if workflow:
+        tags["ocsrflow.config"] = str(workflow["config_hash"])
+        if workflow["version"]:
+            tags["mlflow.source.git.commit"] = str(workflow["version"])
     return tags
 
 
@@ -304,7 +304,7 @@ def _user() -> str:
 
 
 @contextmanager
-def forgiving() -> Iterator[None]:
+def errors_reported() -> Iterator[None]:
     """MLflow never stops a stage: when it fails in this block, that is said in one line, and the stage goes on."""
     try:
         yield

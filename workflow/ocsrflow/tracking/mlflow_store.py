@@ -42,7 +42,7 @@ class Store:
         return str(folder) if re.fullmatch(r"[\w/ .,+@=~-]+", str(folder)) else folder.as_uri()
 
 
-def read_place(where: Path) -> Store:
+def read_store(tracking_file: Path) -> Store:
     """What the stage ``tracking`` wrote; an SQLite store lies beside it, wherever that is now.
 
     Raises
@@ -50,12 +50,13 @@ def read_place(where: Path) -> Store:
     UserError
         Where it is damaged.
     """
-    found = read_json(where)
+    found = read_json(tracking_file)
     try:
         uri, experiment = str(found["uri"] or ""), str(found["experiment"])
     except (TypeError, KeyError):
-        raise UserError(f"{where}: damaged, it does not say where to log; remove it and run the workflow") from None
-    return Store(uri or sqlite_uri(where.parent / FILE), experiment, where.parent, not uri)
+        reason = "damaged, it does not say where to log"
+        raise UserError(f"{tracking_file}: {reason}; remove it and run the workflow") from None
+    return Store(uri or sqlite_uri(tracking_file.parent / FILE), experiment, tracking_file.parent, not uri)
 
 
 def sqlite_uri(path: Path) -> str:
@@ -77,9 +78,9 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri.startswith("sqlite:///") else None
 
 
-def write_place(where: Path, uri: str, experiment: str) -> None:
+def write_store(tracking_file: Path, uri: str, experiment: str) -> None:
     """Say where to log: a server's address, or empty for the SQLite store beside the file."""
-    write_json(where, {"uri": uri, "experiment": experiment}, recorded=False)
+    write_json(tracking_file, {"uri": uri, "experiment": experiment}, recorded=False)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from ..config.reading import Reading
 from ..runtime.code_version import HOME, code_version
 from ..runtime.files import read_json, sha256
 from .mlflow_runs import KEY, Run
-from .mlflow_store import patiently, read_place
+from .mlflow_store import patiently, read_store
 
 # isort: split
 import mlflow
@@ -40,12 +40,12 @@ DESCRIPTION = (
 )
 
 
-def register(opened: Run, results: Path, name: str, prediction: Mapping[str, Any] | None = None) -> None:
+def register(run: Run, results: Path, name: str, prediction: Mapping[str, Any] | None = None) -> None:
     """Log a trained model to its run and register it as EXPERIMENT.MODEL, where this very model is not there yet.
 
     Parameters
     ----------
-    opened
+    run
         The run of the model's training.
     results
         Folder of results, with the model and, where there is one, its calibration.
@@ -54,16 +54,16 @@ def register(opened: Run, results: Path, name: str, prediction: Mapping[str, Any
     prediction
         How it reads, as the section of that name in the configuration; what is not there is left to the defaults.
     """
-    key, named = key_of(results, name), _named(opened.experiment, name)
-    if not _find(opened.client, named, opened.run_id, key):
-        _log(opened, results, named, key, name, prediction or {})
+    key, named = key_of(results, name), _named(run.experiment, name)
+    if not _find(run.client, named, run.run_id, key):
+        _log(run, results, named, key, name, prediction or {})
 
 
 def registered(results: Path, name: str, run_id: str) -> str:
     """The id of the logged model of a run that :func:`register` has registered; empty where it was removed since."""
-    place = read_place(results / "tracking.json")
-    client = MlflowClient(tracking_uri=place.uri)
-    return _find(client, _named(place.experiment, name), run_id, key_of(results, name))
+    store = read_store(results / "tracking.json")
+    client = MlflowClient(tracking_uri=store.uri)
+    return _find(client, _named(store.experiment, name), run_id, key_of(results, name))
 
 
 def key_of(results: Path, name: str) -> str:
@@ -89,15 +89,15 @@ def _find(client: MlflowClient, named: str, run_id: str, key: str) -> str:
     return ""
 
 
-def _log(opened: Run, results: Path, named: str, key: str, name: str, config: Mapping[str, Any]) -> None:
-    mlflow.set_tracking_uri(opened.client.tracking_uri)
+def _log(run: Run, results: Path, named: str, key: str, name: str, config: Mapping[str, Any]) -> None:
+    mlflow.set_tracking_uri(run.client.tracking_uri)
     facts = read_json(results / "models" / name / "model.json")
     reading = Reading(**{key: config[key] for key in Reading.model_fields if key in config}).model_dump()
     with (
         _files(results, name) as folder,
         warnings.catch_warnings(),
         patiently(),
-        mlflow.start_run(run_id=opened.run_id),
+        mlflow.start_run(run_id=run.run_id),
     ):
         warnings.simplefilter("ignore")  # of the input example that there is none: any picture would do
         logged: Any = mlflow.pyfunc.log_model(
@@ -112,7 +112,7 @@ def _log(opened: Run, results: Path, named: str, key: str, name: str, config: Ma
             params={"encoder": facts["network"]["encoder"], "dim": facts["network"]["dim"]},
             metadata={"name": name, "key": facts["key"], "dataset": facts["dataset"]},
         )
-    client = opened.client
+    client = run.client
     client.update_registered_model(named, DESCRIPTION)
     number = str(logged.registered_model_version)
     client.set_model_version_tag(named, number, KEY, key)

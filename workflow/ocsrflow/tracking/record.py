@@ -35,10 +35,10 @@ from .mlflow_runs import (
     finished,
     flat,
     model_identity,
-    of_workflow,
+    read_workflow,
     workflow_identity,
 )
-from .mlflow_store import read_place
+from .mlflow_store import read_store
 
 # isort: split
 from mlflow.entities import Dataset
@@ -99,16 +99,16 @@ def record_results(
 
     Other parameters and errors as in :func:`record`. A result whose files are not all there is left out, and named.
     """
-    about, place = of_workflow(results), read_place(results / "tracking.json")
-    ensure(place)
+    workflow, store = read_workflow(results), read_store(results / "tracking.json")
+    ensure(store)
     runs: dict[str, str] = {}
     models: dict[str, str] = {}  # ids of logged models, by their names here
-    sent, unfinished = 0, []
+    n_sent, unfinished = 0, []
     for what, datasets in progress(recorded.items(), what="to MLflow", unit="results", shown=len(recorded) > 1):
         kind, _, rest = what.partition("/")
         data = [results / "datasets" / name / "images.h5" for name in datasets]
         try:
-            entry = _report(results, about, runs) if kind == "report" else DESCRIBE[kind](results, rest)
+            entry = _report(results, workflow, runs) if kind == "report" else DESCRIBE[kind](results, rest)
             entry = _with_data(entry, data)
             digest = _digest(entry, results)
         except FileNotFoundError as error:
@@ -116,12 +116,12 @@ def record_results(
             continue
         with _explained(results):
             run_id = None if everything else finished(results / "tracking.json", entry.identity.key, digest)
-            sent += run_id is None
-            runs[what] = run_id or _send(entry, digest, models.get(entry.of_model), results, data, about)
+            n_sent += run_id is None
+            runs[what] = run_id or _send(entry, digest, models.get(entry.of_model), results, data, workflow)
             if entry.registers:
                 models[entry.registers] = registered(results, entry.registers, runs[what])
     write_json(out, runs)
-    print(f"MLflow has {len(runs)} results, {sent} of them are new or have changed")
+    print(f"MLflow has {len(runs)} results, {n_sent} of them are new or have changed")
     if unfinished:
         print(f"not recorded, since it is not finished: {', '.join(unfinished)}", file=sys.stderr)
 
@@ -142,38 +142,38 @@ def _explained(results: Path) -> Iterator[None]:
 
 
 def _digest(entry: Entry, results: Path) -> str:
-    """Sixteen hexadecimal digits that change with anything that is sent of an entry."""
-    sent = asdict(replace(entry, points=[], files=[]))  # points are in the files
+    """Sixteen hexadecimal digits that change with anything of an entry."""
+    content = asdict(replace(entry, points=[], files=[]))  # points are in the files
     files = [(str(path.relative_to(results)), sha256(path)) for one, _ in entry.files for path in files_of(one)]
     model = key_of(results, entry.registers) if entry.registers else ""
-    return hashlib.sha256(json.dumps([sent, files, model], sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([content, files, model], sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _send(
-    entry: Entry, digest: str, model_id: str | None, results: Path, data: Sequence[Path], about: Mapping[str, Any]
+    entry: Entry, digest: str, model_id: str | None, results: Path, data: Sequence[Path], workflow: Mapping[str, Any]
 ) -> str:
     """Make the run agree with the entry; its id. ``model_id``: of the logged model that the final values are of."""
-    opened = Run(results / "tracking.json", entry.identity, about)
+    run = Run(results / "tracking.json", entry.identity, workflow)
     try:
-        opened.parameters(entry.parameters)
-        opened.points(entry.points)
+        run.parameters(entry.parameters)
+        run.points(entry.points)
         datasets = [(_dataset(path, split), CONTEXT[split]) for path in data for split in entry.splits]
         for dataset, context in datasets:
-            opened.dataset(dataset, context)
-        opened.final(entry.final, of=_of(model_id, datasets[0][0] if datasets else None))
-        opened.final(entry.of_drawings)
+            run.dataset(dataset, context)
+        run.final(entry.final, of=_origin(model_id, datasets[0][0] if datasets else None))
+        run.final(entry.of_drawings)
         for path, folder in entry.files:
-            opened.file(path, folder)
+            run.file(path, folder)
         for name, text in entry.texts.items():
-            opened.client.log_text(opened.run_id, text, name)
+            run.client.log_text(run.run_id, text, name)
         if entry.registers:
-            register(opened, results, entry.registers, _config(results).get("prediction"))
-        opened.client.set_tag(opened.run_id, DIGEST, digest)
+            register(run, results, entry.registers, _config(results).get("prediction"))
+        run.client.set_tag(run.run_id, DIGEST, digest)
     except BaseException:
-        opened.close("FAILED")
+        run.close("FAILED")
         raise
-    opened.close()
-    return opened.run_id
+    run.close()
+    return run.run_id
 
 
 def _with_data(entry: Entry, data: list[Path]) -> Entry:
@@ -181,7 +181,7 @@ def _with_data(entry: Entry, data: list[Path]) -> Entry:
     return replace(entry, identity=replace(entry.identity, tags={**entry.identity.tags, **tags}))
 
 
-def _of(model_id: str | None, dataset: Dataset | None) -> dict[str, str]:
+def _origin(model_id: str | None, dataset: Dataset | None) -> dict[str, str]:
     """Of which logged model and which data set final values are, where there is one of each."""
     of = {"model_id": model_id} if model_id else {}
     return of if dataset is None else of | {"dataset_name": dataset.name, "dataset_digest": dataset.digest}
@@ -237,7 +237,7 @@ def _scores(results: Path, what: str) -> Entry:
     if "members" in facts:
         parameters["members"] = ", ".join(facts["members"])
     # The same answers to the same pictures, of the same readers on the same device, are the same run.
-    key = f"score:{test_set}:{reader}:{_same(predictions, table, parameters)}"
+    key = f"score:{test_set}:{reader}:{_answers_digest(predictions, table, parameters)}"
     tags = {**as_tags(facts), "snakemake.rule": rule, "ocsrflow.name": reader, "ocsrflow.test_set": test_set}
     return Entry(
         Identity(kind, f"score:{test_set}:{reader}", key, f"{reader} on {test_set}", tags),
@@ -249,11 +249,11 @@ def _scores(results: Path, what: str) -> Entry:
     )
 
 
-def _same(predictions: Path, scores: Path, parameters: Mapping[str, Any]) -> str:
+def _answers_digest(predictions: Path, scores: Path, parameters: Mapping[str, Any]) -> str:
     """Twelve hexadecimal digits of the answers and of how they are scored; times count for nothing."""
     answers = pd.read_parquet(predictions, columns=["cid", "reference", "prediction"])
-    judged = pd.read_parquet(scores)
-    text = answers.to_csv(index=False) + judged.to_csv(index=False) + json.dumps(parameters, sort_keys=True)
+    scored = pd.read_parquet(scores)
+    text = answers.to_csv(index=False) + scored.to_csv(index=False) + json.dumps(parameters, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -283,18 +283,18 @@ def _speed(results: Path, what: str) -> Entry:
     )
 
 
-def _report(results: Path, about: Mapping[str, Any], runs: Mapping[str, str]) -> Entry:
+def _report(results: Path, workflow: Mapping[str, Any], runs: Mapping[str, str]) -> Entry:
     """The parent run itself: what it was a run of, its report, and the runs of its results."""
-    if not about:
+    if not workflow:
         raise UserError(f"{results}/workflow.json is missing: the workflow's run is recorded when Snakemake runs it")
     summary, config = read_json(results / "report" / "summary.json"), _config(results)
     shared = flat({part: config[part] for part in SHARED if part in config})
     lines = "".join(f"- {what}: `{run_id}`\n" for what, run_id in runs.items())
     note = f"All runs of these results, also those made before and not again (the file `{RUNS}`):\n\n{lines}"
-    identity = workflow_identity(about)
+    identity = workflow_identity(workflow)
     return Entry(
         replace(identity, tags={**identity.tags, NOTE: note}),
-        {"config_hash": about["config_hash"], "commit": about["version"], **summary["readers"], **shared},
+        {"config_hash": workflow["config_hash"], "commit": workflow["version"], **summary["readers"], **shared},
         final=summary["scores"],
         files=[
             (results / "report" / "index.html", "report"),

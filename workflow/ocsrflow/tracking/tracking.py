@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Literal
 
 from ..runtime.files import finish
-from .mlflow_runs import end_workflow, ensure, forgiving
-from .mlflow_store import read_place, write_place
+from .mlflow_runs import end_workflow, ensure, errors_reported
+from .mlflow_store import read_store, write_store
 
 
 def tracking(*, out: Path, experiment: str, uri: str = "") -> None:
@@ -30,9 +30,9 @@ def tracking(*, out: Path, experiment: str, uri: str = "") -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     # Not in the results yet: nobody is to log before there is a store.
     part = out.with_name(f"{out.name}.part")
-    write_place(part, uri, experiment)
+    write_store(part, uri, experiment)
     try:
-        ensure(read_place(part))
+        ensure(read_store(part))
         finish(part, out)
     finally:
         part.unlink(missing_ok=True)
@@ -49,5 +49,5 @@ def close(results: Path = Path("results"), *, status: Literal["FINISHED", "FAILE
         How it ended.
     """
     if (results / "workflow.json").is_file() and (results / "tracking.json").is_file():
-        with forgiving():
+        with errors_reported():
             end_workflow(results, status)
