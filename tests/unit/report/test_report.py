@@ -261,7 +261,7 @@ def test_a_run_writes_down_its_configuration_and_commit(tmp_path: Path) -> None:
     git(checkout, "add", ".")
     git(checkout, "commit", "-qm", "first")
     provenance.begin(config, checkout)
-    found = reproduction.of_run(tmp_path / "results")
+    found = reproduction.read_run(tmp_path / "results")
     assert load(found["config"]) == config
     assert found["commit"] == found["version"] == git(checkout, "rev-parse", "HEAD").strip()
     assert found["repository"] == "https://example.org:8443/ocsrflow.git"
@@ -270,19 +270,19 @@ def test_a_run_writes_down_its_configuration_and_commit(tmp_path: Path) -> None:
     (checkout / "Snakefile").write_text("two\n")
     (checkout / "workflow/new.py").write_text("")
     provenance.begin(config, checkout)
-    found = reproduction.of_run(tmp_path / "results")
+    found = reproduction.read_run(tmp_path / "results")
     assert "+two" in found["patch"]
     assert list(found["not_in_git"]) == ["workflow/new.py"]
     assert found["version"].startswith(found["commit"] + "+")
     (checkout / "workflow/new.py").write_text("another")
     provenance.begin(config, checkout)
-    assert reproduction.of_run(tmp_path / "results")["version"] != found["version"]
+    assert reproduction.read_run(tmp_path / "results")["version"] != found["version"]
 
 
 def test_a_run_outside_of_git_has_no_commit(tmp_path: Path) -> None:
     provenance.begin(small_config(tmp_path / "results"), tmp_path)
-    assert reproduction.of_run(tmp_path / "results")["version"] == ""
-    assert reproduction.of_run(tmp_path / "elsewhere") == {}
+    assert reproduction.read_run(tmp_path / "results")["version"] == ""
+    assert reproduction.read_run(tmp_path / "elsewhere") == {}
 
 
 def test_files_that_lie_in_somebody_elses_repository_have_no_commit(tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_files_that_lie_in_somebody_elses_repository_have_no_commit(tmp_path: Pa
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy/Snakefile").write_text("one")
     provenance.begin(small_config(tmp_path / "results"), tmp_path / "copy")
-    found = reproduction.of_run(tmp_path / "results")
+    found = reproduction.read_run(tmp_path / "results")
     assert (found["commit"], found["version"], found["patch"]) == ("", "", "")
 
 

@@ -154,36 +154,41 @@ class Grammar:
     def _needed(self, state: State) -> Tensor:
         """Tokens that suffice to end a text after each token, the end included, (texts, vocabulary).
 
-        The way to an end: finish the atom, close the rings, close the branches. An atom closes one ring at most with
-        each other atom, and none with its neighbour. So rings take a digit each, and as many atoms as there are rings
-        open at one atom, one more where that is the last atom so far, one less where the last atom may close one.
+        The way to an end: finish the atom, close the rings, close the branches. Each open ring takes a digit. Two atoms
+        close one ring with each other at most, and neighbours none. So the rings that are open at one atom need as many
+        further atoms to close them: one more where it is the last atom so far, whose next one is a neighbour, and one
+        less where the last atom may close one itself. These atoms close the rings of all other atoms on their way, so
+        the largest of these numbers counts.
+
+        Examples: ``C12C`` needs five more tokens, ``C1C2`` and the end, for its last atom is a neighbour of the one at
+        which two rings are open. ``C1CC(C`` needs three: ``1``, ``)`` and the end.
         """
         depth, kind = state.depth, self.need.dtype
-        count = state.opened.sum(dim=1)
-        some, nowhere = state.opened > 0, torch.zeros_like(state.bonded)
+        rings = state.opened.sum(dim=1)
+        has_open, none = state.opened > 0, torch.zeros_like(state.bonded)
         current = self._at(state.current, state)
-        hanging = self._at(state.stack.gather(1, (depth - 1).clamp(min=0).unsqueeze(1)).squeeze(1), state)
+        branching = self._at(state.stack.gather(1, (depth - 1).clamp(min=0).unsqueeze(1)).squeeze(1), state)
 
-        def atoms(last: Tensor, usable: Tensor) -> Tensor:
-            """Atoms that rings still take, where the last atom is ``last`` and may close those of ``usable``."""
-            return (state.opened + (last & some).to(kind) - (usable & some).to(kind)).amax(dim=1)
+        def atoms(last: Tensor, closable: Tensor) -> Tensor:
+            """Atoms that rings still need, where the last atom is ``last`` and may close a ring of ``closable``."""
+            return (state.opened + (last & has_open).to(kind) - (closable & has_open).to(kind)).amax(dim=1)
 
-        # Where an atom comes next: what the token's own state needs, then the branches, then the rings.
-        need = self.need[state.at] + (1 + depth + count + atoms(nowhere, ~current)).unsqueeze(1).to(kind)
+        # After most tokens an atom comes next, or is it: what the token's own state needs, then rings, branches, end.
+        need = self.need[state.at] + (1 + depth + rings + atoms(none, ~current)).unsqueeze(1).to(kind)
         need[:, _BRANCH] += 1
-        need[:, _DOT] = (2 + count + atoms(nowhere, some)).to(kind)
-        # A branch's end, after which the atom it hangs on is the last.
-        need[:, _CLOSE] = (depth + count + atoms(hanging, nowhere)).to(kind)
+        need[:, _DOT] = (2 + rings + atoms(none, has_open)).to(kind)
+        # After a branch's end the atom that it hangs on is the last one.
+        need[:, _CLOSE] = (depth + rings + atoms(branching, none)).to(kind)
         need[:, END] = 0
-        # Bonds that a ring digit may follow at once.
-        here = atoms(current, ~state.bonded)
-        digit = (state.at == _NUMBER[_ATOM]) & (some & ~state.bonded).any(dim=1)
-        at_once = torch.where(digit, 1 + depth + count + here, _NEVER).unsqueeze(1).to(kind)
+        # After a bond a ring digit may follow at once, where there is a ring that the current atom may close.
+        from_current = atoms(current, ~state.bonded)
+        may_close = (state.at == _NUMBER[_ATOM]) & (has_open & ~state.bonded).any(dim=1)
+        at_once = torch.where(may_close, 1 + depth + rings + from_current, _NEVER).unsqueeze(1).to(kind)
         need[:, self.bonds] = torch.minimum(need[:, self.bonds], at_once)
-        # Ring digits, which in brackets are other numbers: they close a ring, or open one.
-        more = 2 + torch.maximum(here, 2 + (state.opened * current).sum(dim=1))
-        ring = torch.where(state.opener != CLOSED, here.unsqueeze(1), more.unsqueeze(1))
-        ring = (ring + (depth + count).unsqueeze(1)).to(kind)
+        # A ring digit, which in brackets is another number, closes a ring, or opens one more at the current atom.
+        one_more = 2 + torch.maximum(from_current, 2 + (state.opened * current).sum(dim=1))
+        ring = torch.where(state.opener != CLOSED, from_current.unsqueeze(1), one_more.unsqueeze(1))
+        ring = (ring + (depth + rings).unsqueeze(1)).to(kind)
         outside = (state.at < _BRACKETS).unsqueeze(1)
         need[:, self.rings] = torch.where(outside, ring, need[:, self.rings])
         return need

@@ -25,7 +25,7 @@ Z = 1.959963984540054  # normal quantile of (1 + LEVEL) / 2
 
 EXACT = ("exact", "exact_no_cis_trans", "exact_no_stereo", "exact_inchi")
 
-# The groups that references are broken down by, in the order in which they are told.
+# The groups that references are broken down by, in the order in which they are reported.
 STEREO = ("none", "tetrahedral", "cis-trans", "both")
 RINGS = ("0", "1", "2", "3", "4", "5 or more", "unknown")
 ELEMENTS = ("C", "N", "O", "S", "P", "F", "Cl", "Br", "I", "B", "Si", "other")

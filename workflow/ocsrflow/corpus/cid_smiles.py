@@ -96,21 +96,25 @@ def scan(block: bytes, max_length: int) -> Lines:
         Longest SMILES of which the text is wanted, in characters.
     """
     data = np.frombuffer(block, np.uint8)
-    # Whatever is not printable ASCII; in a block of regular lines: tab, newline, tab, newline ...
-    special = np.flatnonzero((data - np.uint8(33)) > 126 - 33)
+    # ``special`` has where the bytes are that are not printable ASCII. A regular line has two of them, its tab and its
+    # newline, or three if it ends with \r\n. For "7\tCCO\n8\tC\n" it is [1, 5, 7, 9], of which ``newline`` has
+    # the 1st and the 3rd (from 0), ``ends`` is [5, 9], ``starts`` [0, 6] and ``n_special`` [2, 2].
+    special = np.flatnonzero((data - np.uint8(33)) > 126 - 33)  # bytes below 33 wrap round to large ones
     kinds = data[special]
     newline = np.flatnonzero(kinds == NEWLINE)
     ends = special[newline]
     starts = np.concatenate([[0], ends[:-1] + 1])
-    marks = np.diff(newline, prepend=-1)
-    last, last_but_one = np.maximum(newline - 1, 0), np.maximum(newline - 2, 0)
-    crlf = (marks == 3) & (kinds[last] == RETURN) & (special[last] == ends - 1)
-    tab = np.where(crlf, last_but_one, last)
-    regular = ((marks == 2) | crlf) & (kinds[tab] == TAB)
+    n_special = np.diff(newline, prepend=-1)
+    one_before, two_before = np.maximum(newline - 1, 0), np.maximum(newline - 2, 0)  # in ``special``
+    crlf = (n_special == 3) & (kinds[one_before] == RETURN) & (special[one_before] == ends - 1)
+    tab = np.where(crlf, two_before, one_before)
+    regular = ((n_special == 2) | crlf) & (kinds[tab] == TAB)
+    # A line is data[start:tab], the CID, and data[tab + 1:stop], the SMILES.
     tabs, stops = np.where(regular, special[tab], starts), ends - crlf
     width = tabs - starts
     regular &= (width > 0) & (width <= DIGITS) & (stops - tabs > 1) & (ends - starts <= LONGEST)
     width[~regular] = 0
+    # All CIDs at once, digit after digit from the last one.
     cids = np.zeros(len(ends), np.int64)
     for k in range(int(width.max())):
         digit = data.take(tabs - (k + 1), mode="clip") - np.uint8(ord("0"))
@@ -125,7 +129,7 @@ def scan(block: bytes, max_length: int) -> Lines:
         line = block[starts[at] : min(ends[at], starts[at] + SHOWN)] if before is None else before.line
         odd[reason] = Odd(times + (before.times if before else 0), before.first if before else at, line)
 
-    # The commonest kinds of irregular lines are counted together.
+    # The commonest kinds of irregular lines are counted together; all others are judged one by one.
     for reason, found in (("crlf", regular & crlf), ("empty_line", ends == starts)):
         if times := int(found.sum()):
             count(reason, int(np.argmax(found)), times)

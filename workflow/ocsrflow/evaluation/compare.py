@@ -11,7 +11,7 @@ from ..chem.paired_tests import FLIPS, Tested
 from ..chem.scores import Score
 from ..runtime.errors import visible
 from .comparison import TESTED, Change, Compared, Comparison, compared
-from .load_run import read_side
+from .load_run import load_run
 
 TITLES = {"tanimoto": "Tanimoto", "exact": "exact match", "validity": "validity"}
 HEADER = ("A", "B", "B − A", "p", "p (Holm)")
@@ -40,7 +40,7 @@ def compare(a: Path, b: Path, /, *, json: bool = False) -> None:
     UserError
         Where one of them cannot be read, or there is nothing that could be compared.
     """
-    found = compared(read_side(a), read_side(b))
+    found = compared(load_run(a), load_run(b))
     print(
         dumps(_plain(asdict(found)), ensure_ascii=False, indent=1, allow_nan=False) if json else visible(_report(found))
     )

@@ -1,4 +1,4 @@
-"""What is told of two runs that are compared: settings, scores, tests on the same pictures."""
+"""What is reported of two runs that are compared: settings, scores, tests on the same pictures."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from typing import Any
 from ..chem.paired_tests import Tested, holm, paired_mean, paired_share, same_pictures
 from ..chem.scores import Score
 from ..runtime.progress import progress
-from .load_run import Scored, Side
+from .load_run import LoadedRun, Scored
 
 WIDTH = 120  # characters of a line
 CONTEXT = 10  # characters before a difference
@@ -116,7 +116,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that is told about A and B."""
+    """All that is reported of A and B."""
 
     a: dict[str, str]
     b: dict[str, str]
@@ -127,23 +127,23 @@ class Comparison:
     adjusted_for: int  # tests, those of them that Holm's p-values are adjusted for
 
 
-def compared(a: Side, b: Side) -> Comparison:
-    """Compare two sides."""
+def compared(a: LoadedRun, b: LoadedRun) -> Comparison:
+    """Compare two runs."""
     both = [key for key in a.scores if key in b.scores]
     notes = _only("A", a, both) + _only("B", b, both)
     scores = []
     for test_set, reader in progress(both, what="testing", unit="readers", leave=False):
-        mine, its = a.scores[test_set, reader], b.scores[test_set, reader]
-        missing = [f"in {n} ({s.facts['missing']})" for n, s in (("A", mine), ("B", its)) if s.facts.get("missing")]
+        in_a, in_b = a.scores[test_set, reader], b.scores[test_set, reader]
+        missing = [f"in {n} ({s.facts['missing']})" for n, s in (("A", in_a), ("B", in_b)) if s.facts.get("missing")]
         if missing:
             notes.append(f"{test_set}/{reader}: not measured {' nor '.join(missing)}")
         else:
-            scores.append(_compared(test_set, reader, mine, its))
+            scores.append(_compared(test_set, reader, in_a, in_b))
     scores, tests = _adjusted(scores)
     settings, why = _settings(a, b)
     return Comparison(
-        a={"what": a.what, **a.about},
-        b={"what": b.what, **b.about},
+        a={"what": a.what, **a.origin},
+        b={"what": b.what, **b.origin},
         configuration=settings,
         not_compared=why,
         scores=scores,
@@ -152,12 +152,12 @@ def compared(a: Side, b: Side) -> Comparison:
     )
 
 
-def _only(side: str, own: Side, paired: Sequence[tuple[str, str]]) -> list[str]:
+def _only(side: str, own: LoadedRun, paired: Sequence[tuple[str, str]]) -> list[str]:
     names = ["/".join(key) for key in own.scores if key not in paired]
     return [f"only in {side}: {', '.join(names)}"] if names else []
 
 
-def _settings(a: Side, b: Side) -> tuple[list[Change], str]:
+def _settings(a: LoadedRun, b: LoadedRun) -> tuple[list[Change], str]:
     """What changed in the configuration, or why it is not compared."""
     lacking = [name for name, side in (("A", a), ("B", b)) if side.configuration is None]
     if lacking:

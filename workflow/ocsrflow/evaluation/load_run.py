@@ -29,16 +29,16 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Side:
-    """A or B."""
+class LoadedRun:
+    """What is compared: a folder of results."""
 
     what: str
-    about: dict[str, str]  # started, commit, ... where known
+    origin: dict[str, str]  # started, commit, ... where known
     configuration: dict[str, Any] | None  # None where it was not kept
     scores: dict[tuple[str, str], Scored] = field(default_factory=dict)  # by test set and reader
 
 
-def read_side(folder: Path) -> Side:
+def load_run(folder: Path) -> LoadedRun:
     """Read A or B, a folder of results.
 
     Raises
@@ -53,15 +53,15 @@ def read_side(folder: Path) -> Side:
     for path in progress(paths, what=f"reading {folder}", unit="scores", leave=False):
         scores[path.parent.name, path.stem] = _scored(path, path.with_suffix(".parquet"))
     settings, workflow = folder / "experiment.yaml", folder / "workflow.json"
-    return Side(
+    return LoadedRun(
         what=f"results folder {folder}",
-        about=_about(_mapping(workflow, json.loads) if workflow.is_file() else {}),
+        origin=_origin(_mapping(workflow, json.loads) if workflow.is_file() else {}),
         configuration=_mapping(settings, _yaml) if settings.is_file() else None,
         scores=scores,
     )
 
 
-def _about(facts: dict[str, Any]) -> dict[str, str]:
+def _origin(facts: dict[str, Any]) -> dict[str, str]:
     """The facts about a workflow's run that are shown."""
     commit = str(facts.get("commit") or "")[:12]
     if commit and (facts.get("patch") or facts.get("not_in_git")):
@@ -98,7 +98,7 @@ def _are_numbers(values: Iterable[Any]) -> bool:
 
 
 def _yaml(text: str) -> Any:
-    """The value of a YAML text, dates and such as texts, so that it can be told as JSON."""
+    """The value of a YAML text, dates and such as texts, so that it can be written as JSON."""
     return json.loads(json.dumps(yaml.safe_load(text), default=str))
 
 

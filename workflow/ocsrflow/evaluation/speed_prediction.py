@@ -131,15 +131,15 @@ def _work(
 ) -> None:
     """One model's process: answers pictures until there is nobody who asks."""
     die_with_parent()
-    place = torch.device(device)
-    if place.type == "cuda":
-        torch.cuda.set_device(place)
+    torch_device = torch.device(device)
+    if torch_device.type == "cuda":
+        torch.cuda.set_device(torch_device)
     else:
         torch.set_num_threads(threads)
     try:
-        model, facts = load_model(description, weights, place)
-        model_reader = ModelReader(model, int(facts["training"]["decode_length"]), reading, place)
-        connection.send(torch.cuda.get_device_name() if place.type == "cuda" else "CPU")
+        model, facts = load_model(description, weights, torch_device)
+        model_reader = ModelReader(model, int(facts["training"]["decode_length"]), reading, torch_device)
+        connection.send(torch.cuda.get_device_name() if torch_device.type == "cuda" else "CPU")
         while True:
             connection.send(model_reader.read_one(connection.recv()))
     except UserError as error:
@@ -211,21 +211,22 @@ def speed_prediction(
         lease = None
     devices = [f"cuda:{i}" for i in range(len(lease.ids))] if lease else ["cpu"]
     packed = Packed(data)
-    members = packed.first(split, size)[:timed_images]
+    positions = packed.first(split, size)[:timed_images]
     files = _members(list(zip(descriptions, weights, strict=True)), choice)
     each = 1 if lease else max(1, threads // len(files))
-    in_turn = _in_turn(packed, members, files, torch.device(devices[0]), threads, each, reading)
+    in_turn = _in_turn(packed, positions, files, torch.device(devices[0]), threads, each, reading)
     with SideBySide(files, devices, each, reading) as together:
         kinds = set(together.ready())
-        times, answers = timed(lambda picture: _voted(together.read(picture)), packed, members)
+        times, answers = timed(lambda picture: _voted(together.read(picture)), packed, positions)
     same = answers == in_turn.expected
     # GPUs of several kinds may round in several ways; all else is an error of ours.
     if len(kinds) == 1 and not same:
-        different = [int(packed.cid[at]) for at, a, b in zip(members, answers, in_turn.expected, strict=True) if a != b]
+        compared = zip(positions, answers, in_turn.expected, strict=True)
+        different = [int(packed.cid[at]) for at, ours, expected in compared if ours != expected]
         raise RuntimeError(f"{name} reads other texts side by side than one after the other, of CIDs {different}")
     digest = hashlib.sha256(
         json.dumps(
-            [packed.digest, in_turn.keys, members.tolist(), gpus, threads, sorted(kinds), reading.model_dump()]
+            [packed.digest, in_turn.keys, positions.tolist(), gpus, threads, sorted(kinds), reading.model_dump()]
         ).encode()
     ).hexdigest()
     facts = {
@@ -234,7 +235,7 @@ def speed_prediction(
         "test_set": test_set,
         "data": packed.digest,
         **of_cluster(),
-        "images": len(members),
+        "images": len(positions),
         "device": ", ".join(sorted(kinds)) if lease else f"CPU, {threads} threads",
         "gpus": len(lease.ids) if lease else 0,
         "threads": threads,

@@ -33,7 +33,7 @@ def speed_training(
     """Measure the training speed of one model with several numbers of processes, one after the other.
 
     A step is the same for each of them: it has ``training.batch`` pictures, whoever shares them. What this machine is
-    too small for is left out and told.
+    too small for is left out and reported.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def _measured(words: list[Any]) -> dict[str, Any]:
     Raises
     ------
     SystemExit
-        When they failed; they have told why.
+        When they failed; they have reported why.
     """
     with tempfile.TemporaryDirectory(prefix="ocsrflow-speed-") as folder:
         command = [sys.executable, "-m", "ocsrflow", "launch", *map(str, words), "--out", f"{folder}/speed.json"]

@@ -48,7 +48,7 @@ class Texts:
 
 @dataclass
 class Part:
-    """Some pictures of a batch, as a reading process sends word of them: they stay in memory that both have.
+    """Some pictures of a batch, as a reading process reports them: they stay in memory that both have.
 
     Tensors sent by PyTorch would each take a connection and a new mapping of memory, some milliseconds a batch.
     """
@@ -105,7 +105,7 @@ class Pictures(Dataset[Part | UserError]):
         try:
             self.packed.pictures(positions[rows].tolist(), self.slot(batch)[rows].numpy())
         except UserError as error:
-            return error  # told by the process that asked: PyTorch would wrap it into a traceback
+            return error  # raised by the process that asked: PyTorch would wrap it into a traceback
         return Part(self.key, batch, rows, None if part else self._texts(positions))
 
     def __getstate__(self) -> dict[str, Any]:

@@ -134,11 +134,11 @@ def report(
     packed = {path.parent.name: path for path in data}
     trained = [read_json(path) for path in speed_training or []]
     read = [read_json(path) for path in speed_prediction or []]
-    made = reproduction.of_run(results)
+    run = reproduction.read_run(results)
     robust = _robust(robustness or [], [*scored, *(read_json(path) for path in drawn_scores or [])])
     stages = costs(results / "benchmarks", _gpu_seconds(descriptions, trained))
     shown = {
-        **length_figures(corpora, samples, made),
+        **length_figures(corpora, samples, run),
         **training_figures({path.parent.name: pd.read_json(path, lines=True) for path in metrics}),
         **reader_figures(scored, images, main),
         **robustness_figure(robust),
@@ -155,7 +155,7 @@ def report(
         gains=_gains(main["rows"], headline, files),
         trusted=_trusted(main["rows"], files),
         best=best,
-        talk=published,
+        published=published,
         figures=shown,
         methods=METHODS,
         robust=robust,
@@ -170,7 +170,7 @@ def report(
         speed_prediction=read,
         models=descriptions,
         stages=stages.to_dict("records"),
-        made=made,
+        run=run,
         sources=reproduction.sources(results, [path.parent.name for path in corpora]),
         datasets=[describe(path) for path in data],
         weights=reproduction.weights(models, descriptions),
@@ -191,7 +191,7 @@ def _rows(scored: list[dict[str, Any]], described: dict[str, Any]) -> list[dict[
         model = described.get(facts["name"])
         ours = (model["network"]["encoder"], model["network"]["dim"], model["dataset"]) if model else None
         theirs = next((m for m in published.MODELS if (m.encoder, m.dim, m.dataset) == ours), None)
-        rows.append({**facts, "model": model, "talk": theirs})
+        rows.append({**facts, "model": model, "published": theirs})
     return rows
 
 

@@ -21,9 +21,9 @@ KINDS = {"model": "single model", "ensemble": "ensemble", "ceiling": "ceiling", 
 LONGEST_SHOWN = 150  # characters: a tail of a few very long molecules would hide the rest
 
 
-def length_figures(corpora: list[Path], samples: list[Path], made: dict[str, Any]) -> dict[str, Drawing]:
+def length_figures(corpora: list[Path], samples: list[Path], run: dict[str, Any]) -> dict[str, Drawing]:
     """Histograms of source, filtered and sampled; the filter keeps all that is not longer than a source's limit."""
-    limits = {source["name"]: source["max_length"] for source in made.get("config", {}).get("sources", [])}
+    limits = {source["name"]: source["max_length"] for source in run.get("config", {}).get("sources", [])}
     source: dict[str, pd.DataFrame] = {}
     for path in corpora:
         name, table = path.parent.name, pd.read_csv(path)

@@ -17,7 +17,7 @@ VERSIONS = (
 )  # fmt: skip
 
 
-def of_run(results: Path) -> dict[str, Any]:
+def read_run(results: Path) -> dict[str, Any]:
     """The configuration, as text and parsed, and the state of the checkout; empty where Snakemake does not run it."""
     config, workflow = results / "experiment.yaml", results / "workflow.json"
     if not config.is_file() or not workflow.is_file():

@@ -54,7 +54,7 @@ def command_line(function: Callable[..., Any], name: str) -> cyclopts.App:
     app = cyclopts.App(
         name=name,
         result_action="return_value",
-        suppress_keyboard_interrupt=False,  # told in run()
+        suppress_keyboard_interrupt=False,  # reported in run()
         version_flags=[],
         default_parameter=cyclopts.Parameter(consume_multiple=True, negative_iterable=(), negative_none=()),
     )

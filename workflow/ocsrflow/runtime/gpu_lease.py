@@ -73,7 +73,7 @@ def _found_by_torch(allowed: str | None) -> list[str]:
     import torch  # not at the top: those who lease for others need none of it
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # told by unusable()
+        warnings.simplefilter("ignore")  # reported by unusable()
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     names = [str(i) for i in range(count)] if allowed is None else [name.strip() for name in allowed.split(",")]
     return names[:count]
@@ -260,7 +260,7 @@ def outdated() -> str | None:
         major, minor = torch.cuda.get_device_capability()
         kernels = [re.match(r"(sm|compute)_(\d+)(\d)", name) for name in torch.cuda.get_arch_list()]
         name = torch.cuda.get_device_name()
-    except (RuntimeError, AssertionError):  # of a driver, told where it is used
+    except (RuntimeError, AssertionError):  # of a driver, reported where it is used
         return None
     built = [(kind[1], int(kind[2]), int(kind[3])) for kind in kernels if kind]
     fits = any(

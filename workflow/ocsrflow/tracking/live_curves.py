@@ -65,7 +65,7 @@ class LiveCurves:
                 self._change.notify()
 
     def close(self, status: str, patience: float = LAST_TRY) -> None:
-        """Send what is left and end the run; what cannot be sent within ``patience`` seconds is told in one line."""
+        """Send what is left and end the run; what is not sent within ``patience`` seconds is reported in one line."""
         if self._tracking_file is None:
             return
         with self._change:

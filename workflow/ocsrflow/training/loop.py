@@ -54,7 +54,7 @@ def train_epochs(trainer: Trainer) -> None:
     Raises
     ------
     Stopped
-        At a step boundary, when a signal told a process to stop; the state is right for a checkpoint.
+        At a step boundary, when a process got a signal to stop; the state is right for a checkpoint.
     """
     state, training, group, epochs = trainer.state, trainer.training, trainer.group, trainer.epochs
     engine = trainer.engine

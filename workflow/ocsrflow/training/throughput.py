@@ -54,7 +54,7 @@ class Meter:
     def read(self) -> dict[str, float]:
         """Speed of all processes and what this one's own device was used for, since the start; starts anew.
 
-        To be called when the device has done what it was told. ``gpu_memory_gib`` is the most that tensors ever took.
+        To be called when the device has nothing left to do. ``gpu_memory_gib`` is the most that tensors ever took.
         """
         seconds = time.perf_counter() - self.since
         per_picture, per_token = self.flops

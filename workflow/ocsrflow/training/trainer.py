@@ -173,7 +173,7 @@ class Trainer:
         Raises
         ------
         Stopped
-            When a signal told a process to stop; the state is right for a checkpoint.
+            When a process got a signal to stop; the state is right for a checkpoint.
         """
         due = self.group.check_stop(due=time.monotonic() - self.last_save > 60 * self.checkpoint_minutes)
         if due:

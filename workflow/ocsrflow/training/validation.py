@@ -36,7 +36,7 @@ def validate(model: EncoderDecoder, packed: Packed, training: Training, group: P
     Raises
     ------
     Stopped
-        Between two batches, when a signal told a process to stop.
+        Between two batches, when a process got a signal to stop.
     """
     members = packed.members("validation")[: training.validation_size]
     totals = np.zeros(5)  # cross-entropy, tokens, similarity, valid, pictures
