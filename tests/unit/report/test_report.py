@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from ocsrflow.config import provenance
 from ocsrflow.config.experiment import Config, load
 from ocsrflow.report import figures, reproduction
-from ocsrflow.report.attend import choose as choose_answers
+from ocsrflow.report.attend import choose_answers
 from ocsrflow.report.costs import costs
 from ocsrflow.report.gallery import _place_alike as place_alike
-from ocsrflow.report.gallery import choose, draw_difference, pieces
+from ocsrflow.report.gallery import choose_rows, draw_difference, pieces
 from ocsrflow.report.published import CAPTIONS, caption_of
 from ocsrflow.report.report import _robust
 from ocsrflow.report.report_figures import robustness_figure
@@ -41,7 +41,7 @@ def test_the_gallery_has_a_quarter_of_each_kind() -> None:
         valid=[v for _, _, v in kinds],
         confidence=[at / 60 for at in range(60)],
     )
-    shown = choose(rows, 12)
+    shown = choose_rows(rows, 12)
     assert shown["verdict"].value_counts().to_dict() == {"right": 3, "wrong": 3, "invalid": 6}
     surest = shown[shown["confident"]]
     assert sorted(surest["confidence"]) == [57 / 60, 58 / 60, 59 / 60]
@@ -63,7 +63,7 @@ def test_the_gallery_takes_as_many_as_there_are_each_once(found: list[tuple[str,
         valid=[kind != "invalid" for kind, _ in found],
         confidence=[t for _, t in found],
     )
-    shown = choose(rows, size)
+    shown = choose_rows(rows, size)
     assert len(shown) == min(size, len(found))
     assert shown["cid"].is_unique
     assert not (shown["confident"] & shown["exact"]).any()
@@ -71,7 +71,7 @@ def test_the_gallery_takes_as_many_as_there_are_each_once(found: list[tuple[str,
 
 def test_a_reader_without_confidences_has_a_gallery_too() -> None:
     rows = predictions(tanimoto=[1.0, 0.2], exact=[True, False], valid=[True, True])
-    assert list(choose(rows, 24)["verdict"]) == ["right", "wrong"]
+    assert list(choose_rows(rows, 24)["verdict"]) == ["right", "wrong"]
 
 
 def test_what_differs_of_two_smiles_is_reported_token_by_token() -> None:

@@ -108,21 +108,21 @@ def _abbreviations() -> list[rdAbbreviations.AbbreviationDefinition]:
     return found
 
 
-def abbreviated(molecule: Chem.Mol, draw: random.Random) -> Chem.Mol:
+def abbreviated(molecule: Chem.Mol, rng: random.Random) -> Chem.Mol:
     """A copy in which some groups, at ends and within chains, are one labelled atom; not sanitised.
 
     Which of the abbreviations a drawing uses is decided for the drawing as a whole: some authors write every ester so,
     others none. Stereo is kept: the bond to the group stays where it was.
     """
-    share = draw.choice((0.3, 0.6, 1.0))
-    used = [definition for definition in _abbreviations() if draw.random() < share]
+    share = rng.choice((0.3, 0.6, 1.0))
+    used = [definition for definition in _abbreviations() if rng.random() < share]
     # One of several labels for the same group is used, and not always the first.
-    draw.shuffle(used)
+    rng.shuffle(used)
     used.sort(key=lambda definition: -definition.mol.GetNumAtoms())
     condensed = rdAbbreviations.CondenseMolAbbreviations(molecule, used, maxCoverage=0.9, sanitize=False)
     if _centres(condensed) < _centres(molecule):  # a group of RDKit's list has swallowed one, as sec-butyl's
         return molecule
-    if draw.random() < 0.3:
+    if rng.random() < 0.3:
         Chem.FastFindRings(condensed)
         condensed = _short_chains(condensed)
     return condensed
@@ -183,9 +183,9 @@ def _label(atom: Chem.Atom, text: str, west: str | None = None) -> None:
     atom.SetProp(LABEL_WEST, text if west is None else west)
 
 
-def write_methyls(molecule: Chem.Mol, draw: random.Random) -> None:
+def write_methyls(molecule: Chem.Mol, rng: random.Random) -> None:
     """Label the methyl groups: as CH3 or Me, all of them in the same way."""
-    label, west = draw.choice((("CH<sub>3</sub>", "H<sub>3</sub>C"), ("Me", "Me")))
+    label, west = rng.choice((("CH<sub>3</sub>", "H<sub>3</sub>C"), ("Me", "Me")))
     for atom in molecule.GetAtoms():
         if _is_plain_carbon(atom) and atom.GetDegree() == 1 and atom.GetTotalNumHs() == 3:
             _label(atom, label, west)
@@ -200,30 +200,30 @@ def write_carbons(molecule: Chem.Mol) -> None:
             _label(atom, f"C{text}", f"{text}C")
 
 
-def write_salts(molecule: Chem.Mol, draw: random.Random) -> None:
+def write_salts(molecule: Chem.Mol, rng: random.Random) -> None:
     """Label hydrogen halides that stand beside a molecule: HCl, ClH, x HCl, . HCl."""
-    form = draw.choice(_SALT)
+    form = rng.choice(_SALT)
     for atom in molecule.GetAtoms():
         alone = atom.GetDegree() == 0 and not atom.GetIsotope() and not atom.GetFormalCharge()
         if alone and atom.GetSymbol() in ("F", "Cl", "Br", "I") and atom.GetTotalNumHs() == 1:
-            text = draw.choice((f"H{atom.GetSymbol()}", f"H{atom.GetSymbol()}", f"{atom.GetSymbol()}H"))
+            text = rng.choice((f"H{atom.GetSymbol()}", f"H{atom.GetSymbol()}", f"{atom.GetSymbol()}H"))
             _label(atom, form.format(text))
 
 
-def number_atoms(molecule: Chem.Mol, draw: random.Random) -> None:
+def number_atoms(molecule: Chem.Mol, rng: random.Random) -> None:
     """Put a small number beside each atom, or beside those of its rings."""
-    only_rings = draw.random() < 0.5
-    for number, atom in enumerate(molecule.GetAtoms(), start=draw.choice((0, 1, 1))):
+    only_rings = rng.random() < 0.5
+    for number, atom in enumerate(molecule.GetAtoms(), start=rng.choice((0, 1, 1))):
         if atom.IsInRing() or not only_rings:
             atom.SetProp("atomNote", str(number))
 
 
-def with_hydrogens(molecule: Chem.Mol, draw: random.Random) -> Chem.Mol:
+def with_hydrogens(molecule: Chem.Mol, rng: random.Random) -> Chem.Mol:
     """A copy with some hydrogens as atoms of their own: those of stereocentres, and of heteroatoms or of CH."""
     centres = [a for a in molecule.GetAtoms() if a.GetChiralTag() != Chem.ChiralType.CHI_UNSPECIFIED]
     others = [a for a in molecule.GetAtoms() if a.GetAtomicNum() in (7, 8) or (a.GetAtomicNum() == 6 and a.IsInRing())]
     others = [a for a in others if a.GetTotalNumHs() == 1 and a.GetDegree() <= 3]
     chosen = [a.GetIdx() for a in centres if a.GetTotalNumHs() == 1]
-    if others and (not chosen or draw.random() < 0.3):
-        chosen += [a.GetIdx() for a in draw.sample(others, min(len(others), draw.randint(1, 2)))]
+    if others and (not chosen or rng.random() < 0.3):
+        chosen += [a.GetIdx() for a in rng.sample(others, min(len(others), rng.randint(1, 2)))]
     return Chem.AddHs(molecule, onlyOnAtoms=sorted(set(chosen))) if chosen else molecule

@@ -53,9 +53,9 @@ def draw_styled(molecule: Chem.Mol, styles: Styles, seed: int) -> Pixels:
         Where a font or Indigo is asked for and is not there.
     """
     style = choose_style(styles, seed)
-    draw = random.Random(style.seed)  # noqa: S311  (no secret)
+    rng = random.Random(style.seed)  # noqa: S311  (no secret)
     try:
-        pixels = _drawn(molecule, style, draw)
+        pixels = _drawn(molecule, style, rng)
     except RuntimeError as error:  # RDKit raises C++ exceptions of several kinds
         raise ValueError(f"RDKit cannot draw it: {error}") from None
     effects = np.random.default_rng(style.seed)
@@ -66,23 +66,23 @@ def draw_styled(molecule: Chem.Mol, styles: Styles, seed: int) -> Pixels:
     return pixels
 
 
-def _drawn(molecule: Chem.Mol, style: Style, draw: random.Random) -> Pixels:
+def _drawn(molecule: Chem.Mol, style: Style, rng: random.Random) -> Pixels:
     prepared = Chem.Mol(molecule)
     by_indigo = style.indigo and not style.abbreviations  # Indigo would need the groups written as its own
     if not by_indigo:
         if style.abbreviations:
-            prepared = abbreviated(prepared, draw)
+            prepared = abbreviated(prepared, rng)
         if style.hydrogens:
             _perceive(prepared)
-            prepared = with_hydrogens(prepared, draw)
+            prepared = with_hydrogens(prepared, rng)
         _perceive(prepared)
-        write_salts(prepared, draw)
+        write_salts(prepared, rng)
         if style.methyls:
-            write_methyls(prepared, draw)
-            if draw.random() < 0.15:
+            write_methyls(prepared, rng)
+            if rng.random() < 0.15:
                 write_carbons(prepared)
         if style.atom_numbers:
-            number_atoms(prepared, draw)
+            number_atoms(prepared, rng)
     coordinates = lay_out(prepared, style)
     width, height = _canvas(coordinates, style)
     line_width = style.line_width

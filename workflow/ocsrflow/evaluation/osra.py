@@ -46,7 +46,7 @@ ENLARGED = [(200, 3.0), (400, 1.5)]  # pictures below a size, in pixels, and the
 TIMED = 50  # pictures that are read one at a time, for the seconds per image
 
 
-class Reading(NamedTuple):
+class OsraAnswer(NamedTuple):
     """What OSRA made of a picture."""
 
     text: str  # "" where it found nothing
@@ -140,7 +140,7 @@ class _Program:
         self.path, self.packed, self.originals, self.limit = path, packed, originals, limit
         self._opened = Lock()  # HDF5 files are read by one thread at a time
 
-    def read_all(self, members: NDArray[np.int64], processes: int) -> Generator[Reading]:
+    def read_all(self, members: NDArray[np.int64], processes: int) -> Generator[OsraAnswer]:
         """What it makes of each picture, in order; the first ones one at a time."""
         with tempfile.TemporaryDirectory(prefix="ocsrflow-osra-") as folder:
             read = functools.partial(self.read, Path(folder))
@@ -151,7 +151,7 @@ class _Program:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def read(self, folder: Path, at: int) -> Reading:
+    def read(self, folder: Path, at: int) -> OsraAnswer:
         """What it makes of one picture, in a process of its own."""
         path = folder / f"{at}.png"
         with self._opened:
@@ -161,15 +161,15 @@ class _Program:
         try:
             result = subprocess.run([self.path, path], capture_output=True, timeout=self.limit, check=False)
         except subprocess.TimeoutExpired:
-            return Reading("", self.limit, "too_slow")
+            return OsraAnswer("", self.limit, "too_slow")
         finally:
             path.unlink()
         seconds = time.perf_counter() - began
         if result.returncode:
-            return Reading("", seconds, "crashed")
+            return OsraAnswer("", seconds, "crashed")
         lines = result.stdout.decode(errors="replace").splitlines()
         text = ".".join(line.split()[0] for line in lines if line.strip())  # of several structures one a line
-        return Reading(text, seconds, "read" if text else "nothing_found")
+        return OsraAnswer(text, seconds, "read" if text else "nothing_found")
 
     def _image(self, at: int) -> Image.Image:
         """The picture that it is given."""
@@ -190,7 +190,7 @@ def as_image(picture: Picture, channel_order: str) -> Image.Image:
     return image.resize((round(size * factor),) * 2, Image.Resampling.LANCZOS) if factor > 1 else image
 
 
-def _write(out: Path, packed: Packed, members: NDArray[np.int64], found: list[Reading], processes: int = 1) -> None:
+def _write(out: Path, packed: Packed, members: NDArray[np.int64], found: list[OsraAnswer], processes: int = 1) -> None:
     texts = [of_picture.text for of_picture in found]
     molecules = parse_all(texts, processes=processes, what="parsing what osra read")
     columns = {

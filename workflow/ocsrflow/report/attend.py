@@ -56,7 +56,7 @@ def attend(
     packed.expect_vocabulary(model_facts["vocabulary"], weights)
     model_reader = ModelReader(model.eval(), int(model_facts["training"]["decode_length"]), Reading(), device)
     table = pd.read_parquet(predictions, columns=["cid", "prediction", "token_probabilities"])
-    chosen = choose(table.merge(pd.read_parquet(scores, columns=["cid", "exact", "tanimoto"]), on="cid"), size)
+    chosen = choose_answers(table.merge(pd.read_parquet(scores, columns=["cid", "exact", "tanimoto"]), on="cid"), size)
     rows = []
     row: Any
     for row, at in zip(chosen.itertuples(), packed.positions(chosen["cid"]), strict=True):
@@ -75,7 +75,7 @@ def attend(
     print(f"{model_facts['name']}: attention over {len(rows)} pictures")
 
 
-def choose(rows: pd.DataFrame, size: int) -> pd.DataFrame:
+def choose_answers(rows: pd.DataFrame, size: int) -> pd.DataFrame:
     """Right answers with most tokens, and last a wrong one of middling similarity, where there are any.
 
     Parameters

@@ -62,12 +62,12 @@ def gallery(size: int, predictions: pd.DataFrame, scores: pd.DataFrame, packed: 
     """
     rows = predictions[["cid", "prediction"]].merge(scores, on="cid")
     rows = rows.sort_values("tanimoto", ascending=False, kind="stable")
-    shown = choose(rows, size)
+    shown = choose_rows(rows, size)
     position = {int(cid): at for at, cid in enumerate(packed.cid)}
     return [_card(row, packed, position) for row in shown.itertuples()]
 
 
-def choose(rows: pd.DataFrame, size: int) -> pd.DataFrame:
+def choose_rows(rows: pd.DataFrame, size: int) -> pd.DataFrame:
     """The rows shown, with the columns ``verdict`` and ``confident`` added.
 
     Wrong ones are spread from near to far; what one kind lacks is filled with the next.
