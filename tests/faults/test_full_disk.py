@@ -63,7 +63,7 @@ def goes_on(disk: Path, *command: object) -> None:
     assert ended.returncode == 0, ended.stderr
 
 
-def test_download(server: Server, small: Path, tmp_path: Path, faults: Faults) -> None:
+def test_download(server: Server, small: Path, faults: Faults) -> None:
     data = random.Random(0).randbytes(1_000_000)
     server.files = {"/c.gz": data, "/c.gz.md5": hashlib.md5(data).hexdigest().encode()}
     source = ["--kind", "pubchem", "--url", f"{server.url}/c.gz", "--md5-url", f"{server.url}/c.gz.md5"]

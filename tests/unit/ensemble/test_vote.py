@@ -202,7 +202,7 @@ def test_distances_alone_are_handed_on(three: dict[str, Any]) -> None:
     assert rows["log_probability"].tolist() == [-0.5, -0.5]
 
 
-def test_likelihoods_of_other_models_are_refused(three: dict[str, Any], tmp_path: Path) -> None:
+def test_likelihoods_of_other_models_are_refused(three: dict[str, Any]) -> None:
     write_json(three["likelihood_facts"], {"members": ["a", "b"], "seconds_per_image": [1.0, 1.0]})
     with pytest.raises(UserError, match="has no likelihoods of c; make it again"):
         ensemble(**three)

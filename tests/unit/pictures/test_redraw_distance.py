@@ -9,7 +9,7 @@ import pytest
 from ocsrflow.config.depiction import Depiction
 from ocsrflow.depiction.plain import Picture, draw
 from ocsrflow.pictures.packed_file import Packed
-from ocsrflow.pictures.redraw_distance import Redrawer, distance, ink, middle, redraw_distances
+from ocsrflow.pictures.redraw_distance import Redrawer, distance, ink, middle, redraw_distances, redraw_pool
 from ocsrflow.reading.redraw import redraw
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.runtime.files import read_json
@@ -107,7 +107,8 @@ def test_a_drawing_is_turned_with_letters_and_stereochemistry_as_they_were() -> 
 def test_what_rdkit_cannot_parse_has_no_distance() -> None:
     depiction = DEPICTIONS[0]
     pictures = [of("CCO", depiction), of("CCN", depiction), np.full((96, 96, 1), 255, np.uint8)]
-    found = redraw_distances(pictures, [["CCO", "C1CC", ""], ["CCN"], ["CCO"]], depiction, processes=2)
+    with redraw_pool(depiction, 2) as pool:
+        found = redraw_distances(pictures, [["CCO", "C1CC", ""], ["CCN"], ["CCO"]], pool)
     assert found[0][0] == found[1][0] == 0
     assert np.isnan(found[0][1:]).all()
     assert found[2] == [1.0]

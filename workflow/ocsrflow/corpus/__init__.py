@@ -1,4 +1,4 @@
 """Molecules: download → filter → sample.
 
-A new source is a kind in ``download`` and ``filter``; the draw and the split are decided in ``sample``.
+A new source is a kind in ``download`` and ``filter``; the draw and the split are decided in ``draw``.
 """

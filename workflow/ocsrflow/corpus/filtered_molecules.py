@@ -16,6 +16,7 @@ from ..runtime.errors import UserError, of_the_system
 from ..runtime.progress import progress
 from .hash_sample import Lowest, hash64
 
+AHEAD = 2  # row groups that are read ahead, each by a thread
 # Texts of more than 2 GB in all fit into no array of Arrow's plain strings.
 FETCHED = pa.schema([("cid", pa.int64()), ("smiles", pa.large_string()), ("file", pa.large_string())])
 
@@ -23,8 +24,8 @@ FETCHED = pa.schema([("cid", pa.int64()), ("smiles", pa.large_string()), ("file"
 class FilteredMolecules:
     """The Parquet file of the stage ``filter``, opened for reading."""
 
-    def __init__(self, path: Path, threads: int = 2) -> None:
-        self.path, self.threads = path, threads
+    def __init__(self, path: Path) -> None:
+        self.path = path
         with self._explained():
             self.file = pq.ParquetFile(path)
 
@@ -49,11 +50,11 @@ class FilteredMolecules:
             table = opened.file.read_row_group(group, columns=list(names), use_threads=False)
             return [table[name] for name in names]
 
-        with ThreadPoolExecutor(self.threads) as pool, self._explained():
+        with ThreadPoolExecutor(AHEAD) as pool, self._explained():
             waiting: deque[Future[list[pa.ChunkedArray]]] = deque()
             for group in range(self.file.num_row_groups):
                 waiting.append(pool.submit(read, group))
-                if len(waiting) > self.threads:
+                if len(waiting) > AHEAD:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

@@ -1,4 +1,4 @@
 """Several models together: choose the members, vote, calibrate how far an answer is to be trusted.
 
-A new way of voting is a function in ``voting_methods`` and a name in :mod:`ocsrflow.config.experiment.methods`.
+A new way of voting is a function in ``voting_methods`` and a name in :mod:`ocsrflow.config.methods`.
 """

@@ -86,7 +86,7 @@ def osra(
     name
         Name of the baseline.
     split, size
-        Pictures to read, as in the stage ``predict_set``.
+        Pictures to read, as in the stage ``predict``.
     processes
         So many pictures are read at a time.
     seconds

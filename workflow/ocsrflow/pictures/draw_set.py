@@ -76,7 +76,7 @@ def draw_set(
     style
         How to draw.
     split, size
-        Molecules to draw, as in the stage ``predict_set``.
+        Molecules to draw, as in the stage ``predict``.
     time_limit
         Seconds after which the drawing of one molecule is given up. Some are drawn together first, with this limit for
         all of them; where it is passed, each one has it for itself.

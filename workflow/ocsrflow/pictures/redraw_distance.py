@@ -183,15 +183,7 @@ def _turned(molecule: Chem.Mol, turn: Turn, kekulize: bool) -> Chem.Mol:
     return laid_out
 
 
-def redraw_distances(
-    pictures: Sequence[Picture],
-    texts: Sequence[Sequence[str]],
-    depiction: Depiction,
-    *,
-    processes: int = 1,
-    seconds: float = SECONDS,
-    pool: Pool | None = None,
-) -> list[list[float]]:
+def redraw_distances(pictures: Sequence[Picture], texts: Sequence[Sequence[str]], pool: Pool) -> list[list[float]]:
     """How badly each picture's candidates fit it: :meth:`Redrawer.distances`, in processes that may hang or crash.
 
     Parameters
@@ -199,28 +191,12 @@ def redraw_distances(
     pictures
         Each (size, size, channels) uint8.
     texts
-        Each one's candidates.
-    depiction
-        How candidates are drawn.
-    processes
-        So many pictures are worked on at a time.
-    seconds
-        Time limit of a picture, past which all its distances are NaN.
+        Each one's candidates. Past :data:`SECONDS` for a picture, all its distances are NaN.
     pool
-        Processes that are there already, as :func:`redraw_pool` makes them for this depiction.
+        The processes, as :func:`redraw_pool` makes them.
     """
     items = [(picture, list(own)) for picture, own in zip(pictures, texts, strict=True)]
-    work = partial(attempts, _distances)
-    found = guarded(
-        work,
-        items,
-        seconds=seconds,
-        prepare=_prepare,
-        arguments=(depiction,),
-        processes=processes,
-        chunk=CHUNK,
-        pool=pool,
-    )
+    found = guarded(partial(attempts, _distances), items, seconds=SECONDS, prepare=_prepare, chunk=CHUNK, pool=pool)
     with closing(found):
         return [
             [math.nan] * len(own) if isinstance(result, Failed) else result

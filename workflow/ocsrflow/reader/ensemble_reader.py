@@ -163,7 +163,7 @@ class EnsembleReader:
         return [list(zip(*of_picture, strict=True)) for of_picture in zip(*each, strict=True)]
 
     def _distances(self, pictures: list[Picture], texts: list[list[str]]) -> list[list[float]]:
-        return redraw_distances(pictures, texts, self.depiction, pool=self._processes)
+        return redraw_distances(pictures, texts, self._processes)
 
     def _is_complete(self, answer: str, models: list[Ranked]) -> bool:
         """Whether one of the models ended the text by itself."""

@@ -1,4 +1,4 @@
-"""Stage ``predict``: a trained model reads the pictures of a test set; ``predict.py`` is for those from elsewhere."""
+"""Stage ``predict``: a trained model reads a test set (``ocsrflow read`` is for pictures from elsewhere)."""
 
 import statistics
 import time
@@ -51,9 +51,8 @@ def predict_set(
         text with its end), token_probabilities (of each token given those before; the last is the end's), valid (RDKit
         parses it), complete (it was not cut off at the greatest length, see
         :func:`ocsrflow.network.model_reader.is_complete`), candidates, candidate_log_probabilities and
-        candidate_complete (those
-        that RDKit parses first, then by probability; the prediction is the first), seconds (an equal share of those of
-        its batch).
+        candidate_complete (those that RDKit parses first, then by probability; the prediction is the first), seconds
+        (an equal share of those of its batch).
     facts
         JSON file: the model, its seconds per image (one at a time, median, warm) and images per second (batched).
     reading

@@ -46,7 +46,7 @@ def redraw(
     data
         Packed data set.
     predictions
-        Parquet file of the stage ``predict_set``, called by the model's name: cid, candidates.
+        Parquet file of the stage ``predict``, called by the model's name: cid, candidates.
     out
         Parquet file: cid, distances (0 to 1, of each candidate in its order, see
         :func:`ocsrflow.pictures.redraw_distance.distance`; NaN where RDKit cannot parse or draw it), seconds (for all
@@ -100,7 +100,7 @@ def _predictions(path: Path) -> pd.DataFrame:
         return pd.read_parquet(path, columns=["cid", "candidates"])
     except (ValueError, KeyError) as error:  # PyArrow's are ValueErrors
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: not the predictions of a model ({reason}); run the stage predict_set again") from None
+        raise UserError(f"{path}: not the predictions of a model ({reason}); run the stage predict again") from None
 
 
 def _or_none(result: Compared | Failed, texts: list[str], limit: float) -> Compared:

@@ -283,19 +283,13 @@ def bars(
     return _figure(title, caption, table, paint, (6, 0.8 + 0.26 * len(names)) if lying else (6, 3))
 
 
-def histogram(
-    rows: pd.DataFrame, label: str, title: str, caption: str, *, step: float = 1, log: bool = False
-) -> Drawing:
-    """Shares of molecules in per cent (columns: value, share), of whole numbers or, by a smaller step, of 0 to 1."""
+def histogram(rows: pd.DataFrame, label: str, title: str, caption: str) -> Drawing:
+    """Shares of molecules in per cent by a whole number (columns: value, share)."""
 
     def paint(axes: Axes) -> None:
-        bins = {"discrete": True} if step == 1 else {"binwidth": step, "binrange": (0, 1)}
-        sns.histplot(rows, x="value", weights="share", color=BLUE, alpha=1, ax=axes, **bins)
+        sns.histplot(rows, x="value", weights="share", color=BLUE, alpha=1, ax=axes, discrete=True)
         axes.set(xlabel=label, ylabel="share of molecules [%]")
-        if step == 1:
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
-        if log:
-            _logarithmic(axes, "y", rows["share"].min(), rows["share"].max())
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
 
     return _figure(title, caption, rows, paint)
 

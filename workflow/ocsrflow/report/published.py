@@ -47,7 +47,6 @@ DATASETS = (
     TalkDataset("ours1", 1_290_000, "35,000 of each length up to 100, then a random draw"),
     TalkDataset("ours2", 1_548_000, "35,000 of each length up to 100, then a random draw"),
 )
-SHORT = 106_595_711  # molecules of PubChem of at most 100 characters, about 95 % of all
 
 
 class Caption(NamedTuple):
