@@ -2,9 +2,9 @@
 
 Run by hand: ``python tests/benchmarks/ship_model.py RESULTS/models/NAME [--confidence RESULTS/calibration/NAME.json]``
 
-Into ``results/reference/models/NAME`` go the weights (numbers of 32 bits become 16 bits: half the size), the description
-and the curve, into ``results/reference/calibration/NAME.json`` what was learnt about its confidence. That is where
-``ocsrflow read`` and ``pretrained: reference`` look.
+Into ``results/reference/models/NAME`` go the weights (numbers of 32 bits become 16 bits: half the size), the
+description and the curve, into ``results/reference/calibration/NAME.json`` what was learnt about its confidence. That
+is where ``ocsrflow read`` and ``pretrained: reference`` look.
 """
 
 import argparse
