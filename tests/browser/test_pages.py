@@ -162,7 +162,7 @@ def hostile(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = snakemake(
         folder, "-n", "-p", "--cores", "2", "--configfile", CONFIG, "--forcerun", "report", "--", "report"
     ).stdout
-    command = re.search(r"python -m ocsrflow report .*?(?= 2>&1)", text, flags=re.DOTALL)
+    command = re.search(r"python -m ocsrflow report .*?(?= > \S+ 2>&1)", text, flags=re.DOTALL)
     assert command is not None
     words = [sys.executable, *shlex.split(command[0])[1:]]
     words = [word for word in words if not word.startswith(("--title=", "--note="))]

@@ -175,11 +175,13 @@ def test_errors_that_pass(corpus: Server, tmp_path: Path, faults: Faults) -> Non
     with faults.tried("5xx and 429", "download", len(passing)):
         corpus.answers["/c.gz"] = [answer(b"<html>", status=status) for status in passing]
         arrives(corpus, tmp_path / "c.gz")
+    again = tmp_path / "again" / "c.gz"
+    again.parent.mkdir()
     with faults.tried("5xx for ever", "download"):
         corpus.answers["/c.gz"] = [answer(status=500) for _ in range(5)]
         with pytest.raises(UserError, match=r"cannot fetch .*: the server answered 500 Internal Server Error; check"):
-            get(corpus, tmp_path / "c.gz")
-        arrives(corpus, tmp_path / "c.gz")
+            get(corpus, again)
+        arrives(corpus, again)
 
 
 def test_a_redirect_loop_is_reported_in_one_line(corpus: Server, tmp_path: Path, faults: Faults) -> None:

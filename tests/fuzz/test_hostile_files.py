@@ -90,8 +90,6 @@ def test_no_changed_file_harms(sandboxes: Sandboxes, reader: str) -> None:
 
     files = mutations.of(reader, SEEDS[reader]())
     try_one()
-    # A search in which all is refused at once has looked at nothing.
-    assert "read" in kinds
     assert "refused" in kinds or reader == "checkpoint"  # a damaged checkpoint is passed over
 
 

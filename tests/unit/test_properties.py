@@ -261,9 +261,9 @@ class Shelf(NamedTuple):
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
-    """Molecules drawn by the stage render; some cannot be drawn, and one has a picture but no tokens."""
+    """Molecules drawn by the stage render; two cannot be drawn, and one has a picture but a text without tokens."""
     folder = tmp_path_factory.mktemp("shelf")
-    smiles = [*dict.fromkeys([*ACIDS, *RINGS, *CHAINS[:20]]), "C(C", "[Xx]", "C |$R$|"]
+    smiles = [*dict.fromkeys([*ACIDS, *RINGS, *CHAINS[:20]]), "C(C", "[Xx]", "CS"]
     table = pd.DataFrame({"cid": range(1, len(smiles) + 1), "smiles": smiles, "file": [None] * len(smiles)})
     table["split"] = "train"
     table.to_parquet(folder / "sample.parquet", index=False)
@@ -273,6 +273,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
     )  # fmt: skip
     refused = pd.read_csv(folder / "render-0.csv")["cid"].tolist()
     assert [smiles[cid - 1] for cid in refused] == ["C(C", "[Xx]"]
+    smiles[-1] = "CS |$R$|"
     return Shelf(folder, smiles)
 
 

@@ -126,7 +126,7 @@ def test_an_edit_runs_exactly_what_depends_on_it(
 def test_a_checkout_may_lie_in_a_folder_of_any_name(tmp_path: Path) -> None:
     """Its path has what Snakemake, a shell, SQL and addresses read in their own ways, and so has that of a source."""
     folder = copy_checkout(tmp_path / "a{b}%20c d'e#f?é\"g <x>;h$i" / "ocsrflow")
-    given = "my {corpus} <X> %20#?'1'.smi"
+    given = "my {the corpus} <X> %20#?'1'.smi"
     config = yaml.safe_load((folder / CONFIG).read_text())
     config["sources"].append({"name": "given", "kind": "file", "path": given, "max_length": 40})
     config["datasets"].append(config["datasets"][0] | {"name": "third", "source": "given"})

@@ -24,7 +24,7 @@ from ocsrflow.report.published import CAPTIONS, caption_of
 from ocsrflow.runtime import files, parent_watch
 from ocsrflow.runtime.code_version import code_version
 from ocsrflow.runtime.errors import UserError
-from ocsrflow.config.planning import Plan, given, literal, one_of, option, picture_options
+from ocsrflow.config.planning import Plan, given, one_of, option, picture_options
 from ocsrflow.config.reading import Reading
 from ocsrflow.training import parent
 
@@ -38,7 +38,14 @@ if refused := parent.refused(given_files.parents_elsewhere(CONFIG), CONFIG.split
     raise WorkflowError("\n  ".join(["models cannot start from the trained ones that they name:", *refused]))
 
 plan = Plan(CONFIG)
-CONDA = {name: f"{literal(workflow.basedir)}/envs/{name}.yaml" for name in ("chem", "report", "train")}
+
+
+def escaped(text):
+    """Text that Snakemake formats: braces in a folder's name are no names to be replaced."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+CONDA = {name: f"{escaped(workflow.basedir)}/envs/{name}.yaml" for name in ("chem", "report", "train")}
 
 
 pathvars:
@@ -77,12 +84,12 @@ surroundings = {
     files.RESULTS: CONFIG.results,
 }
 exports = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in surroundings.items())
-shell.prefix(literal(f"set -euo pipefail; {own_python}export {exports}; "))
+shell.prefix(escaped(f"set -euo pipefail; {own_python}export {exports}; "))
 
 
 def templates(page):
     """A page's template and what all pages share."""
-    folder = literal(os.path.relpath(PACKAGE_HOME / "ocsrflow" / "report" / "templates"))
+    folder = os.path.relpath(PACKAGE_HOME / "ocsrflow" / "report" / "templates")
     return [f"{folder}/{name}" for name in (page, "page.css", "parts.html")]
 
 

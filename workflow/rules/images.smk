@@ -108,8 +108,8 @@ rule browse:
 
 rule benchmark_set:
     input:
-        images=lambda wildcards: ancient(literal(plan.benchmarks[wildcards.benchmark].images)),
-        references=lambda wildcards: literal(plan.benchmarks[wildcards.benchmark].references),
+        images=lambda wildcards: ancient(plan.benchmarks[wildcards.benchmark].images),
+        references=lambda wildcards: plan.benchmarks[wildcards.benchmark].references,
     output:
         data="<results>/datasets/{benchmark}/images.h5",
         originals="<results>/datasets/{benchmark}/originals.zip",

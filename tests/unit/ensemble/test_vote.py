@@ -112,6 +112,7 @@ def test_every_method_has_its_own_files(three: dict[str, Any]) -> None:
             "cid",
             "id",
             "reference",
+            "complete",
             "prediction",
             "agreement",
             "log_probability",

@@ -40,11 +40,12 @@ def test_what_hangs_or_dies_costs_itself_alone(place: int) -> None:
 
 
 def test_the_process_ends_when_nobody_wants_its_results() -> None:
+    others = set(multiprocessing.active_children())
     results = guarded(behave, [*range(32), "hang"], seconds=600.0, prepare=prepare, arguments=("x",))
     assert next(results) == "x 0"
-    assert len(multiprocessing.active_children()) == 1
+    assert len(set(multiprocessing.active_children()) - others) == 1
     results.close()  # although one item still hangs
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= others
 
 
 def molecules(kept: Path, folder: Path, **options: object) -> Path:

@@ -14,18 +14,18 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import psutil
 import pytest
 from ocsrflow.chem.tokenizer import VOCABULARY, encode
 from ocsrflow.config.depiction import Depiction
 from ocsrflow.corpus.filtered_molecules import FilteredMolecules
 from ocsrflow.corpus.picture_folder import PictureFolder
 from ocsrflow.pictures.pack import PictureIndex
-from ocsrflow.pictures.packed_file import SPLITS, TEXTS, Packed
+from ocsrflow.pictures.packed_file import SPLITS, TEXTS, Packed, describe
 from ocsrflow.pictures.packed_writer import PackedWriter
 from ocsrflow.pictures.picture_chunks import Compressor, create, write_chunk
 from ocsrflow.pictures.picture_files import load
 from ocsrflow.pictures.picture_store import PictureStore
-from ocsrflow.report import reproduction
 from ocsrflow.report.browse import browse
 from ocsrflow.runtime import hdf5
 from ocsrflow.runtime.errors import UserError, of_the_system, system_error
@@ -72,7 +72,7 @@ def refused(read: Callable[[], object], *words: str, seconds: float = 60) -> Non
 
 def test_attributes_that_hdf5_loops_over_are_refused(packed: Path) -> None:
     loop(packed, 0)
-    for read in (lambda: Packed(packed), lambda: reproduction.dataset(packed)):
+    for read in (lambda: Packed(packed), lambda: describe(packed)):
         refused(read, str(packed), "does not come to an end")
 
 
@@ -178,11 +178,12 @@ def test_no_process_is_left_by_who_reads_no_further(packed: Path) -> None:
         while True:
             yield len(file)
 
+    others = set(psutil.Process().children())
     parts = hdf5.parts(packed, for_ever)
     next(parts)
+    assert set(psutil.Process().children()) > others
     parts.close()
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert set(psutil.Process().children()) <= others
 
 
 def test_a_text_is_found_wherever_it_is(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def test_jobs_end_with_their_snakemake(number: signal.Signals, tmp_path: Path) -
         for _ in range(1 if number == signal.SIGKILL else 2):  # an impatient user
             snakemake.send_signal(number)
             time.sleep(0.05)
-        snakemake.wait(20)
+        snakemake.wait(120)
         wait_for(tmp_path / "saved")
         assert not (tmp_path / "made").exists()
         assert "Traceback" not in (tmp_path / "snakemake.log").read_text()

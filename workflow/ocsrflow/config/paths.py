@@ -16,7 +16,7 @@ def _usable(path: str) -> str:
         raise ValueError("a path is expected, without control characters such as line ends")
     if path.startswith("-"):
         raise ValueError("a path that begins with '-' would be taken for an option; put ./ before it")
-    if found := re.search(r"<[a-z][a-z0-9_]*>", path):
+    if found := re.search(r"<[a-z][a-z0-9_]*>|\{\s*[.\w]+\s*(,[^{}]*)?\}", path):
         raise ValueError(f"Snakemake replaces {found[0]} in a path and has no way to say that it is meant; rename it")
     if len(data) > LONGEST or any(len(part) > LONGEST_PART for part in data.split(b"/")):
         raise ValueError(f"too long a path: {LONGEST} bytes in all and {LONGEST_PART} between two '/' are the most")

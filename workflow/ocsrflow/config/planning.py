@@ -18,11 +18,6 @@ Wildcards = Any
 PUBLIC = Path(__file__).parents[2] / "resources" / "public-molecules.tsv.gz"  # comes with this repository
 
 
-def literal(path: object) -> str:
-    """A path for an input, of which Snakemake would take braces for names to be replaced."""
-    return str(path).replace("{", "{{").replace("}", "}}")
-
-
 class Plan:
     """The experiment's parts by their names, and what each job needs of them."""
 
@@ -69,18 +64,16 @@ class Plan:
         """File with a source's molecules."""
         source = self.source_of(wildcards)
         if source.kind == "file":
-            return literal(source.path)
+            return source.path
         if source.kind == "pictures":
-            return literal(source.csv)
-        return (
-            literal(os.path.relpath(PUBLIC))
-            if source.kind == "public"
-            else f"<results>/corpus/{source.name}/CID-SMILES.gz"
-        )
+            return source.csv
+        if source.kind == "public":
+            return os.path.relpath(PUBLIC)
+        return f"<results>/corpus/{source.name}/CID-SMILES.gz"
 
     def source_size(self, wildcards: Wildcards) -> int | None:
         """Bytes of a file that no rule makes: one that was replaced by an older file of another size is seen too."""
-        path = Path(self.raw_corpus(wildcards).replace("{{", "{").replace("}}", "}"))
+        path = Path(self.raw_corpus(wildcards))
         return path.stat().st_size if path.is_file() else None
 
     def source_options(self, wildcards: Wildcards) -> list[str]:
@@ -102,7 +95,7 @@ class Plan:
     def supplied_pictures(self, wildcards: Wildcards) -> list[str]:
         """Folder or archive of a source's own pictures."""
         source = self.source_of(wildcards)
-        return [literal(source.pictures)] if source.kind == "pictures" else []
+        return [source.pictures] if source.kind == "pictures" else []
 
     def draw_options(self, wildcards: Wildcards) -> list[str]:
         """Which molecules the stage ``sample`` draws."""
@@ -154,7 +147,7 @@ class Plan:
         """The trained model that a training starts from, which may be one of this run."""
         model = self.models[wildcards.model]
         own = parent_in(self.config, model)
-        folder = model_folder(self.config, own) if own else literal(model.network.parent or "")
+        folder = model_folder(self.config, own) if own else model.network.parent or ""
         return [f"{folder}/weights.safetensors", f"{folder}/model.json"] if folder else []
 
     def gpus(self, wildcards: Wildcards) -> int:

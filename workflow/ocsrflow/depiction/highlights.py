@@ -10,6 +10,7 @@ SAMPLES = 100  # rows and columns that are looked at for the paper
 FLAT = 8  # levels by which paper of one colour may differ
 PLAIN = 0.5  # share of the picture that such paper has at least
 APART = 30  # levels by which a highlight is darker than the paper, in one channel at least
+WIDE = 5  # pixels that a grey highlight is wide, at least in one place: between two thin lines it is grey too
 SAME = 20  # levels by which pixels of a highlight may differ
 DARK = 0.5  # of the highlight's lightness: what is darker on it is drawn
 DRAWN = 0.25  # length of the lines on a highlight, at least, in its half width: of a disc, a line to the middle has 1
@@ -40,6 +41,8 @@ def without_highlights(pixels: Picture) -> Picture:
         return pixels
     for colour in _colours(pixels, paper):
         mask = (np.abs(pixels - colour) <= SAME).all(axis=-1)
+        if np.ptp(paper - colour) < APART and not ndimage.binary_erosion(mask, EIGHT, iterations=WIDE // 2).any():
+            continue
         pixels = _without(pixels, mask, colour, paper)
     return pixels
 
@@ -94,8 +97,8 @@ def _without(pixels: Picture, mask: Mask, colour: Colour, paper: Colour) -> Pict
     found = np.zeros_like(mask)
     for label, part in enumerate(ndimage.find_objects(labels), 1):
         own = np.pad(labels[part] == label, 1)
-        half = float(ndimage.distance_transform_edt(own).max())
-        if half > width:
+        half = _half_width(own)
+        if half > width and _half_width(mask[part] & (labels[part] == label)) >= width / 2 + 1:  # wider than a line
             whole = _closed(own, 2 * int(half) + 1)[1:-1, 1:-1]  # over a wedge
             if np.count_nonzero(whole & dark[part]) >= DRAWN * half * width:
                 found[part] |= whole
@@ -110,6 +113,11 @@ def _without(pixels: Picture, mask: Mask, colour: Colour, paper: Colour) -> Pict
     cleaned = pixels.copy()
     cleaned[zone] = (lightness[:, None] * paper).round().astype(np.uint8)
     return cleaned
+
+
+def _half_width(mask: Mask) -> float:
+    """Radius of the largest disc in a mask, in pixels."""
+    return float(ndimage.distance_transform_edt(np.pad(mask, 1)).max())
 
 
 def _closed(mask: Mask, size: int) -> Mask:
