@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from ..depiction.plain import Picture
 from ..runtime.csv_tables import FORMULA
 from ..runtime.errors import UserError, system_error, visible
 from .normalise import in_frame, normalise
+from .several import note_on
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".gif", ".webp", ".bmp")
 KINDS = "PNG, JPEG, TIFF, GIF, WebP, BMP"
@@ -97,19 +98,32 @@ def _passed_over(folder: Path, others: list[Path]) -> str:
     return visible(f"{folder}: passed over {len(others)} that are no pictures by their names ({listed})")
 
 
-def load_all(found: Found, depiction: Depiction) -> Iterator[tuple[str, Picture | str]]:
-    """Each picture's id with the picture, made to fit; or with the reason why it cannot be read, in one line.
+class Loaded(NamedTuple):
+    """A picture made to fit, or the reason why it cannot be read, in one line."""
 
-    What was passed over, and which files have more than one picture, is said on standard error.
+    id: str
+    picture: Picture | str
+    note: str = ""  # where it shows several molecules
+
+
+def load_all(found: Found, depiction: Depiction) -> Iterator[Loaded]:
+    """All pictures, those that cannot be read with the reason.
+
+    What was passed over, which files have more than one picture, and which pictures show several molecules is said on
+    standard error.
     """
     for note in found.notes:
         print(note, file=sys.stderr)
-    yield from found.refused.items()
+    yield from (Loaded(name, why) for name, why in found.refused.items())
     for name, path in found.files.items():
         try:
-            yield name, load(path, depiction)
+            pixels = read_pixels(path)
+            loaded = Loaded(name, normalise(pixels, depiction), note_on(pixels))
         except ValueError as error:
-            yield name, visible(str(error))
+            loaded = Loaded(name, visible(str(error)))
+        if loaded.note:
+            print(f"{name}: {loaded.note}", file=sys.stderr)
+        yield loaded
 
 
 def load(source: Path | BinaryIO, depiction: Depiction, name: str | None = None) -> Picture:

@@ -16,7 +16,18 @@ from ..runtime.files import whole, write_json
 from .ensemble_reader import Answer
 
 FORMS = (".csv", ".json", ".sdf")
-COLUMNS = ("id", "smiles", "confidence", "log_probability", "agreement", "distance", "valid", "complete", "error")
+COLUMNS = (
+    "id",
+    "smiles",
+    "confidence",
+    "log_probability",
+    "agreement",
+    "distance",
+    "valid",
+    "complete",
+    "note",
+    "error",
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +36,7 @@ class PictureAnswer:
 
     id: str
     reply: Answer | None
+    note: str = ""  # where the picture shows several molecules
     error: str = ""
 
 
@@ -79,7 +91,8 @@ def write_answers(path: Path, answers: Sequence[PictureAnswer]) -> None:
 def _row(answer: PictureAnswer) -> dict[str, Any]:
     reply = answer.reply
     if reply is None:
-        return {**dict.fromkeys(COLUMNS), "id": answer.id, "smiles": "", "confidence": 0.0, "error": answer.error}
+        refused = {"id": answer.id, "smiles": "", "confidence": 0.0, "note": "", "error": answer.error}
+        return {**dict.fromkeys(COLUMNS), **refused}
     found = reply.decision
     return {
         "id": answer.id,
@@ -90,6 +103,7 @@ def _row(answer: PictureAnswer) -> dict[str, Any]:
         "distance": None if math.isnan(found.distance) else round(found.distance, 4),
         "valid": reply.valid,
         "complete": reply.complete,
+        "note": answer.note,
         "error": "",
     }
 
@@ -115,7 +129,7 @@ def _write_sdf(path: Path, rows: Sequence[dict[str, Any]]) -> None:
             rdDepictor.Compute2DCoords(molecule)
             molecule.SetProp("_Name", row["id"])
             for column in COLUMNS[1:-1]:
-                if row[column] is not None:
+                if row[column] not in (None, ""):
                     molecule.SetProp(column, str(_cell(row[column])))
             writer.write(molecule)
         writer.close()

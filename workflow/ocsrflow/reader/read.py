@@ -17,7 +17,7 @@ from ..config.precision import Precision
 from ..config.reading import Reading
 from ..depiction.plain import Picture
 from ..network.attention_maps import draw_attention
-from ..pictures.picture_files import find, load_all
+from ..pictures.picture_files import Loaded, find, load_all
 from ..runtime.cli import explain
 from ..runtime.errors import UserError
 from ..runtime.files import whole
@@ -57,7 +57,7 @@ def predict(
         probability that the SMILES is exactly right), log-probability (natural logarithm), agreement (mean Tanimoto
         similarity with what each model read), distance (of a drawing of the SMILES from the picture, 0 to 1), whether
         it is valid (RDKit parses it) and complete (not cut off at the model's longest text; else its confidence is 0),
-        and an error where it could not be read.
+        a note where it shows several molecules, and an error where it could not be read.
     models
         Folder of a trained model (results/models/NAME), given again for each of several that answer together; or one
         file of an ensemble's members (results/ensembles/NAME.json); or a folder of results, which means its only
@@ -131,23 +131,21 @@ def predict(
     print(f"{len(answers)} pictures read by {', '.join(team.names)}: {out}")
 
 
-def _read(
-    team: EnsembleReader, part: list[tuple[str, Picture | str]], attention: Path | None
-) -> Iterator[PictureAnswer]:
+def _read(team: EnsembleReader, part: list[Loaded], attention: Path | None) -> Iterator[PictureAnswer]:
     """The answers to some pictures, in their order."""
-    readable = [(name, picture) for name, picture in part if not isinstance(picture, str)]
+    readable = [(name, picture) for name, picture, _ in part if not isinstance(picture, str)]
     replies = {}
     if readable:
         stacked = np.stack([np.ascontiguousarray(picture.transpose(2, 0, 1)) for _, picture in readable])
         replies = dict(zip((name for name, _ in readable), team.read(stacked), strict=True))
-    for name, picture in part:
+    for name, picture, note in part:
         if isinstance(picture, str):
-            yield PictureAnswer(name, None, picture)
+            yield PictureAnswer(name, None, error=picture)
             continue
         reply = replies[name]
         if attention is not None:
             _draw(team, name, picture, reply.decision.text, attention)
-        yield PictureAnswer(name, reply)
+        yield PictureAnswer(name, reply, note)
 
 
 def map_path(folder: Path, name: str) -> Path:
