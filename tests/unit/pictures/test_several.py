@@ -44,7 +44,7 @@ def molecules(measured: ModuleType) -> tuple[list[str], list[str]]:
     [
         ("one component", 0.0, 0.0),
         ("one component, with a legend", 0.0, 0.0),
-        ("several components", 0.0, 0.0),
+        ("several components", 0.0, 0.025),
         ("grid of 2 × 2", 0.95, 1.0),
         ("grid of 2 × 2 with legends", 0.95, 1.0),
         ("reaction", 0.9, 1.0),
