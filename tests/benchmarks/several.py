@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from ocsrflow.chem.molecules import parse
 from ocsrflow.depiction.plain import Picture
-from ocsrflow.pictures.several import note_on
+from ocsrflow.reader.several_molecules import note_on
 from PIL import Image
 from rdkit import Chem
 from rdkit.Chem import Draw

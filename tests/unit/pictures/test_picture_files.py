@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ocsrflow.config.depiction import Depiction
-from ocsrflow.pictures.picture_files import Found, find, load, load_all
+from ocsrflow.pictures.picture_files import Found, find, load
 from ocsrflow.pictures.redraw_distance import distance
+from ocsrflow.reader.load_pictures import load_all
 from ocsrflow.runtime.errors import UserError
 from PIL import Image, ImageOps
 from support.drawings import sheet

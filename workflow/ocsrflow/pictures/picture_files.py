@@ -4,10 +4,10 @@ import os
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ from ..depiction.plain import Picture
 from ..runtime.csv_tables import FORMULA
 from ..runtime.errors import UserError, system_error, visible
 from .normalise import in_frame, normalise
-from .several import note_on
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".gif", ".webp", ".bmp")
 KINDS = "PNG, JPEG, TIFF, GIF, WebP, BMP"
@@ -96,34 +95,6 @@ def _passed_over(folder: Path, others: list[Path]) -> str:
     kinds = Counter("folder" if p.is_dir() else p.suffix.lower() or "no suffix" for p in others)
     listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     return visible(f"{folder}: passed over {len(others)} that are no pictures by their names ({listed})")
-
-
-class Loaded(NamedTuple):
-    """A picture made to fit, or the reason why it cannot be read, in one line."""
-
-    id: str
-    picture: Picture | str
-    note: str = ""  # where it shows several molecules
-
-
-def load_all(found: Found, depiction: Depiction) -> Iterator[Loaded]:
-    """All pictures, those that cannot be read with the reason.
-
-    What was passed over, which files have more than one picture, and which pictures show several molecules is said on
-    standard error.
-    """
-    for note in found.notes:
-        print(note, file=sys.stderr)
-    yield from (Loaded(name, why) for name, why in found.refused.items())
-    for name, path in found.files.items():
-        try:
-            pixels = read_pixels(path)
-            loaded = Loaded(name, normalise(pixels, depiction), note_on(pixels))
-        except ValueError as error:
-            loaded = Loaded(name, visible(str(error)))
-        if loaded.note:
-            print(f"{name}: {loaded.note}", file=sys.stderr)
-        yield loaded
 
 
 def load(source: Path | BinaryIO, depiction: Depiction, name: str | None = None) -> Picture:

@@ -17,7 +17,7 @@ from ..config.precision import Precision
 from ..config.reading import Reading
 from ..depiction.plain import Picture
 from ..network.attention_maps import draw_attention
-from ..pictures.picture_files import Loaded, find, load_all
+from ..pictures.picture_files import find
 from ..runtime.cli import explain
 from ..runtime.errors import UserError
 from ..runtime.files import whole
@@ -25,6 +25,7 @@ from ..runtime.gpu_lease import device_of, take
 from ..runtime.progress import progress
 from .ensemble_reader import EnsembleReader
 from .find_models import find_models
+from .load_pictures import Loaded, load_all
 from .output_formats import PictureAnswer, try_output, write_answers
 
 

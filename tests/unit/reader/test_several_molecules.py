@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -9,9 +10,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 from ocsrflow.config.depiction import Depiction
-from ocsrflow.pictures.picture_files import find, load_all
-from ocsrflow.pictures.several import GRID, REACTION, note_on
-from PIL import Image, ImageOps
+from ocsrflow.pictures.picture_files import find
+from ocsrflow.reader.load_pictures import load_all
+from ocsrflow.reader.several_molecules import GRID, REACTION, note_on
+from PIL import Image, ImageDraw, ImageOps
 from rdkit import Chem
 from rdkit.Chem import Draw
 from rdkit.Chem.rdChemReactions import ReactionFromSmarts
@@ -48,6 +50,7 @@ def molecules(measured: ModuleType) -> tuple[list[str], list[str]]:
         ("grid of 2 × 2", 0.95, 1.0),
         ("grid of 2 × 2 with legends", 0.95, 1.0),
         ("reaction", 0.9, 1.0),
+        ("two in a row", 0.95, 1.0),
     ],
 )
 def test_grids_are_noticed_and_salts_are_not(
@@ -90,7 +93,62 @@ def test_several_molecules_in_any_kind_of_picture(change: Callable[[Image.Image]
         assert note_on(np.asarray(change(single))) == "", smiles
 
 
-def test_it_is_said_once_for_each_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def framed(image: Image.Image, rows: int = 1, columns: int = 1) -> Image.Image:
+    """A picture on a page, with a frame around it and around each of its cells."""
+    page = image.copy()
+    draw = ImageDraw.Draw(page)
+    for row, column in itertools.product(range(rows), range(columns)):
+        width, height = image.width // columns, image.height // rows
+        corner = column * width, row * height
+        draw.rectangle((*corner, corner[0] + width - 1, corner[1] + height - 1), outline="black")
+    return ImageOps.expand(page, 20, "white")
+
+
+def test_molecules_that_are_close_together_and_frames() -> None:
+    assert note_on(np.asarray(grid(2, 2))) == GRID
+    assert note_on(np.asarray(grid(2, 1))) == GRID
+    for count, columns in ((2, 2), (4, 2), (9, 3)):
+        rows = -(-count // columns)
+        assert note_on(np.asarray(framed(grid(count, columns), rows, columns))) == GRID, count
+        assert note_on(np.asarray(framed(grid(count, columns)))) == GRID, count
+    for smiles in (*DRUGS, *SALTS, *SMALL):
+        single = Draw.MolToImage(Chem.MolFromSmiles(smiles)).convert("RGB")
+        assert note_on(np.asarray(framed(single))) == "", smiles
+
+
+@pytest.mark.parametrize("size", [(300, 300), (600, 600), (400, 200), (200, 400)])
+def test_two_like_ions_are_no_grid(size: tuple[int, int]) -> None:
+    for smiles in ("[CH-]1C=CC=C1.[CH-]1C=CC=C1.[Fe+2]", "Nc1ccccc1.Nc1ccccc1", "CCCCCC(=O)O.CCCCCC(=O)O"):
+        single = Draw.MolToImage(Chem.MolFromSmiles(smiles), size=size).convert("RGB")
+        assert note_on(np.asarray(single)) == "", smiles
+
+
+@pytest.mark.parametrize("smiles", ["C" * 60, "NCC(=O)" * 20 + "O", "CC#CC#CC#CC#CCO", "CC#CC#CC", "C=C"])
+def test_long_and_level_molecules_are_one(smiles: str) -> None:
+    for size in ((300, 300), (1000, 400), (2000, 2000)):
+        single = Draw.MolToImage(Chem.MolFromSmiles(smiles), size=size).convert("RGB")
+        assert note_on(np.asarray(single)) == "", size
+
+
+Point = tuple[int, int]
+ARROWS: dict[str, list[list[Point]]] = {  # from (0, 0) to (100, 0)
+    "open": [[(0, 0), (100, 0)], [(86, -8), (100, 0), (86, 8)]],
+    "equilibrium": [[(0, -4), (100, -4), (86, -12)], [(100, 4), (0, 4), (14, 12)]],
+    "retrosynthetic": [[(0, -4), (96, -4)], [(0, 4), (96, 4)], [(86, -14), (100, 0), (86, 14)]],
+}
+
+
+@pytest.mark.parametrize("arrow", ARROWS)
+def test_arrows_of_other_kinds(arrow: str) -> None:
+    page = Image.new("RGB", (620, 250), "white")
+    for smiles, left in ((DRUGS[0], 0), (DRUGS[2], 370)):
+        page.paste(Draw.MolToImage(Chem.MolFromSmiles(smiles), size=(250, 250)), (left, 0))
+    for line in ARROWS[arrow]:
+        ImageDraw.Draw(page).line([(260 + x, 125 + y) for x, y in line], "black", 2)
+    assert note_on(np.asarray(page)) == REACTION
+
+
+def test_the_note_is_printed_once_for_each_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     grid(4, 2).save(tmp_path / "grid.png")
     Draw.MolToImage(Chem.MolFromSmiles(DRUGS[0])).save(tmp_path / "one.png")
     loaded = {each.id: each for each in load_all(find([tmp_path]), Depiction())}

@@ -1,5 +1,9 @@
-"""Whether a picture shows several molecules, as grids and reactions do, where one was to be read."""
+"""Whether a picture shows several molecules, as grids and reactions do, where one is to be read.
 
+It stands here and not with the pictures, because no stage's results depend on it.
+"""
+
+import itertools
 import math
 
 import numpy as np
@@ -7,8 +11,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..depiction.plain import Picture
-from .box import EIGHT, Mask
-from .normalise import drawn
+from ..pictures.box import EIGHT, Mask
+from ..pictures.normalise import drawn
 
 SIDE = 1000  # pixels of the longer side in which it is looked at; in fewer an arrow loses its head
 TOGETHER = 60  # cells along the longer side; ink in neighbouring ones is closer together than molecules are
@@ -20,6 +24,11 @@ BESIDE = 0.5  # bond lengths between what belongs together, on one side of an ar
 CAPTION = 1.0  # bond lengths of a caption, in height
 ARROW = 60  # a part of the picture's longer side, which arrows have at least
 FLAT, HEAD = 0.35, 0.35  # of an arrow's length: its height at most, and the part that has the head
+THIN = 0.2  # bond lengths of a single line's height or width, which is no molecule
+RULE = 0.95  # of the whole height or width of what is drawn: the length of a frame's lines
+CELLS = 4  # rows and columns at most of a grid whose molecules are close together
+FILLED = 0.85  # of a cell's height or width, by one at least: two like ions that are drawn as one picture fill 0.8
+OFF = 0.02  # of a cell's side, by which the places of molecules in their cells differ at most
 
 GRID = "several molecules: cut the picture into one for each"
 REACTION = "a reaction: cut the picture into one for each molecule"
@@ -28,10 +37,11 @@ Box = tuple[slice, ...]
 
 
 def note_on(pixels: Picture) -> str:
-    """What to say about a picture with more than one molecule; "" about any other.
+    """The note on a picture with more than one molecule; "" for any other.
 
-    Molecules are pieces that are far apart in comparison with bond lengths, or on either side of an arrow. Ions and
-    solvents beside a molecule, captions, and bonds or letters that nothing touches are none.
+    Molecules are pieces that are far apart in comparison with bond lengths, or in equal cells of a grid, or on either
+    side of an arrow. Ions and solvents beside a molecule, captions, frames, and bonds or letters that nothing
+    touches are none.
 
     Parameters
     ----------
@@ -43,7 +53,7 @@ def note_on(pixels: Picture) -> str:
     ValueError
         Where nothing is drawn.
     """
-    inked = _reduced(drawn(pixels))
+    inked = _without_rules(_reduced(drawn(pixels)))
     pieces, _ = ndimage.label(inked, EIGHT)
     boxes = ndimage.find_objects(pieces)
     least = max(inked.shape) / ARROW
@@ -53,10 +63,15 @@ def note_on(pixels: Picture) -> str:
     sizes = [max(_size(box)) for box in boxes]
     lines = [at for at, size in enumerate(sizes, 1) if size >= LINES * max(sizes)]
     bond = _bond_length(np.isin(pieces, lines))
-    large = [at for at, size in enumerate(sizes, 1) if size >= MOLECULE * bond]
+    large = [
+        at
+        for at, box in enumerate(boxes, 1)
+        if max(_size(box)) >= MOLECULE * bond and (at in arrows or min(_size(box)) >= THIN * bond)
+    ]
     if len(large) < 2:
         return ""
-    if len(_groups(_without_captions(inked, pieces, large, bond), pieces, large, APART * bond)) > 1:
+    molecules = _without_captions(inked, pieces, large, bond)
+    if len(_groups(molecules, pieces, large, APART * bond)) > 1 or _is_grid(np.where(molecules, pieces, 0), large):
         return GRID
     for at in arrows:
         others = [other for other in large if other != at]
@@ -77,6 +92,17 @@ def _in_cells(inked: Mask, cell: int) -> Mask:
     rows = np.logical_or.reduceat(inked, range(0, inked.shape[0], cell), axis=0)
     cells: Mask = np.logical_or.reduceat(rows, range(0, inked.shape[1], cell), axis=1)
     return cells
+
+
+def _without_rules(inked: Mask) -> Mask:
+    """A mask without the lines of a table, cut to the frame where there is one."""
+    rows, columns = (np.flatnonzero(inked.any(axis=axis)) for axis in (1, 0))
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    level, upright = inked[:, box[1]].mean(axis=1) >= RULE, inked[box[0]].mean(axis=0) >= RULE
+    left = inked & ~level[:, None] & ~upright
+    if not left.any():  # a bond alone
+        return inked
+    return left[box] if level[rows[0]] and upright[columns[0]] else left
 
 
 def _is_together(inked: Mask) -> bool:
@@ -131,20 +157,44 @@ def _without_captions(inked: Mask, pieces: NDArray[np.int32], large: list[int], 
     return left
 
 
+def _is_grid(pieces: NDArray[np.int32], large: list[int]) -> bool:
+    """Whether large pieces are at the same place of equal cells each, as in RDKit's grids, however close they are."""
+    for rows, columns in itertools.product(range(1, CELLS + 1), repeat=2):
+        cells = [cell for row in np.array_split(pieces, rows) for cell in np.array_split(row, columns, axis=1)]
+        filled = [cell for cell in cells if cell.any()]
+        spans = np.array([_span(cell) for cell in filled])  # (cell, axis, start and end)
+        if len(filled) == 1 or spans.min() == 0 or spans.max() == 1:  # ink in one cell, or across an edge
+            continue
+        at_one_place = np.ptp(spans.mean(axis=2), axis=0).max() <= OFF
+        is_filled = np.ptp(spans, axis=2).max() >= FILLED
+        if at_one_place and is_filled and all(np.isin(cell, large).any() for cell in filled):
+            return True
+    return False
+
+
+def _span(cell: NDArray[np.int32]) -> list[tuple[float, float]]:
+    """Start and end of the ink in the height and in the width of a cell, as parts of them."""
+    inked = [np.flatnonzero(cell.any(axis=axis)) for axis in (1, 0)]
+    return [(at[0] / side, (at[-1] + 1) / side) for at, side in zip(inked, cell.shape, strict=True)]
+
+
 def _is_arrow(piece: Mask) -> bool:
-    """Whether a connected piece of ink, in its box, is a level or upright line with a head at one end."""
+    """Whether a connected piece of ink, in its box, is a level or upright line with a head, or half of one, at an end.
+
+    A line may be double, as of a retrosynthetic arrow.
+    """
     piece = piece if piece.shape[0] <= piece.shape[1] else piece.T
     height, length = piece.shape
     if height > FLAT * length:
         return False
-    columns = piece.sum(axis=0)
-    line = float(np.median(columns))
-    middles = (np.arange(height)[:, None] * piece).sum(axis=0) / np.maximum(columns, 1)
-    if np.ptp(middles) > 0.5 * line + 1:  # not level
+    top, bottom = piece.argmax(axis=0), height - piece[::-1].argmax(axis=0)
+    line = float(np.median(bottom - top))
+    head = bottom - top >= 1.5 * line + 1
+    if height < 2.5 * line or not head.any() or line > 0.12 * length:
         return False
-    wide = np.flatnonzero(columns >= 1.5 * line + 1)
-    if height < 2.5 * line or not len(wide) or line > 0.12 * length:
+    if np.ptp((top + bottom)[~head]) > line + 2:  # not level
         return False
+    wide = np.flatnonzero(head)
     return bool(wide[-1] < HEAD * length or wide[0] >= (1 - HEAD) * length)
 
 
