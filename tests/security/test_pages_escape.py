@@ -114,7 +114,7 @@ def test_a_picture_called_like_a_formula_is_the_same_file(tmp_path: Path, monkey
     found = find([Path()])
     assert sorted(found.files) == sorted(["./=1+1.png", "./@x.png", "./-x.png", "./+x.png", "plain.png"])
     assert all(os.path.samefile(id_, path) for id_, path in found.files.items())
-    write_answers(tmp_path / "out.csv", [PictureAnswer(id_, None, "why") for id_ in found.files])
+    write_answers(tmp_path / "out.csv", [PictureAnswer(id_, None, error="why") for id_ in found.files])
     rows = (tmp_path / "out.csv").read_text().splitlines()[1:]
     assert not [row for row in rows if row.startswith((*FORMULA, "'"))]
 

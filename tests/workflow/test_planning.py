@@ -100,6 +100,7 @@ EDITS = [
     ),
     ("evaluation/score.py", 'TRUST = (', 'TRUST = ("x", ', {"score"}),
     ("report/costs.py", "COLUMNS = (", 'COLUMNS = ("x", ', {"report"}),
+    ("reader/several_molecules.py", "APART = 2.0", "APART = 2.1", {"record"}),
     ("reader/mlflow_pyfunc.py", "import io\n", "import io\nX = 1\n", {"record"}),
     ("tracking/mlflow_store.py", "import os\n", "import os\nX = 1\n", {"tracking", "record"}),
 ]  # fmt: skip

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ocsrflow.config.depiction import Depiction
-from ocsrflow.pictures.picture_files import Found, find, load, load_all
+from ocsrflow.pictures.picture_files import Found, find, load
 from ocsrflow.pictures.redraw_distance import distance
+from ocsrflow.reader.load_pictures import load_all
 from ocsrflow.runtime.errors import UserError
 from PIL import Image, ImageOps
 from support.drawings import sheet
@@ -185,7 +186,7 @@ def test_pictures_are_found_in_folders_and_named_without_ambiguity(folder: Path)
 
 
 def test_what_cannot_be_read_does_not_stop_the_others(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    outcomes = dict(load_all(find([folder / "one", folder / "none"]), GREY))
+    outcomes = {each.id: each.picture for each in load_all(find([folder / "one", folder / "none"]), GREY)}
     assert {name for name, got in outcomes.items() if isinstance(got, str)} == {str(folder / "none"), "broken.png"}
     assert isinstance(outcomes["a.PNG"], np.ndarray)
     assert "passed over" in capsys.readouterr().err

@@ -177,6 +177,6 @@ def test_a_registered_model_is_served_over_http(results: Path, dataset: Path, ml
         end_server(server)
     assert isinstance(answers[0]["smiles"], str)
     assert 0 <= answers[0]["confidence"] <= 1
-    assert answers[0]["error"] == ""
+    assert (answers[0]["note"], answers[0]["error"]) == ("", "")
     assert answers[1]["smiles"] == ""
     assert answers[1]["error"].startswith("not a picture of a known kind")

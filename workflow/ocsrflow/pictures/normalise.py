@@ -42,11 +42,8 @@ def normalise(pixels: Picture, depiction: Depiction) -> Picture:
     """
     drawing = dark_on_white(pixels, depiction.channels)
     grey = darkest(drawing)
-    ink = 255 - int(grey.min())
-    if ink <= BLANK * 255:
-        raise BlankError(NOTHING)
     noise = _noise(grey)
-    threshold = 255 - max(INKED * ink, min(GRAIN * noise, 0.6 * ink))
+    threshold = _threshold(grey, noise)
     inked = grey < threshold
     box = box_of(inked)
     top, bottom, left, right = box
@@ -73,6 +70,26 @@ def in_frame(pixels: Picture, depiction: Depiction) -> bool:
     if pixels.shape[:2] != (size, size) or not on_white or 255 - int(pixels.min()) <= BLANK * 255:
         return False
     return depiction.channels == 3 or bool((pixels == pixels[..., :1]).all())
+
+
+def drawn(pixels: Picture) -> Mask:
+    """Where a picture, (height, width, 3) or (height, width) uint8, is drawn on, as :func:`normalise` has it.
+
+    Raises
+    ------
+    ValueError
+        Where nothing is drawn.
+    """
+    grey = dark_on_white(pixels, 1)
+    return grey < _threshold(grey, _noise(grey))
+
+
+def _threshold(grey: Picture, noise: float) -> float:
+    """The level below which a pixel counts as drawn."""
+    ink = 255 - int(grey.min())
+    if ink <= BLANK * 255:
+        raise BlankError(NOTHING)
+    return 255 - max(INKED * ink, min(GRAIN * noise, 0.6 * ink))
 
 
 def _noise(grey: Picture) -> float:

@@ -4,7 +4,7 @@ import os
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -95,21 +95,6 @@ def _passed_over(folder: Path, others: list[Path]) -> str:
     kinds = Counter("folder" if p.is_dir() else p.suffix.lower() or "no suffix" for p in others)
     listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     return visible(f"{folder}: passed over {len(others)} that are no pictures by their names ({listed})")
-
-
-def load_all(found: Found, depiction: Depiction) -> Iterator[tuple[str, Picture | str]]:
-    """Each picture's id with the picture, made to fit; or with the reason why it cannot be read, in one line.
-
-    What was passed over, and which files have more than one picture, is said on standard error.
-    """
-    for note in found.notes:
-        print(note, file=sys.stderr)
-    yield from found.refused.items()
-    for name, path in found.files.items():
-        try:
-            yield name, load(path, depiction)
-        except ValueError as error:
-            yield name, visible(str(error))
 
 
 def load(source: Path | BinaryIO, depiction: Depiction, name: str | None = None) -> Picture:

@@ -16,13 +16,13 @@ from mlflow.pyfunc.model import PythonModel
 
 from ocsrflow.config.reading import Reading
 from ocsrflow.depiction.plain import Picture
-from ocsrflow.pictures.picture_files import load
 from ocsrflow.reader.ensemble_reader import EnsembleReader
 from ocsrflow.reader.find_models import find_models
+from ocsrflow.reader.load_pictures import load_with_note
 
 # Hints would be taken for a schema in place of the signature that the model is logged with.
 warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")
-COLUMNS = ("smiles", "confidence", "log_probability", "error")
+COLUMNS = ("smiles", "confidence", "log_probability", "note", "error")
 BATCH = 64  # pictures read together
 
 
@@ -53,7 +53,8 @@ class PictureReader(PythonModel):  # type: ignore[misc]  # MLflow's classes have
         Returns
         -------
         A row a picture: ``smiles``, ``confidence`` (probability that the SMILES is exactly right),
-        ``log_probability`` (natural logarithm), and ``error``, the reason where a picture cannot be read, else empty.
+        ``log_probability`` (natural logarithm), ``note`` where a picture shows several molecules, else empty, and
+        ``error``, the reason where a picture cannot be read, else empty.
         """
         loaded = [self._load(data) for data in model_input["picture"]]
         rows = []
@@ -61,22 +62,23 @@ class PictureReader(PythonModel):  # type: ignore[misc]  # MLflow's classes have
             rows += self._read(loaded[at : at + BATCH])
         return pd.DataFrame(rows, columns=list(COLUMNS))
 
-    def _load(self, data: Any) -> Picture | str:
+    def _load(self, data: Any) -> tuple[Picture | str, str]:
+        """The picture or why it cannot be read, and the note on it."""
         try:
-            return load(io.BytesIO(bytes(data)), self.reader.depiction, "picture")
+            return load_with_note(io.BytesIO(bytes(data)), self.reader.depiction, "picture")
         except (ValueError, TypeError) as error:
-            return str(error)
+            return str(error), ""
 
-    def _read(self, part: list[Picture | str]) -> list[tuple[str, float, float, str]]:
-        pictures = [picture.transpose(2, 0, 1) for picture in part if not isinstance(picture, str)]
+    def _read(self, part: list[tuple[Picture | str, str]]) -> list[tuple[str, float, float, str, str]]:
+        pictures = [picture.transpose(2, 0, 1) for picture, _ in part if not isinstance(picture, str)]
         answers = iter(self.reader.read(np.stack([np.ascontiguousarray(p) for p in pictures])) if pictures else [])
         rows = []
-        for picture in part:
+        for picture, note in part:
             if isinstance(picture, str):
-                rows.append(("", 0.0, float("nan"), picture))
+                rows.append(("", 0.0, float("nan"), "", picture))
             else:
                 answer = next(answers)
-                rows.append((answer.decision.text, answer.confidence, answer.decision.log_probability, ""))
+                rows.append((answer.decision.text, answer.confidence, answer.decision.log_probability, note, ""))
         return rows
 
 

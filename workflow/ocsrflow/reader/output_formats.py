@@ -16,7 +16,18 @@ from ..runtime.files import whole, write_json
 from .ensemble_reader import Answer
 
 FORMS = (".csv", ".json", ".sdf")
-COLUMNS = ("id", "smiles", "confidence", "log_probability", "agreement", "distance", "valid", "complete", "error")
+COLUMNS = (
+    "id",
+    "smiles",
+    "confidence",
+    "log_probability",
+    "agreement",
+    "distance",
+    "valid",
+    "complete",
+    "note",
+    "error",
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +36,7 @@ class PictureAnswer:
 
     id: str
     answer: Answer | None
+    note: str = ""  # where the picture shows several molecules
     error: str = ""
 
 
@@ -79,8 +91,8 @@ def write_answers(path: Path, answers: Sequence[PictureAnswer]) -> None:
 def _row(of_picture: PictureAnswer) -> dict[str, Any]:
     answer = of_picture.answer
     if answer is None:
-        empty = dict.fromkeys(COLUMNS)
-        return {**empty, "id": of_picture.id, "smiles": "", "confidence": 0.0, "error": of_picture.error}
+        refused = {"id": of_picture.id, "smiles": "", "confidence": 0.0, "note": "", "error": of_picture.error}
+        return {**dict.fromkeys(COLUMNS), **refused}
     decision = answer.decision
     return {
         "id": of_picture.id,
@@ -91,6 +103,7 @@ def _row(of_picture: PictureAnswer) -> dict[str, Any]:
         "distance": None if math.isnan(decision.distance) else round(decision.distance, 4),
         "valid": answer.valid,
         "complete": answer.complete,
+        "note": of_picture.note,
         "error": "",
     }
 
@@ -117,7 +130,7 @@ def _write_sdf(path: Path, rows: Sequence[dict[str, Any]]) -> None:
             rdDepictor.Compute2DCoords(molecule)
             molecule.SetProp("_Name", row["id"])
             for column in COLUMNS[1:-1]:
-                if row[column] is not None:
+                if row[column] not in (None, ""):
                     molecule.SetProp(column, str(_cell(row[column])))
             writer.write(molecule)
         writer.close()

@@ -13,11 +13,12 @@ from cyclopts.validators import Number
 
 from ..chem.tokenizer import tokenize
 from ..config.methods import MethodName
+from ..config.network import REFERENCE_MODELS
 from ..config.precision import Precision
 from ..config.reading import Reading
 from ..depiction.plain import Picture
 from ..network.attention_maps import draw_attention
-from ..pictures.picture_files import find, load_all
+from ..pictures.picture_files import find
 from ..runtime.cli import explain
 from ..runtime.errors import UserError
 from ..runtime.files import whole
@@ -25,6 +26,7 @@ from ..runtime.gpu_lease import device_of, take
 from ..runtime.progress import progress
 from .ensemble_reader import EnsembleReader
 from .find_models import find_models
+from .load_pictures import Loaded, load_all
 from .output_formats import PictureAnswer, try_output, write_answers
 
 
@@ -46,7 +48,7 @@ def predict(
 
     Exit status 1 means that some pictures could not be read: a line says why for each; the others are in the output.
 
-    Example: ``ocsrflow read pictures/ --models results/demo -o out.csv``
+    Example: ``ocsrflow read pictures/ -o out.csv``
 
     Parameters
     ----------
@@ -57,11 +59,11 @@ def predict(
         probability that the SMILES is exactly right), log-probability (natural logarithm), agreement (mean Tanimoto
         similarity with what each model read), distance (of a drawing of the SMILES from the picture, 0 to 1), whether
         it is valid (RDKit parses it) and complete (not cut off at the model's longest text; else its confidence is 0),
-        and an error where it could not be read.
+        a note where it shows several molecules, and an error where it could not be read.
     models
         Folder of a trained model (results/models/NAME), given again for each of several that answer together; or one
         file of an ensemble's members (results/ensembles/NAME.json); or a folder of results, which means its only
-        ensemble. By default results.
+        ensemble, or else its only model. By default those that come with this repository, in results/reference.
     method
         How several models find one answer; by default rescored, if it is among the run's methods. rescored: of all
         their candidates the likeliest by the mean over the models;
@@ -91,7 +93,7 @@ def predict(
     try_output(out)
     if attention is not None:
         attention.mkdir(parents=True, exist_ok=True)
-    trained = find_models(models or [Path("results")])
+    trained = find_models(models or [REFERENCE_MODELS.parent])
     found = find(pictures)
     lease = take(gpus)
     device = torch.device(device_of(lease, required=gpus is not None))
@@ -131,23 +133,21 @@ def predict(
     print(f"{len(answers)} pictures read by {', '.join(reader.names)}: {out}")
 
 
-def _read(
-    reader: EnsembleReader, part: list[tuple[str, Picture | str]], attention: Path | None
-) -> Iterator[PictureAnswer]:
+def _read(reader: EnsembleReader, part: list[Loaded], attention: Path | None) -> Iterator[PictureAnswer]:
     """The answers to some pictures, in their order."""
-    readable = [(name, picture) for name, picture in part if not isinstance(picture, str)]
+    readable = [(name, picture) for name, picture, _ in part if not isinstance(picture, str)]
     answers = {}
     if readable:
         stacked = np.stack([np.ascontiguousarray(picture.transpose(2, 0, 1)) for _, picture in readable])
         answers = dict(zip((name for name, _ in readable), reader.read(stacked), strict=True))
-    for name, picture in part:
+    for name, picture, note in part:
         if isinstance(picture, str):
-            yield PictureAnswer(name, None, picture)
+            yield PictureAnswer(name, None, error=picture)
             continue
         answer = answers[name]
         if attention is not None:
             _draw(reader, name, picture, answer.decision.text, attention)
-        yield PictureAnswer(name, answer)
+        yield PictureAnswer(name, answer, note)
 
 
 def map_path(folder: Path, name: str) -> Path:

@@ -28,7 +28,13 @@ NEEDED = (
     "torch", "torchvision", "timm", "safetensors", "rdkit", "numpy", "pandas", "pyarrow", "pillow", "h5py",
     "hdf5plugin", "pyspng", "scipy", "zstandard", "pebble", "psutil", "scikit-learn", "pydantic", "cyclopts", "tqdm",
 )  # fmt: skip
-ANSWER = (("string", "smiles"), ("double", "confidence"), ("double", "log_probability"), ("string", "error"))
+ANSWER = (
+    ("string", "smiles"),
+    ("double", "confidence"),
+    ("double", "log_probability"),
+    ("string", "note"),
+    ("string", "error"),
+)
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec("binary", "picture")]),
     outputs=Schema([ColSpec(kind, name) for kind, name in ANSWER]),
@@ -36,7 +42,7 @@ SIGNATURE = ModelSignature(
 DESCRIPTION = (
     "Reads pictures of molecules, one molecule each. Input: a column `picture` with the bytes of PNG, JPEG, TIFF, GIF, "
     "WebP or BMP files (base64 in JSON). Output: `smiles`; `confidence`, the probability that it is exactly right; "
-    "`log_probability`; `error`, the reason where a picture cannot be read."
+    "`log_probability`; `note`, where a picture shows several molecules; `error`, the reason where it cannot be read."
 )
 
 
