@@ -193,9 +193,8 @@ def test_reference_is_a_folder_of_this_repository(
 ) -> None:
     network = NETWORK.model_copy(update={"pretrained": "reference"})
     assert Path(str(network.parent)).resolve() == REFERENCE_MODELS / "shufflenet_v2_x0_5-32"
-    if not REFERENCE_MODELS.exists():  # nothing is shipped yet
-        with pytest.raises(UserError, match=r"reference/models/shufflenet_v2_x0_5-32 has no model.json"):
-            Parent.read(Path(str(network.parent)))
+    with pytest.raises(UserError, match=r"reference/models/shufflenet_v2_x0_5-32 has no model.json"):
+        Parent.read(Path(str(network.parent)))
     monkeypatch.setattr("ocsrflow.config.network.REFERENCE_MODELS", tmp_path)
     copied(parent, tmp_path / "shufflenet_v2_x0_5-32")
     Parent.read(Path(str(network.parent))).check(network, Split(**SPLIT))
