@@ -268,8 +268,8 @@ def _picture_blocks(
         raise UserError(f"{source}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except csv.Error as error:
         raise UserError(f"{source}, line {reader.line_num}: not a CSV file ({error})") from None
-    there = PictureFolder(pictures).names()
-    missing = [(n, name) for n, (name, _) in enumerate(rows, 2) if name not in there]
+    available = PictureFolder(pictures).names()
+    missing = [(n, name) for n, (name, _) in enumerate(rows, 2) if name not in available]
     if missing:
         n, name = missing[0]
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

@@ -94,16 +94,16 @@ def fit(rows: pd.DataFrame, exact: NDArray[np.bool_]) -> Calibration:
     right = [*exact[valid].tolist(), True, False]
     share = float(exact.mean()) if len(exact) else 0.0
     while used:
-        seen = _features(rows[valid], used)
-        means, scales = seen.mean(axis=0), seen.std(axis=0)
+        features = _features(rows[valid], used)
+        means, scales = features.mean(axis=0), features.std(axis=0)
         scales[scales < 1e-9] = 1.0  # all the same, but for rounding
         nothing = _features(pd.DataFrame([NO_MOLECULE]), used)
-        model = LogisticRegression(C=1 / PENALTY).fit((np.vstack([seen, means, nothing]) - means) / scales, right)
+        model = LogisticRegression(C=1 / PENALTY).fit((np.vstack([features, means, nothing]) - means) / scales, right)
         coefficients = model.coef_[0].tolist()
         worst = int(np.argmin(coefficients))
         if coefficients[worst] > 0:
             intercept = float(model.intercept_[0])
-            highest = seen.max(axis=0).tolist()
+            highest = features.max(axis=0).tolist()
             return Calibration(
                 used, means.tolist(), scales.tolist(), coefficients, highest, intercept, len(rows), share
             )
@@ -130,8 +130,8 @@ def confidence(rows: pd.DataFrame, calibration: Calibration) -> Floats:
     for name in calibration.features:
         if name not in rows:
             raise UserError(f"the calibration was learnt with {name}, which these predictions lack; calibrate again")
-    seen = np.minimum(_features(rows, calibration.features), calibration.highest)
-    standardised = (seen - np.array(calibration.means)) / np.array(calibration.scales)
+    features = np.minimum(_features(rows, calibration.features), calibration.highest)
+    standardised = (features - np.array(calibration.means)) / np.array(calibration.scales)
     logits = calibration.intercept + standardised @ np.array(calibration.coefficients)
     # The logistic function, by a function that does not overflow.
     return np.where(_usable(rows), (1 + np.tanh(logits / 2)) / 2, 0.0)
@@ -203,8 +203,8 @@ def auroc(values: Floats, exact: NDArray[np.bool_]) -> float | None:
     """
     from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
 
-    there = ~np.isnan(values)
-    ranks, right = pd.Series(values[there]).rank(), exact[there]  # ranks, since infinite values are refused
+    present = ~np.isnan(values)
+    ranks, right = pd.Series(values[present]).rank(), exact[present]  # ranks, since infinite values are refused
     return float(roc_auc_score(right, ranks)) if 0 < right.sum() < len(right) else None
 
 

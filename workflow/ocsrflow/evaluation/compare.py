@@ -58,8 +58,8 @@ def _plain(value: Any) -> Any:
 def _report(found: Comparison) -> str:
     lines = []
     for side, own in (("A", found.a), ("B", found.b)):
-        about = [f"{name} {value}" for name, value in own.items() if name != "what"]
-        lines += [f"{side}: {own['what']}", *([f"   {', '.join(about)}"] if about else [])]
+        origin = [f"{name} {value}" for name, value in own.items() if name != "what"]
+        lines += [f"{side}: {own['what']}", *([f"   {', '.join(origin)}"] if origin else [])]
     lines += ["", "Configuration"]
     lines += [f"  not compared: {found.not_compared}"] if found.not_compared else _changes(found.configuration)
     for test_set in dict.fromkeys(own.test_set for own in found.scores):

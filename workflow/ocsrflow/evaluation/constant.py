@@ -60,12 +60,12 @@ def constant(
     source = Packed(candidates) if candidates else packed
     texts = source.text("smiles", source.members("train")[:CANDIDATES])
     molecules = parse_all([*references[:PICTURES], *texts], processes=processes, what="parsing")
-    seen = [found for text in references[:PICTURES] if (found := molecules[text]) is not None]
+    parsed_references = [found for text in references[:PICTURES] if (found := molecules[text]) is not None]
     tried = {text: found for text in texts if (found := molecules[text]) is not None}
-    if not seen or not tried:
+    if not parsed_references or not tried:
         raise UserError(f"{data}: no constant answer without a reference and a candidate that RDKit parses")
     means = {
-        text: float(np.mean(parsed_similarities(molecule, seen)))
+        text: float(np.mean(parsed_similarities(molecule, parsed_references)))
         for text, molecule in progress(tried.items(), total=len(tried), what="best constant answer", unit="candidates")
     }
     answer = max(means, key=means.__getitem__)

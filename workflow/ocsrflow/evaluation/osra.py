@@ -99,13 +99,18 @@ def osra(
     """
     packed = Packed(data)
     members = packed.first(split, size)
-    about = {"name": name, "kind": "baseline", "key": f"baseline:{name}:{packed.digest}", "device": "CPU, 1 process"}
-    about |= of_cluster()
+    description = {
+        "name": name,
+        "kind": "baseline",
+        "key": f"baseline:{name}:{packed.digest}",
+        "device": "CPU, 1 process",
+    }
+    description |= of_cluster()
     program = shutil.which("osra")
     if program is None:
         print(MISSING)
         _write(out, packed, members[:0], [])
-        write_json(facts, about | {"missing": MISSING, "seconds_per_image": None})
+        write_json(facts, description | {"missing": MISSING, "seconds_per_image": None})
         return
     version = _version(program)
     given = Originals(originals) if originals else None
@@ -116,9 +121,9 @@ def osra(
     outcomes = Counter(of_picture.outcome for of_picture in found)
     write_json(
         facts,
-        about
+        description
         | {
-            "key": f"{about['key']}:{version}",
+            "key": f"{description['key']}:{version}",
             "version": version,
             "seconds_per_image": statistics.median(of_picture.seconds for of_picture in found[:TIMED]),
             **{outcome: outcomes[outcome] for outcome in ("read", "nothing_found", "crashed", "too_slow")},

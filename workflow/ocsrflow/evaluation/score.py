@@ -94,10 +94,10 @@ def score(
 
 def _trust(values: np.ndarray[Any, np.dtype[np.float64]], name: str, found: Evaluation) -> dict[str, Any]:
     """How a sign of trust goes with being right."""
-    there = ~np.isnan(values)
-    values, exact, similarity = values[there], found.exact[there], found.similarity[there]
+    present = ~np.isnan(values)
+    values, exact, similarity = values[present], found.exact[present], found.similarity[present]
     return {
-        "images": int(there.sum()),
+        "images": int(present.sum()),
         "auroc": auroc(-values if name == "distance" else values, exact),
         "curve": reliability(values, exact, similarity),
     }

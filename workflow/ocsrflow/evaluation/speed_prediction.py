@@ -53,16 +53,16 @@ class SideBySide:
         os.environ[PARENT] = str(os.getpid())  # they must not use a GPU longer than this process leases it
         try:
             for i, (description, weights) in enumerate(members):
-                ours, theirs = context.Pipe()
+                own_end, child_end = context.Pipe()
                 process = context.Process(
                     target=_work,
-                    args=(description, weights, devices[i % len(devices)], threads, reading, theirs),
+                    args=(description, weights, devices[i % len(devices)], threads, reading, child_end),
                     daemon=True,
                 )
                 with without_ctrl_c():
                     process.start()
-                theirs.close()
-                self._connections.append(ours)
+                child_end.close()
+                self._connections.append(own_end)
                 self._processes.append(process)
         finally:
             del os.environ[PARENT]
@@ -222,7 +222,7 @@ def speed_prediction(
     # GPUs of several kinds may round in several ways; all else is an error of ours.
     if len(kinds) == 1 and not same:
         compared = zip(positions, answers, in_turn.expected, strict=True)
-        different = [int(packed.cid[at]) for at, ours, expected in compared if ours != expected]
+        different = [int(packed.cid[at]) for at, answer, expected in compared if answer != expected]
         raise RuntimeError(f"{name} reads other texts side by side than one after the other, of CIDs {different}")
     digest = hashlib.sha256(
         json.dumps(

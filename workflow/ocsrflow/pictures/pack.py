@@ -95,18 +95,18 @@ def pack(
                         continue
                     numbers = _tokens(row.smiles)
                     wanted = [pictures.find(row.cid, n) for n in range(drawings_of(row.split, drawings))]
-                    there = [position for position in wanted if position is not None]
+                    found = [position for position in wanted if position is not None]
                     if numbers is None:
                         refused.append(("no_tokens", row.smiles))
-                    elif len(there) < len(wanted):
-                        refused += [reasons.get(row.cid, ("not_drawn", row.smiles))] * (len(wanted) - len(there))
-                    if numbers is None or not there:
+                    elif len(found) < len(wanted):
+                        refused += [reasons.get(row.cid, ("not_drawn", row.smiles))] * (len(wanted) - len(found))
+                    if numbers is None or not found:
                         lost.add(row)
                         continue
                     lost.replace(row)
                     entry = json.dumps({"cid": row.cid, "split": row.split, "tokens": numbers.tolist()})
                     texts = {"smiles": row.smiles, "canonical": row.canonical}
-                    for position in there:
+                    for position in found:
                         json_file.write((",\n" if writer.pictures else "[\n") + entry)
                         writer.add(row.cid, row.split, pictures.chunk(position), numbers, texts)
             json_file.write("\n]\n")

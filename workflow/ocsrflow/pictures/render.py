@@ -108,9 +108,9 @@ def render(
     picture_store = PictureStore(store, name, shard, shards)
     hashes = {picture_hash(picture.cid, picture.smiles, picture.drawing): picture for picture in wanted}
     # Supplied pictures may have changed under the same name: they are read again.
-    there = {} if pictures else picture_store.find(np.fromiter(hashes, np.uint64, len(hashes)))
-    found = {hashes[key][:2]: found_at for key, found_at in there.items()}
-    missing = [picture for key, picture in hashes.items() if key not in there]
+    stored = {} if pictures else picture_store.find(np.fromiter(hashes, np.uint64, len(hashes)))
+    found = {hashes[key][:2]: found_at for key, found_at in stored.items()}
+    missing = [picture for key, picture in hashes.items() if key not in stored]
     plain = 0
     refused: list[tuple[int, str, str]] = []
     if missing:
@@ -147,8 +147,8 @@ def _wanted(sample: Path, shard: int, shards: int, drawings: int) -> list[Wanted
     """The pictures of those molecules of a data set that fall into a shard."""
     found: list[Wanted] = []
     for batch in pq.ParquetFile(sample).iter_batches(columns=["cid", "smiles", "file", "split"]):
-        mine = batch.filter(pa.array(shard_of(batch["cid"].to_numpy(), shards) == shard))
-        for cid, smiles, file, split in zip(*(column.to_pylist() for column in mine.columns), strict=True):
+        of_shard = batch.filter(pa.array(shard_of(batch["cid"].to_numpy(), shards) == shard))
+        for cid, smiles, file, split in zip(*(column.to_pylist() for column in of_shard.columns), strict=True):
             found += [Wanted(cid, n, smiles, file) for n in range(drawings_of(split, drawings))]
     return found
 

@@ -117,15 +117,15 @@ class EnsembleReader:
         ranked = [[best_first(beam, parsed) for beam in of_picture] for of_picture in zip(*by_model, strict=True)]
         pools = [list(filter(parsed, dict.fromkeys(text for own in models for text, _ in own))) for models in ranked]
         likelihoods = self._likelihoods(features, pools)
-        drawings = [picture.transpose(1, 2, 0) for picture in pictures]
+        images = [picture.transpose(1, 2, 0) for picture in pictures]
         distances = [[math.nan] * len(pool) for pool in pools]
         if self.method == "redrawn":
-            distances = self._distances(drawings, pools)
+            distances = self._distances(images, pools)
         candidates = list(map(_candidates, ranked, pools, likelihoods, distances))
         decisions = [METHODS[self.method](own, molecules) for own in candidates]
         if self.method != "redrawn":  # for the confidence the drawing of the answer alone is needed
             answers = [[decision.text] if parsed(decision.text) else [] for decision in decisions]
-            of_answers = [own[0] if own else math.nan for own in self._distances(drawings, answers)]
+            of_answers = [own[0] if own else math.nan for own in self._distances(images, answers)]
             decisions = [replace(d, distance=distance) for d, distance in zip(decisions, of_answers, strict=True)]
         complete = [self._is_complete(d.text, models) for d, models in zip(decisions, ranked, strict=True)]
         usable = [parsed(d.text) and ended for d, ended in zip(decisions, complete, strict=True)]
@@ -156,11 +156,12 @@ class EnsembleReader:
         if len(self.model_readers) == 1:
             return [[()] * len(pool) for pool in pools]
         tokens = [[encode(text).tolist() for text in pool] for pool in pools]
-        each = []
+        by_model = []
         for model_reader, own in zip(self.model_readers, features, strict=True):
             with model_reader.model.autocast():
-                each.append(likelihood(model_reader.model.decoder, own, tokens))
-        return [list(zip(*of_picture, strict=True)) for of_picture in zip(*each, strict=True)]
+                by_model.append(likelihood(model_reader.model.decoder, own, tokens))
+        # From model, picture, text to picture, text, model.
+        return [list(zip(*of_picture, strict=True)) for of_picture in zip(*by_model, strict=True)]
 
     def _distances(self, pictures: list[Picture], texts: list[list[str]]) -> list[list[float]]:
         return redraw_distances(pictures, texts, self._processes)

@@ -157,8 +157,8 @@ class Run:
 
     def parameters(self, values: Mapping[str, Any]) -> None:
         """Log parameters; what is there already stays."""
-        there = self.client.get_run(self.run_id).data.params
-        new = [Param(key, str(value)[:LONGEST]) for key, value in values.items() if key not in there]
+        logged = self.client.get_run(self.run_id).data.params
+        new = [Param(key, str(value)[:LONGEST]) for key, value in values.items() if key not in logged]
         for at in range(0, len(new), MOST_PARAMETERS):
             self.client.log_batch(self.run_id, params=new[at : at + MOST_PARAMETERS])
 
@@ -182,12 +182,12 @@ class Run:
         ``of`` says of which model and data set they are, in the words of MLflow's metrics: ``model_id``,
         ``dataset_name``, ``dataset_digest``.
         """
-        there = self.client.get_run(self.run_id).data.metrics
+        logged = self.client.get_run(self.run_id).data.metrics
         now = int(time.time() * 1000)
         metrics = [
             Metric(key, float(value), now, self._logged.get(key, -1) + 1, run_id=self.run_id, **(of or {}))
             for key, value in values.items()
-            if math.isfinite(value) and there.get(key) != float(value)
+            if math.isfinite(value) and logged.get(key) != float(value)
         ]
         if metrics:
             self.client.log_batch(self.run_id, metrics=metrics)

@@ -104,7 +104,7 @@ class Parent:
         try:
             if not isinstance(recorded, dict) or recorded.keys() != Split.model_fields.keys():
                 raise ValueError("seed, validation and test are expected")
-            theirs = Split.model_validate(recorded)
+            of_parent = Split.model_validate(recorded)
         except ValueError:  # pydantic's too
             raise UserError(f"{where} has a 'split' in its model.json that is none; give another parent") from None
         if split is None:
@@ -112,16 +112,16 @@ class Parent:
                 "network.pretrained: the data set does not say how its molecules were split, so some may be held out "
                 "that the parent learnt from; make it again with the stages sample and pack"
             )
-        if theirs.seed != split.seed:
+        if of_parent.seed != split.seed:
             raise UserError(
-                f"{where} has split.seed {theirs.seed}, here it is {split.seed}: it learnt from molecules that are "
-                f"held out here; set split.seed to {theirs.seed}, or give another parent"
+                f"{where} has split.seed {of_parent.seed}, here it is {split.seed}: it learnt from molecules that are "
+                f"held out here; set split.seed to {of_parent.seed}, or give another parent"
             )
-        if split.held_out > theirs.held_out:
+        if split.held_out > of_parent.held_out:
             raise UserError(
-                f"{where} held out {theirs.held_out:g} of the molecules (split.validation + split.test), here it is "
+                f"{where} held out {of_parent.held_out:g} of the molecules (split.validation + split.test), here it is "
                 f"{split.held_out:g}: it learnt from molecules that are held out here; set both shares so that their "
-                f"sum is {theirs.held_out:g} or less, or give another parent"
+                f"sum is {of_parent.held_out:g} or less, or give another parent"
             )
 
 

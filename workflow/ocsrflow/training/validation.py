@@ -71,8 +71,8 @@ def validate(model: EncoderDecoder, packed: Packed, training: Training, group: P
                 waiting.append((chunk, pool.schedule(work, chunk, LIMIT)))
             totals += [float(cross_entropy), len(targets), 0, 0, len(texts)]
             bar.update()
-        for chunk, results in waiting:
-            for (text, _), result in zip(chunk, results, strict=True):
+        for asked, results in waiting:
+            for (text, _), result in zip(asked, results, strict=True):
                 totals[2:4] += _or_invalid(result, text)
     summed = group.all_reduce(torch.tensor(totals, device=group.device))
     loss, tokens, similarities, valids, pictures = summed.cpu().tolist()
