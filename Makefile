@@ -9,7 +9,8 @@ ifndef RESULTS
 RESULTS := $(patsubst %/experiment.yaml,%,$(firstword $(shell ls -t results/experiment.yaml results/demo/experiment.yaml \
 	2>/dev/null) results/experiment.yaml))
 endif
-PYTEST := pytest --numprocesses auto --maxprocesses 4
+# Tests wait for processes and servers: one more at a time than there are cores.
+PYTEST := pytest --numprocesses $(shell expr $$(nproc) + 1) --maxprocesses 4
 # What is given on the command line reaches the shell as the value of a variable, never as a part of a command; value,
 # so that make itself runs nothing in it either.
 override PYTHON := $(value PYTHON)
