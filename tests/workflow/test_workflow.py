@@ -143,6 +143,27 @@ def test_other_splits_draw_no_picture_again(toy: Path, tmp_path: Path) -> None:
     assert 0 < added < 40
 
 
+@pytest.mark.parametrize(
+    ("change", "first"),
+    [
+        ({"training": {"encoder_lr": 2.0e-3}}, "train"),
+        ({"prediction": {"beams": 3}}, "predict"),
+        ({"split": {"validation": 0.1, "test": 0.1, "seed": 5}}, "sample"),
+    ],
+    ids=["training", "reading", "draw"],
+)
+def test_what_snakemake_forgot_is_known_from_the_results(
+    toy: Path, tmp_path: Path, change: dict[str, dict[str, object]], first: str
+) -> None:
+    folder = copy_toy(toy, tmp_path / "toy")
+    shutil.rmtree(folder / ".snakemake/metadata")
+    before = edit(folder)
+    edit(folder, **{key: before[key] | values for key, values in change.items()})
+    assert {first, "score", "report"} <= planned(folder)[1] <= with_followers({first})
+    edit(folder, **before)
+    assert planned(folder) == (set(), set())
+
+
 def test_another_picture_of_a_benchmark_brings_it_into_shape_again(changed: Path) -> None:
     folder = changed / "tests/workflow/foreign"
     (folder / "ethanol.png").write_bytes((folder / "proline.tif").read_bytes())

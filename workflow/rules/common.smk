@@ -26,6 +26,7 @@ from ocsrflow.runtime.code_version import code_version
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.config.planning import Plan, given, one_of, option, picture_options
 from ocsrflow.config.reading import Reading
+from ocsrflow.reading import outdated
 from ocsrflow.training import parent
 
 try:
@@ -36,6 +37,11 @@ if missing := given_files.missing_files(CONFIG):
     raise WorkflowError("\n  ".join(["the configuration names what is not there:", *missing]))
 if refused := parent.refused(given_files.parents_elsewhere(CONFIG), CONFIG.split):
     raise WorkflowError("\n  ".join(["models cannot start from the trained ones that they name:", *refused]))
+
+try:
+    outdated.make_again(CONFIG)
+except OSError as error:
+    raise WorkflowError(f"{error.filename}: {error.strerror}; results need a folder that can be written to")
 
 plan = Plan(CONFIG)
 

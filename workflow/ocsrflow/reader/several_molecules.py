@@ -102,7 +102,8 @@ def _without_rules(inked: Mask) -> Mask:
     left = inked & ~level[:, None] & ~upright
     if not left.any():  # a bond alone
         return inked
-    return left[box] if level[rows[0]] and upright[columns[0]] else left
+    framed: Mask = left[box] if level[rows[0]] and upright[columns[0]] else left
+    return framed
 
 
 def _is_together(inked: Mask) -> bool:

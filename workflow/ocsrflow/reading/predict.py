@@ -112,6 +112,7 @@ def predict_set(
             "key": f"model:{model_facts['name']}:{model_facts['key']}",
             "seconds_per_image": statistics.median(times),
             "images_per_second": batched,
+            "reading": reading.model_dump(mode="json"),
             "precision": model_reader.precision,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads} threads",
         },

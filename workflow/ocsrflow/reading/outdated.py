@@ -1,0 +1,111 @@
+"""Results that say of themselves that they were made with other settings than are configured now.
+
+Snakemake compares settings by records of its own (``.snakemake/metadata``). Where those are lost, as a power cut may
+lose them, a finished model would stay, and the report would print settings that it was not made with.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..config.experiment import Config
+from ..config.reading import Reading
+from ..config.sections import Dataset, Model
+from ..runtime.errors import UserError
+from ..runtime.files import read_json
+
+AGO = 50 * 365 * 86_400 * 10**9  # nanoseconds
+LONG_AGO = 30 * 365 * 86_400 * 10**9  # since 1970: no result is as old
+
+
+def make_again(config: Config) -> None:
+    """Date such results back by fifty years, so that Snakemake makes them again, and what follows from them.
+
+    Looked at are what data sets were drawn by, what models were trained by, and how they read. Where the configuration
+    is again what it was, the date is too.
+    """
+    for path, made, wanted in _results(config):
+        difference = _differs(made, wanted)
+        date = path.stat().st_mtime_ns
+        if difference and date > LONG_AGO:
+            print(f"{path}: made with {difference}; it is made again", file=sys.stderr)
+            os.utime(path, ns=(date - AGO, date - AGO))
+        elif not difference and date < LONG_AGO:
+            os.utime(path, ns=(date + AGO, date + AGO))
+
+
+def _results(config: Config) -> Iterator[tuple[Path, Mapping[str, Any], Mapping[str, Any]]]:
+    """Finished files, each with the settings it was made with and those that it would be made with now."""
+    results = Path(config.results)
+    for dataset in config.datasets:
+        path = results / "datasets" / dataset.name / "sample.parquet"
+        if path.is_file():
+            yield path, _drawn_by(path), _draw(config, dataset)
+    reading = config.prediction.model_dump(mode="json", include=set(Reading.model_fields))
+    for model in config.models:
+        path = results / "models" / model.name / "model.json"
+        if path.is_file():
+            yield path, _facts(path), _training(model)
+        for facts in sorted(results.glob(f"predictions/*/{model.name}.json")):
+            yield facts, _facts(facts), {"reading": reading}
+
+
+def _draw(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """What the stage ``sample`` writes down of a draw."""
+    source = next(source for source in config.sources if source.name == dataset.source)
+    return {
+        "max_length": dataset.max_length or source.max_length,
+        "per_length": dataset.per_length,
+        "size": dataset.size,
+        "seed": dataset.seed,
+        "validation": config.split.validation,
+        "test": config.split.test,
+        "split_seed": config.split.seed,
+    }
+
+
+def _training(model: Model) -> dict[str, Any]:
+    """What the stage ``train`` writes down of its settings; ``auto`` as a precision stands for what was found."""
+    left_open = {"precision"} if model.training.precision == "auto" else set()
+    return {
+        "dataset": model.dataset,
+        "network": model.network.model_dump(mode="json"),
+        "training": model.training.model_dump(mode="json", exclude=left_open),
+    }
+
+
+def _drawn_by(sample: Path) -> Mapping[str, Any]:
+    try:
+        notes = pq.read_schema(sample).metadata or {}
+        found = json.loads(notes.get(b"sample", b"{}"))
+    except (pa.ArrowException, ValueError):
+        return {}  # damaged: its reader says so
+    return found if isinstance(found, dict) else {}
+
+
+def _facts(path: Path) -> Mapping[str, Any]:
+    try:
+        found = read_json(path)
+    except UserError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _differs(made: Mapping[str, Any], wanted: Mapping[str, Any], where: str = "") -> str:
+    """The first setting that is another one, with both values; empty where those that are written down agree."""
+    for key, value in wanted.items():
+        if key not in made:
+            continue
+        own = made[key]
+        if isinstance(value, Mapping) and isinstance(own, Mapping):
+            if found := _differs(own, value, f"{where}{key}."):
+                return found
+        elif own != value:
+            return f"{where}{key} {json.dumps(own)}, configured is {json.dumps(value)}"
+    return ""
