@@ -168,11 +168,12 @@ class SnakemakeRun:
 
 
 class Watch(threading.Thread):
-    """Looks at which GPUs SLURM has given to which job, all the time."""
+    """Looks all the time at which GPUs SLURM has given to which job, and at how many processes draw one shard."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
         super().__init__(daemon=True)
-        self.cluster, self.ended = cluster, threading.Event()
+        self.cluster, self.folder, self.ended = cluster, folder, threading.Event()
+        self.drawing: Counter[int] = Counter()  # at most, by the process of the stage
         self.seen: dict[str, set[int]] = {}  # GPUs of each job
         self.together: list[dict[str, set[int]]] = []  # those of one moment
 
@@ -184,6 +185,18 @@ class Watch(threading.Thread):
                     now[re.search(r"JobId=(\d+)", job)[1]] = numbers(given[1])
             self.seen |= now
             self.together.append(now)
+            self.drawing |= Counter(filter(None, (draws_for(one, self.folder) for one in psutil.process_iter())))
+
+
+def draws_for(process: psutil.Process, folder: Path) -> int | None:
+    """The process of the stage ``render`` that has this one draw some of its pictures; None for all others."""
+    try:
+        if "pebble_pool_worker" in process.cmdline() and in_folder(process, folder):
+            parent = process.parent()
+            return parent.pid if parent and "render" in parent.cmdline() else None
+    except psutil.Error:
+        pass
+    return None
 
 
 def numbers(text: str) -> set[int]:
@@ -193,7 +206,7 @@ def numbers(text: str) -> set[int]:
 
 
 def test_the_experiment_runs_on_slurm_and_loses_nothing(cluster: Cluster, run: SnakemakeRun, faults: Faults) -> None:
-    watch = Watch(cluster)
+    watch = Watch(cluster, run.folder)
     watch.start()
 
     # Snakemake is killed while both trainings are on. Their jobs are at work still when the next one begins.
@@ -258,6 +271,8 @@ def test_the_experiment_runs_on_slurm_and_loses_nothing(cluster: Cluster, run: S
     assert run.ended("the end of the experiment") == 0, run.state()
     watch.ended.set()
     watch.join()
+
+    assert max(watch.drawing.values(), default=0) >= 2, "the cores of a job draw its shard together"
 
     # Each job had as many GPUs as it asked for, and none that another had at that time.
     assert {number: len(watch.seen[number]) for number in asked} == asked
