@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 REFERENCE = Path(__file__).parents[2] / "results/reference"
 LARGEST = 15_000_000  # bytes
@@ -27,7 +27,7 @@ def ship(model: Path, confidence: Path | None) -> None:
     halved = {name: values.half() if values.dtype == torch.float32 else values for name, values in weights.items()}
     if lost := [name for name, values in halved.items() if not values.isfinite().all()]:
         raise SystemExit(f"too large for 16 bits: {', '.join(lost)}")
-    save_file(halved, folder / "weights.safetensors")
+    (folder / "weights.safetensors").write_bytes(save(halved))
     facts = json.loads((model / "model.json").read_text(encoding="utf-8"))
     (folder / "model.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     shutil.copy(model / "metrics.jsonl", folder)

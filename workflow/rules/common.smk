@@ -39,7 +39,7 @@ if refused := parent.refused(given_files.parents_elsewhere(CONFIG), CONFIG.split
     raise WorkflowError("\n  ".join(["models cannot start from the trained ones that they name:", *refused]))
 
 try:
-    outdated.make_again(CONFIG)
+    outdated.date_back(CONFIG)
 except OSError as error:
     raise WorkflowError(f"{error.filename}: {error.strerror}; results need a folder that can be written to")
 

@@ -20,24 +20,24 @@ from ..config.sections import Dataset, Model
 from ..runtime.errors import UserError
 from ..runtime.files import read_json
 
-AGO = 50 * 365 * 86_400 * 10**9  # nanoseconds
-LONG_AGO = 30 * 365 * 86_400 * 10**9  # since 1970: no result is as old
+FIFTY_YEARS = 50 * 365 * 86_400 * 10**9  # nanoseconds
+BEFORE_ANY_RESULT = 30 * 365 * 86_400 * 10**9  # since 1970: no result is as old
 
 
-def make_again(config: Config) -> None:
-    """Date such results back by fifty years, so that Snakemake makes them again, and what follows from them.
+def date_back(config: Config) -> None:
+    """Date results that were made with other settings back by fifty years, so that Snakemake makes them again.
 
     Looked at are what data sets were drawn by, what models were trained by, and how they read. Where the configuration
     is again what it was, the date is too.
     """
     for path, made, wanted in _results(config):
-        difference = _differs(made, wanted)
+        difference = _first_difference(made, wanted)
         date = path.stat().st_mtime_ns
-        if difference and date > LONG_AGO:
+        if difference and date > BEFORE_ANY_RESULT:
             print(f"{path}: made with {difference}; it is made again", file=sys.stderr)
-            os.utime(path, ns=(date - AGO, date - AGO))
-        elif not difference and date < LONG_AGO:
-            os.utime(path, ns=(date + AGO, date + AGO))
+            os.utime(path, ns=(date - FIFTY_YEARS, date - FIFTY_YEARS))
+        elif not difference and date < BEFORE_ANY_RESULT:
+            os.utime(path, ns=(date + FIFTY_YEARS, date + FIFTY_YEARS))
 
 
 def _results(config: Config) -> Iterator[tuple[Path, Mapping[str, Any], Mapping[str, Any]]]:
@@ -97,15 +97,15 @@ def _facts(path: Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _differs(made: Mapping[str, Any], wanted: Mapping[str, Any], where: str = "") -> str:
+def _first_difference(made: Mapping[str, Any], wanted: Mapping[str, Any], where: str = "") -> str:
     """The first setting that is another one, with both values; empty where those that are written down agree."""
     for key, value in wanted.items():
         if key not in made:
             continue
-        own = made[key]
-        if isinstance(value, Mapping) and isinstance(own, Mapping):
-            if found := _differs(own, value, f"{where}{key}."):
+        written = made[key]
+        if isinstance(value, Mapping) and isinstance(written, Mapping):
+            if found := _first_difference(written, value, f"{where}{key}."):
                 return found
-        elif own != value:
-            return f"{where}{key} {json.dumps(own)}, configured is {json.dumps(value)}"
+        elif written != value:
+            return f"{where}{key} {json.dumps(written)}, configured is {json.dumps(value)}"
     return ""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from ..config.network import Network
 from ..config.training import Training
@@ -129,7 +129,8 @@ def train(
         if not group.is_main:
             return
         with whole(out) as part:
-            save_file({k: v.contiguous() for k, v in trainer.best.items()}, part)
+            # save_file would make a file that nobody but its owner may read.
+            part.write_bytes(save({k: v.contiguous() for k, v in trainer.best.items()}))
         write_text(metrics, "".join(json.dumps(line) + "\n" for line in history))
         facts: dict[str, Any] = {
             "name": name,

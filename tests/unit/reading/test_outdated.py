@@ -1,0 +1,87 @@
+"""A result that says it was made with other settings is dated back, and forward again."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from ocsrflow.config.experiment import Config
+from ocsrflow.reading.outdated import FIFTY_YEARS, date_back
+from support.checkout import REPOSITORY
+from yaml import safe_load
+
+MADE = 1_700_000_000 * 10**9  # nanoseconds since 1970
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> dict[str, Any]:
+    raw: dict[str, Any] = safe_load((REPOSITORY / "tests/workflow/toy.yaml").read_text())
+    full = safe_load((REPOSITORY / "config.yaml").read_text())
+    for key in ("network", "training", "split", "depiction", "prediction"):
+        raw[key] = full.get(key, {}) | raw[key]
+    return {**full, **raw, "results": str(tmp_path)}
+
+
+def write(config: Config) -> dict[str, Path]:
+    """A data set, a model and what it read, as the stages write down how they were made."""
+    results, dataset, model = Path(config.results), config.datasets[0], config.models[0]
+    draw = {"max_length": 14, "per_length": 20, "size": 120, "seed": 1, "validation": 0.1, "test": 0.1, "split_seed": 0}
+    files = {
+        "draw": results / f"datasets/{dataset.name}/sample.parquet",
+        "training": results / f"models/{model.name}/model.json",
+        "reading": results / f"predictions/held-out/{model.name}.json",
+    }
+    for path in files.values():
+        path.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"cid": [1]}).replace_schema_metadata({"sample": json.dumps(draw)}), files["draw"])
+    settings = {key: getattr(model, key).model_dump(mode="json") for key in ("network", "training")}
+    files["training"].write_text(json.dumps({"dataset": model.dataset, **settings}))
+    files["reading"].write_text(json.dumps({"reading": {"beams": config.prediction.beams}}))
+    for path in files.values():
+        os.utime(path, ns=(MADE, MADE))
+    return files
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "of", "difference"),
+    [
+        ("split", {"seed": 3}, {"draw"}, "split_seed 0, configured is 3"),
+        ("training", {"encoder_lr": 0.002}, {"training"}, "training.encoder_lr 0.001, configured is 0.002"),
+        ("prediction", {"beams": 7}, {"reading"}, "reading.beams 2, configured is 7"),
+        ("prediction", {"timed_images": 1}, set(), ""),
+        ("training", {"precision": "auto"}, set(), ""),
+    ],
+)
+def test_what_was_made_with_other_settings_is_dated_back_until_they_return(
+    raw: dict[str, Any],
+    key: str,
+    values: dict[str, Any],
+    of: set[str],
+    difference: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = Config.model_validate(raw)
+    files = write(before)
+    date_back(before)
+    assert {path.stat().st_mtime_ns for path in files.values()} == {MADE}
+    after = Config.model_validate({**raw, key: raw[key] | values})
+    for _ in range(2):  # the second time nothing is left to be done
+        date_back(after)
+        dated = {name for name, path in files.items() if path.stat().st_mtime_ns == MADE - FIFTY_YEARS}
+        assert dated == of
+    assert capsys.readouterr().err.count(f"made with {difference}") == len(of)
+    date_back(before)
+    assert {path.stat().st_mtime_ns for path in files.values()} == {MADE}
+
+
+def test_what_is_damaged_or_says_nothing_is_left_to_its_readers(raw: dict[str, Any]) -> None:
+    config = Config.model_validate(raw)
+    files = write(config)
+    for path, data in zip(files.values(), (b"", b"{", b"[]"), strict=True):
+        path.write_bytes(data)
+        os.utime(path, ns=(MADE, MADE))
+    date_back(config)
+    assert {path.stat().st_mtime_ns for path in files.values()} == {MADE}
