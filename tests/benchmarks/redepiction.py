@@ -4,7 +4,7 @@ Each molecule's picture is moved by a pixel, as pictures from elsewhere never li
 compared with drawings of the molecule and of near misses: another atom, another bond, an atom less. Run by hand::
 
     python tests/benchmarks/redepiction.py
-    python tests/benchmarks/redepiction.py --corpus ../shared/data/CID-SMILES.gz --size 300
+    python tests/benchmarks/redepiction.py --corpus workflow/resources/public-molecules.tsv.gz --size 300
 """
 
 import argparse

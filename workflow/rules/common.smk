@@ -19,14 +19,13 @@ if os.pathsep in str(PACKAGE_HOME):
 sys.path.insert(0, str(PACKAGE_HOME))
 
 from ocsrflow.config import experiment as settings
-from ocsrflow.config import given_files, provenance
+from ocsrflow.config import given_files, outdated, provenance
 from ocsrflow.report.published import CAPTIONS, caption_of
 from ocsrflow.runtime import files, parent_watch
 from ocsrflow.runtime.code_version import code_version
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.config.planning import Plan, given, one_of, option, picture_options
 from ocsrflow.config.reading import Reading
-from ocsrflow.reading import outdated
 from ocsrflow.training import parent
 
 try:
@@ -38,10 +37,17 @@ if missing := given_files.missing_files(CONFIG):
 if refused := parent.refused(given_files.parents_elsewhere(CONFIG), CONFIG.split):
     raise WorkflowError("\n  ".join(["models cannot start from the trained ones that they name:", *refused]))
 
+
+def cannot_write(error):
+    """The error of a results folder that the system refuses to write to."""
+    folder = error.filename or CONFIG.results
+    return WorkflowError(f"{folder}: {error.strerror}; results need a folder that can be written to")
+
+
 try:
     outdated.date_back(CONFIG)
 except OSError as error:
-    raise WorkflowError(f"{error.filename}: {error.strerror}; results need a folder that can be written to")
+    raise cannot_write(error)
 
 plan = Plan(CONFIG)
 
@@ -113,9 +119,7 @@ def begin():
     except UserError as error:
         raise WorkflowError(str(error))
     except OSError as error:
-        raise WorkflowError(
-            f"{error.filename or CONFIG.results}: {error.strerror}; results need a folder that can be written to"
-        )
+        raise cannot_write(error)
 
 
 def close_mlflow(status):

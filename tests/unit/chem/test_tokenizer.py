@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ocsrflow.chem import tokenizer
-from support.checkout import REPOSITORY
+from ocsrflow.config.planning import PUBLIC
 
 
 def round_trip(smiles: str) -> str:
@@ -56,11 +56,8 @@ def test_every_embedded_molecule_survives(kept: Path) -> None:
     assert [round_trip(text) for text in texts] == texts
 
 
-def test_every_molecule_of_the_shared_corpus_survives() -> None:
-    corpus = REPOSITORY.parent / "shared/data/CID-SMILES.gz"
-    if not corpus.exists():
-        pytest.skip("needs the shared corpus beside this checkout")
-    with gzip.open(corpus, "rt") as lines:
+def test_every_public_molecule_survives() -> None:
+    with gzip.open(PUBLIC, "rt") as lines:
         texts = [line.rstrip("\n").split("\t")[1] for line in lines]
     assert len(texts) == 283_036
     assert all("".join(tokenizer.tokenize(text)) == text for text in texts)

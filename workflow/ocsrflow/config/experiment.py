@@ -160,7 +160,7 @@ class Config(Settings):
                 )
         for i, model in enumerate(self.models):
             dataset = _lookup(f"models.{i}.dataset", model.dataset, datasets)
-            longest = dataset.max_length or sources[dataset.source].max_length
+            longest = longest_text(self, dataset)
             # A token is one character or more; the end token comes on top.
             if model.training.decode_length < longest + 1:
                 raise ValueError(
@@ -246,6 +246,11 @@ def _lookup(path: str, name: str, items: Mapping[str, Named]) -> Named:
     if name not in items:
         raise ValueError(f"{path}: {name!r} is not one of {', '.join(items)}")
     return items[name]
+
+
+def longest_text(config: Config, dataset: Dataset) -> int:
+    """Characters of the longest SMILES that a data set may have."""
+    return dataset.max_length or next(s.max_length for s in config.sources if s.name == dataset.source)
 
 
 def model_folder(config: Config, model: Model) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from .experiment import SELECTION, Config, model_folder, parent_in
+from .experiment import SELECTION, Config, longest_text, model_folder, parent_in
 from .sections import Dataset, Source, TestSet
 
 Wildcards = Any
@@ -100,7 +100,7 @@ class Plan:
     def draw_options(self, wildcards: Wildcards) -> list[str]:
         """Which molecules the stage ``sample`` draws."""
         dataset = self.datasets[wildcards.dataset]
-        options = ["--max-length", str(dataset.max_length or self.source_of(wildcards).max_length)]
+        options = ["--max-length", str(longest_text(self.config, dataset))]
         if dataset.per_length is not None:
             options += ["--per-length", str(dataset.per_length)]
         if dataset.size is not None:
@@ -265,8 +265,7 @@ def shards(config: Config, dataset: Dataset) -> int:
     """Jobs that a data set's drawing is divided into; one where nothing bounds its size."""
     if dataset.shards is not None:
         return dataset.shards
-    longest = dataset.max_length or next(s.max_length for s in config.sources if s.name == dataset.source)
-    most = dataset.per_length * longest if dataset.per_length else None
+    most = dataset.per_length * longest_text(config, dataset) if dataset.per_length else None
     bounds = [bound for bound in (dataset.size, most) if bound is not None]
     return -(-min(bounds) * dataset.drawings // config.rendering.shard_size) if bounds else 1
 

@@ -96,10 +96,10 @@ def _without(pixels: Picture, mask: Mask, colour: Colour, paper: Colour) -> Pict
     labels, _ = ndimage.label(_closed(mask, 2 * width + 3), EIGHT)  # over a double bond's lines
     found = np.zeros_like(mask)
     for label, part in enumerate(ndimage.find_objects(labels), 1):
-        own = np.pad(labels[part] == label, 1)
+        own = labels[part] == label
         half = _half_width(own)
-        if half > width and _half_width(mask[part] & (labels[part] == label)) >= width / 2 + 1:  # wider than a line
-            whole = _closed(own, 2 * int(half) + 1)[1:-1, 1:-1]  # over a wedge
+        if half > width and _half_width(mask[part] & own) >= width / 2 + 1:  # wider than a line
+            whole = _closed(own, 2 * int(half) + 1)  # over a wedge
             if np.count_nonzero(whole & dark[part]) >= DRAWN * half * width:
                 found[part] |= whole
     if not found.any():

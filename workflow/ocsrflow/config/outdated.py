@@ -8,17 +8,15 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from ..config.experiment import Config
-from ..config.reading import Reading
-from ..config.sections import Dataset, Model
 from ..runtime.errors import UserError
 from ..runtime.files import read_json
+from .experiment import Config, longest_text, model_folder
+from .reading import Reading
+from .sections import Dataset, Model
 
 FIFTY_YEARS = 50 * 365 * 86_400 * 10**9  # nanoseconds
 BEFORE_ANY_RESULT = 30 * 365 * 86_400 * 10**9  # since 1970: no result is as old
@@ -45,11 +43,11 @@ def _results(config: Config) -> Iterator[tuple[Path, Mapping[str, Any], Mapping[
     results = Path(config.results)
     for dataset in config.datasets:
         path = results / "datasets" / dataset.name / "sample.parquet"
-        if path.is_file():
+        if path.is_file() and find_spec("pyarrow"):  # which with --sdm conda only the jobs' environments have
             yield path, _drawn_by(path), _draw(config, dataset)
     reading = config.prediction.model_dump(mode="json", include=set(Reading.model_fields))
     for model in config.models:
-        path = results / "models" / model.name / "model.json"
+        path = Path(model_folder(config, model)) / "model.json"
         if path.is_file():
             yield path, _facts(path), _training(model)
         for facts in sorted(results.glob(f"predictions/*/{model.name}.json")):
@@ -58,9 +56,8 @@ def _results(config: Config) -> Iterator[tuple[Path, Mapping[str, Any], Mapping[
 
 def _draw(config: Config, dataset: Dataset) -> dict[str, Any]:
     """What the stage ``sample`` writes down of a draw."""
-    source = next(source for source in config.sources if source.name == dataset.source)
     return {
-        "max_length": dataset.max_length or source.max_length,
+        "max_length": longest_text(config, dataset),
         "per_length": dataset.per_length,
         "size": dataset.size,
         "seed": dataset.seed,
@@ -81,6 +78,9 @@ def _training(model: Model) -> dict[str, Any]:
 
 
 def _drawn_by(sample: Path) -> Mapping[str, Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         notes = pq.read_schema(sample).metadata or {}
         found = json.loads(notes.get(b"sample", b"{}"))

@@ -2,14 +2,17 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from ocsrflow.config.experiment import Config
-from ocsrflow.reading.outdated import FIFTY_YEARS, date_back
+from ocsrflow.config.experiment import Config, load
+from ocsrflow.config.outdated import FIFTY_YEARS, date_back
+from snakemake.utils import update_config
 from support.checkout import REPOSITORY
 from yaml import safe_load
 
@@ -18,11 +21,9 @@ MADE = 1_700_000_000 * 10**9  # nanoseconds since 1970
 
 @pytest.fixture
 def raw(tmp_path: Path) -> dict[str, Any]:
-    raw: dict[str, Any] = safe_load((REPOSITORY / "tests/workflow/toy.yaml").read_text())
-    full = safe_load((REPOSITORY / "config.yaml").read_text())
-    for key in ("network", "training", "split", "depiction", "prediction"):
-        raw[key] = full.get(key, {}) | raw[key]
-    return {**full, **raw, "results": str(tmp_path)}
+    raw: dict[str, Any] = safe_load((REPOSITORY / "config.yaml").read_text())
+    update_config(raw, safe_load((REPOSITORY / "tests/workflow/toy.yaml").read_text()))
+    return {**raw, "results": str(tmp_path)}
 
 
 def write(config: Config) -> dict[str, Path]:
@@ -63,11 +64,11 @@ def test_what_was_made_with_other_settings_is_dated_back_until_they_return(
     difference: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    before = Config.model_validate(raw)
+    before = load(raw)
     files = write(before)
     date_back(before)
     assert {path.stat().st_mtime_ns for path in files.values()} == {MADE}
-    after = Config.model_validate({**raw, key: raw[key] | values})
+    after = load({**raw, key: raw[key] | values})
     for _ in range(2):  # the second time nothing is left to be done
         date_back(after)
         dated = {name for name, path in files.items() if path.stat().st_mtime_ns == MADE - FIFTY_YEARS}
@@ -78,10 +79,16 @@ def test_what_was_made_with_other_settings_is_dated_back_until_they_return(
 
 
 def test_what_is_damaged_or_says_nothing_is_left_to_its_readers(raw: dict[str, Any]) -> None:
-    config = Config.model_validate(raw)
+    config = load(raw)
     files = write(config)
     for path, data in zip(files.values(), (b"", b"{", b"[]"), strict=True):
         path.write_bytes(data)
         os.utime(path, ns=(MADE, MADE))
     date_back(config)
     assert {path.stat().st_mtime_ns for path in files.values()} == {MADE}
+
+
+def test_planning_needs_no_pyarrow() -> None:
+    """With --sdm conda only the jobs' environments have it."""
+    imports = "import sys; from ocsrflow.config import outdated, planning; sys.exit('pyarrow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", imports]).returncode == 0
