@@ -23,7 +23,7 @@ import pandas as pd
 from ocsrflow.chem.molecules import parse
 from ocsrflow.chem.similarity import parse_all
 from ocsrflow.ensemble.choose import choose
-from ocsrflow.ensemble.vote import ensemble
+from ocsrflow.ensemble.vote import vote
 from ocsrflow.ensemble.voting_methods import METHODS, Candidates, PoolEntry
 from ocsrflow.runtime.files import write_json
 from rdkit import Chem, DataStructs, RDConfig
@@ -127,7 +127,7 @@ def routes(rows: list[tuple[str, ...]], right: list[str], rounds: int, processes
             "plain loop, pair rule only": lambda: plain(rows),
             "pair rule only, 1 process": lambda: ours(rows, 1),
             f"pair rule only, {processes} processes": lambda: ours(rows, processes),
-            f"stage ensemble (pairs, medoid, votes, oracle), {processes} processes": lambda: ensemble(
+            f"stage vote (pairs, medoid, votes, oracle), {processes} processes": lambda: vote(
                 **given, name="e", folder=folder, methods=["pairs", "medoid", "votes"], processes=processes
             ),
             f"stage choose (best of 5), {processes} processes": lambda: choose(

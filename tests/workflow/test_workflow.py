@@ -118,7 +118,7 @@ def test_a_new_seed_of_a_data_set_runs_what_is_made_of_it(changed: Path) -> None
     config["datasets"][1]["seed"] = 77
     edit(changed, datasets=config["datasets"])
     assert planned(changed)[0] == of_one_model("mobile", "longer") | OF_THE_ENSEMBLE | {
-        "Draw the molecules of data set longer",
+        "Sample the molecules of data set longer",
         "Draw shard 0 of 1 of data set longer",
         "Pack the pictures and tokens of data set longer",
         "Show what is in data set longer",
@@ -150,7 +150,7 @@ def test_other_splits_draw_no_picture_again(toy: Path, tmp_path: Path) -> None:
         ({"prediction": {"beams": 3}}, "predict"),
         ({"split": {"validation": 0.1, "test": 0.1, "seed": 5}}, "sample"),
     ],
-    ids=["training", "reading", "draw"],
+    ids=["training", "reading", "sampling"],
 )
 def test_what_snakemake_forgot_is_known_from_the_results(
     toy: Path, tmp_path: Path, change: dict[str, dict[str, object]], first: str
@@ -198,7 +198,7 @@ def test_other_threads_and_cores_run_nothing(toy: Path) -> None:
     assert planned(toy, "--cores", "1", "--set-threads", "train=1", "sample=1") == (set(), set())
 
 
-def test_another_way_of_drawing_leaves_the_draw_of_molecules_alone(changed: Path) -> None:
+def test_another_way_of_drawing_samples_no_molecules_again(changed: Path) -> None:
     edit(changed, depiction={"size": 80, "palette": "black_and_white"})
     assert planned(changed)[1] == with_followers({"render", "benchmark_set"})
 

@@ -67,7 +67,7 @@ pathvars:
 
 
 # Snakemake replaces these names in inputs and outputs itself; this does it in parameters.
-path = workflow.pathvars.apply
+fill_paths = workflow.pathvars.apply
 
 
 wildcard_constraints:
@@ -89,13 +89,13 @@ own_python = (
     if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
     else f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
 )
-surroundings = {
+environment = {
     "PYTHONPATH": PACKAGE_HOME,
     "PYTHONUNBUFFERED": 1,
     parent_watch.SNAKEMAKE: os.getpid(),
     files.RESULTS: CONFIG.results,
 }
-exports = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in surroundings.items())
+exports = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in environment.items())
 shell.prefix(escaped(f"set -euo pipefail; {own_python}export {exports}; "))
 
 

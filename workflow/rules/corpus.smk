@@ -40,7 +40,7 @@ rule filter:
     params:
         code=code_version("corpus.filter"),
         source_size=plan.source_size,
-        record=path("<results>/corpus/{source}/source.json"),
+        record=fill_paths("<results>/corpus/{source}/source.json"),
         max_length=lambda wildcards: plan.sources[wildcards.source].max_length,
         pictures=plan.pictures_options,
     message:
@@ -70,13 +70,13 @@ rule sample:
         runtime=240,
     params:
         code=code_version("corpus.sample"),
-        draw=plan.draw_options,
+        options=plan.sample_options,
         validation=CONFIG.split.validation,
         test=CONFIG.split.test,
         split_seed=CONFIG.split.seed,
     message:
-        "Draw the molecules of data set {wildcards.dataset}"
+        "Sample the molecules of data set {wildcards.dataset}"
     shell:
-        "python -m ocsrflow sample {input.kept:q} {params.draw:q} --validation {params.validation} "
+        "python -m ocsrflow sample {input.kept:q} {params.options:q} --validation {params.validation} "
         "--test {params.test} --split-seed {params.split_seed} --processes {threads} --out {output.sample:q} "
         "--lengths {output.lengths:q} --rejects {output.rejects:q} > {log:q} 2>&1"

@@ -53,7 +53,7 @@ rule rescore:
         mem_mb=16000,
         runtime=240,
     params:
-        code=code_version("reading.rescore"),
+        code=code_version("prediction.rescore"),
         members=plan.members,
         batch=CONFIG.prediction.batch,
         timed_images=CONFIG.prediction.timed_images,
@@ -95,7 +95,7 @@ rule vote:
         members=plan.members,
         methods=CONFIG.methods,
         redrawn=given("redrawn", "redrawn_facts"),
-        folder=path("<results>/predictions/{test_set}"),
+        folder=fill_paths("<results>/predictions/{test_set}"),
     message:
         "The models of ensemble {wildcards.ensemble} vote on {wildcards.test_set}"
     shell:

@@ -24,7 +24,7 @@ rule render:
     params:
         code=code_version("pictures.render"),
         shards=plan.shards,
-        store=lambda wildcards: path(plan.of_source("pictures")(wildcards)),
+        store=lambda wildcards: fill_paths(plan.of_source("pictures")(wildcards)),
         depiction=CONFIG.depiction.model_dump_json(),
         drawings=lambda wildcards: plan.datasets[wildcards.dataset].drawings,
         time_limit=CONFIG.rendering.time_limit,
@@ -59,9 +59,9 @@ rule pack:
     params:
         code=code_version("pictures.pack"),
         # One path and a count: the paths of thousands of shards would not fit on a command line.
-        folder=path("<results>/datasets/{dataset}/shards"),
-        store=lambda wildcards: path(plan.of_source("pictures")(wildcards)),
-        rejects=path("<results>/datasets/{dataset}/rejects"),
+        folder=fill_paths("<results>/datasets/{dataset}/shards"),
+        store=lambda wildcards: fill_paths(plan.of_source("pictures")(wildcards)),
+        rejects=fill_paths("<results>/datasets/{dataset}/rejects"),
         shards=plan.shards,
         drawings=lambda wildcards: plan.datasets[wildcards.dataset].drawings,
     message:

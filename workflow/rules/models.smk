@@ -46,12 +46,12 @@ rule train:
         dataset=lambda wildcards: plan.models[wildcards.model].dataset,
         weights=given("weights"),
         # Not an output: Snakemake removes outputs before a job starts, and checkpoints must survive that.
-        checkpoints=path("<results>/checkpoints"),
+        checkpoints=fill_paths("<results>/checkpoints"),
         minutes=CONFIG.checkpoints.minutes,
         # Not an input either: where the curves go decides nothing of what is learnt. The rule tracking comes first by
         # its priority, and until its file is there curves wait. (With ancient(), whenever that rule runs Snakemake does
         # not look for other reasons to train.)
-        tracking=path("<results>/tracking.json"),
+        tracking=fill_paths("<results>/tracking.json"),
         # As configured; the resource is what --resources left of it, without a word.
         gpus=plan.gpus,
     message:
@@ -89,7 +89,7 @@ rule predict:
         mem_mb=16000,
         runtime=240,
     params:
-        code=code_version("reading.predict"),
+        code=code_version("prediction.predict"),
         pictures=plan.picture_options,
         reading=CONFIG.prediction.model_dump_json(include=set(Reading.model_fields)),
         batch=CONFIG.prediction.batch,
@@ -121,7 +121,7 @@ rule redraw:
         mem_mb=4000,
         runtime=240,
     params:
-        code=code_version("reading.redraw"),
+        code=code_version("prediction.redraw"),
     message:
         "Draw what {wildcards.model} read in {wildcards.test_set} and compare"
     shell:

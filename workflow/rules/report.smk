@@ -83,7 +83,7 @@ rule report:
         runtime=60,
     params:
         code=code_version("report.report"),
-        results=lambda wildcards: path("<results>"),
+        results=lambda wildcards: fill_paths("<results>"),
         # The report shows the whole configuration, which is too long for a command line: the start of the run writes
         # it down.
         config=provenance.hash_of(CONFIG),

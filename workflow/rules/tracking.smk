@@ -66,7 +66,7 @@ rule record:
     params:
         # Models are kept with the code that reads pictures with them.
         code=code_version("tracking.record", "reader.mlflow_pyfunc"),
-        results=lambda wildcards: path("<results>"),
+        results=lambda wildcards: fill_paths("<results>"),
     message:
         "Record all results in MLflow"
     shell:

@@ -29,15 +29,23 @@ def raw(tmp_path: Path) -> dict[str, Any]:
 def write(config: Config) -> dict[str, Path]:
     """A data set, a model and what it read, as the stages write down how they were made."""
     results, dataset, model = Path(config.results), config.datasets[0], config.models[0]
-    draw = {"max_length": 14, "per_length": 20, "size": 120, "seed": 1, "validation": 0.1, "test": 0.1, "split_seed": 0}
+    sampling = {
+        "max_length": 14,
+        "per_length": 20,
+        "size": 120,
+        "seed": 1,
+        "validation": 0.1,
+        "test": 0.1,
+        "split_seed": 0,
+    }
     files = {
-        "draw": results / f"datasets/{dataset.name}/sample.parquet",
+        "sampling": results / f"datasets/{dataset.name}/sample.parquet",
         "training": results / f"models/{model.name}/model.json",
         "reading": results / f"predictions/held-out/{model.name}.json",
     }
     for path in files.values():
         path.parent.mkdir(parents=True)
-    pq.write_table(pa.table({"cid": [1]}).replace_schema_metadata({"sample": json.dumps(draw)}), files["draw"])
+    pq.write_table(pa.table({"cid": [1]}).replace_schema_metadata({"sample": json.dumps(sampling)}), files["sampling"])
     settings = {key: getattr(model, key).model_dump(mode="json") for key in ("network", "training")}
     files["training"].write_text(json.dumps({"dataset": model.dataset, **settings}))
     files["reading"].write_text(json.dumps({"reading": {"beams": config.prediction.beams}}))
@@ -49,7 +57,7 @@ def write(config: Config) -> dict[str, Path]:
 @pytest.mark.parametrize(
     ("key", "values", "of", "difference"),
     [
-        ("split", {"seed": 3}, {"draw"}, "split_seed 0, configured is 3"),
+        ("split", {"seed": 3}, {"sampling"}, "split_seed 0, configured is 3"),
         ("training", {"encoder_lr": 0.002}, {"training"}, "training.encoder_lr 0.001, configured is 0.002"),
         ("prediction", {"beams": 7}, {"reading"}, "reading.beams 2, configured is 7"),
         ("prediction", {"timed_images": 1}, set(), ""),

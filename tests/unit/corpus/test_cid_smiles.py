@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from ocsrflow.corpus import cid_smiles
 from ocsrflow.corpus.cid_smiles import LONGEST, Source, judge, scan
@@ -32,6 +32,7 @@ PIECES = [
 ]
 
 
+@example([b"\r", b"\n"])  # two empty lines, the first of which is judged after the second
 @given(st.lists(st.sampled_from(PIECES), max_size=60))
 def test_a_block_is_what_its_lines_are_one_by_one(pieces: list[bytes]) -> None:
     block = b"".join(pieces) + b"\n"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ocsrflow.chem.similarity import tanimoto
 from ocsrflow.ensemble import choose as stage
 from ocsrflow.ensemble.choose import Answers, choose, pair_winners, try_subsets
-from ocsrflow.ensemble.voting_methods import pair_vote, vote
+from ocsrflow.ensemble.voting_methods import pair_rule, pair_vote
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.runtime.files import read_json, write_json
 
@@ -46,7 +46,7 @@ def some(count: int, pictures: int, seed: int = 0) -> tuple[dict[str, list[str]]
 
 def plain_score(members: tuple[str, ...], texts: dict[str, list[str]], references: list[str]) -> float:
     rows = list(zip(*(texts[name] for name in members), strict=True))
-    taken = [row[vote(list(row)).winner] for row in rows]
+    taken = [row[pair_rule(list(row)).winner] for row in rows]
     return float(np.mean([tanimoto(a, b) for a, b in zip(taken, references, strict=True)]))
 
 

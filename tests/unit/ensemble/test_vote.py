@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from ocsrflow.chem.similarity import tanimoto
-from ocsrflow.ensemble.vote import ensemble, pair_matrix
+from ocsrflow.ensemble.vote import pair_matrix, vote
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.runtime.files import read_json, write_json
 
@@ -62,7 +62,7 @@ def split(files: list[tuple[Path, Path]]) -> tuple[list[Path], list[Path]]:
 
 def decide(folder: Path, members: list[tuple[Path, Path]], **more: Any) -> pd.DataFrame:
     tables, facts = split(members)
-    ensemble(predictions=tables, member_facts=facts, name="e", folder=folder / "out", **more)
+    vote(predictions=tables, member_facts=facts, name="e", folder=folder / "out", **more)
     return pd.read_parquet(folder / "out" / "e.parquet")
 
 
@@ -102,7 +102,7 @@ def three(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_every_method_has_its_own_files(three: dict[str, Any]) -> None:
-    ensemble(**three)
+    vote(**three)
     folder = three["folder"]
     taken = {}
     for method in [*METHODS, "oracle"]:
@@ -141,7 +141,7 @@ def test_every_method_has_its_own_files(three: dict[str, Any]) -> None:
 
 
 def test_time_is_that_of_all_that_a_method_needs(three: dict[str, Any]) -> None:
-    ensemble(**three)
+    vote(**three)
     expected = {"e": 0.75, "e.votes": 0.75, "e.rescored": 4.75, "e.redrawn": 4.75 + 3 * 2.0, "e.oracle": 0.75}
     for reader, seconds in expected.items():
         facts = read_json(three["folder"] / f"{reader}.json")
@@ -151,7 +151,7 @@ def test_time_is_that_of_all_that_a_method_needs(three: dict[str, Any]) -> None:
 
 def test_who_is_not_chosen_has_no_say(three: dict[str, Any], tmp_path: Path) -> None:
     write_json(tmp_path / "choice.json", {"members": ["b", "a"]})
-    ensemble(**three, choice=tmp_path / "choice.json")
+    vote(**three, choice=tmp_path / "choice.json")
     rows = {method: pd.read_parquet(three["folder"] / f"e.{method}.parquet") for method in ("rescored", "redrawn")}
     facts = read_json(three["folder"] / "e.redrawn.json")
     assert facts["members"] == ["b", "a"]
@@ -166,7 +166,7 @@ def test_who_is_not_chosen_has_no_say(three: dict[str, Any], tmp_path: Path) -> 
 def test_a_choice_of_models_that_are_not_there_is_refused(three: dict[str, Any], tmp_path: Path) -> None:
     write_json(tmp_path / "choice.json", {"members": ["b", "d"]})
     with pytest.raises(UserError, match=r"choice\.json: d is not among the models given \(a, b, c\)"):
-        ensemble(**three, choice=tmp_path / "choice.json")
+        vote(**three, choice=tmp_path / "choice.json")
 
 
 @pytest.mark.parametrize(
@@ -179,12 +179,12 @@ def test_a_choice_of_models_that_are_not_there_is_refused(three: dict[str, Any],
 )
 def test_what_a_method_needs_is_asked_for(three: dict[str, Any], method: str, without: str, needed: str) -> None:
     with pytest.raises(UserError, match=f"the method {method} {needed}"):
-        ensemble(**{**three, "methods": [method], without: None})
+        vote(**{**three, "methods": [method], without: None})
     assert not three["folder"].exists()
 
 
 def test_without_a_pool_the_plain_methods_do(three: dict[str, Any]) -> None:
-    ensemble(**{name: three[name] for name in ("predictions", "member_facts", "name", "folder")})
+    vote(**{name: three[name] for name in ("predictions", "member_facts", "name", "folder")})
     rows = pd.read_parquet(three["folder"] / "e.parquet")
     assert rows["distance"].isna().all()
     assert rows["log_probability"].tolist() == [-0.5, -0.5]
@@ -197,7 +197,7 @@ def test_without_a_pool_the_plain_methods_do(three: dict[str, Any]) -> None:
 
 
 def test_distances_alone_are_handed_on(three: dict[str, Any]) -> None:
-    ensemble(**{**three, "methods": ["pairs"], "likelihoods": None, "likelihood_facts": None})
+    vote(**{**three, "methods": ["pairs"], "likelihoods": None, "likelihood_facts": None})
     rows = pd.read_parquet(three["folder"] / "e.parquet")
     assert rows["distance"].tolist() == [0.9, 0.25]
     assert rows["log_probability"].tolist() == [-0.5, -0.5]
@@ -206,13 +206,13 @@ def test_distances_alone_are_handed_on(three: dict[str, Any]) -> None:
 def test_likelihoods_of_other_models_are_refused(three: dict[str, Any]) -> None:
     write_json(three["likelihood_facts"], {"members": ["a", "b"], "seconds_per_image": [1.0, 1.0]})
     with pytest.raises(UserError, match="has no likelihoods of c; make it again"):
-        ensemble(**three)
+        vote(**three)
 
 
 def test_distances_of_other_candidates_are_refused(three: dict[str, Any], tmp_path: Path) -> None:
     redrawn(tmp_path, "b", [[0.9], [0.25]])
     with pytest.raises(UserError, match=r"b\.redrawn\.parquet: not the distances of the candidates"):
-        ensemble(**three)
+        vote(**three)
 
 
 def test_predictions_of_other_pictures_are_refused(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from ocsrflow.ensemble.voting_methods import (
     PoolEntry,
     oracle,
     pair_points,
+    pair_rule,
     pair_vote,
     similarities,
-    vote,
 )
 
 NAN = math.nan
@@ -51,26 +51,26 @@ def test_four_members_by_hand() -> None:
 
 
 def test_nothing_valid_gives_the_first_members_text() -> None:
-    assert vote(["C(C", "xx", ""]).winner == 0
+    assert pair_rule(["C(C", "xx", ""]).winner == 0
     for method in METHODS:
         assert decide(method, ["C(C", "xx", ""], [-3.0, -2.0, -1.0]) == ("C(C", 0)
 
 
 def test_one_valid_prediction_wins() -> None:
-    assert vote(["C(C", "xx", "CCO"]).winner == 2
+    assert pair_rule(["C(C", "xx", "CCO"]).winner == 2
     for method in METHODS:
         assert decide(method, ["C(C", "xx", "CCO"]) == ("CCO", 2)
 
 
 def test_a_perfect_pair_wins_without_a_vote() -> None:
-    found = vote(["CCCCCCN", "OCC", "CCO"])
+    found = pair_rule(["CCCCCCN", "OCC", "CCO"])
     assert found.winner == 1
     assert found.points == (0, 0, 0)
 
 
 def test_the_most_points_win_and_invalid_ones_get_none() -> None:
     texts = ["CCCCO", "C(C", "CCCCCO", "CCCCN"]
-    found = vote(texts)
+    found = pair_rule(texts)
     assert tanimoto(texts[0], texts[2]) > tanimoto(texts[0], texts[3]) > tanimoto(texts[2], texts[3])
     assert found.points == (5, 0, 4, 3)
     assert found.winner == 0
@@ -78,18 +78,18 @@ def test_the_most_points_win_and_invalid_ones_get_none() -> None:
 
 def test_ties_go_to_the_earlier_member() -> None:
     # Two valid predictions have one pair, and one point each.
-    assert vote(["CCO", "CCN"]).winner == 0
-    assert vote(["CCN", "CCO"]).winner == 0
+    assert pair_rule(["CCO", "CCN"]).winner == 0
+    assert pair_rule(["CCN", "CCO"]).winner == 0
 
 
 @pytest.mark.parametrize(("text", "again"), [("C", "[CH4]"), ("[Na+].[Cl-]", "[Cl-].[Na+]"), ("[2H+]", "[2H+]")])
 def test_equal_molecules_without_a_bond_are_a_perfect_pair(text: str, again: str) -> None:
-    found = vote(["CC", text, again])
+    found = pair_rule(["CC", text, again])
     assert (found.winner, found.points) == (1, (0, 0, 0))
     for method in METHODS:  # by agreement too, where a method goes by it
         assert METHODS[method](Candidates((text, again), (-1.0, -1.0)), parsed(text, again)).agreement == 1.0
     # Different ones are similar to nothing: three pairs of 0 keep their order.
-    assert vote(["[K+].[Br-]", text, "CC"]).points == (5, 4, 3)
+    assert pair_rule(["[K+].[Br-]", text, "CC"]).points == (5, 4, 3)
 
 
 def plain_rule(similarity: Mapping[tuple[int, int], float], valid: Sequence[int], members: int) -> int:

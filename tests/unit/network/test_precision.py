@@ -14,7 +14,7 @@ from ocsrflow.network.decoder import Decoder, Steps
 from ocsrflow.network.encoders import RECIPES
 from ocsrflow.network.model import EncoderDecoder
 from ocsrflow.network.model_reader import ModelReader
-from ocsrflow.reading.predict import predict_set
+from ocsrflow.prediction.predict import predict
 from support.training import NETWORK, TRAINING, lines, run_train
 
 CPU = torch.device("cpu")
@@ -167,7 +167,7 @@ def test_a_training_records_what_it_used_and_its_key_has_it(dataset: Path, tmp_p
 def test_a_reading_records_what_it_used(dataset: Path, tmp_path: Path) -> None:
     run_train(dataset, tmp_path, network=NETWORK)
     for asked in ("float32", "bfloat16"):
-        predict_set(
+        predict(
             dataset / "images.h5",
             reading=Reading(precision=asked),
             weights=tmp_path / "weights.safetensors",

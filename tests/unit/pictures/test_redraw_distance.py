@@ -10,7 +10,7 @@ from ocsrflow.config.depiction import Depiction
 from ocsrflow.depiction.plain import Picture, draw
 from ocsrflow.pictures.packed_file import Packed
 from ocsrflow.pictures.redraw_distance import Redrawer, distance, ink, middle, redraw_distances, redraw_pool
-from ocsrflow.reading.redraw import redraw
+from ocsrflow.prediction.redraw import redraw
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.runtime.files import read_json
 from PIL import Image

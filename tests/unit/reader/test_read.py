@@ -21,19 +21,19 @@ from ocsrflow.chem.tokenizer import END, encode, tokenize
 from ocsrflow.config.reading import Reading
 from ocsrflow.ensemble.calibrate import Calibration, confidence, fit
 from ocsrflow.ensemble.choose import choose
-from ocsrflow.ensemble.vote import ensemble
+from ocsrflow.ensemble.vote import vote
 from ocsrflow.ensemble.voting_methods import Candidates, Decision, PoolEntry
 from ocsrflow.evaluation.score import score
 from ocsrflow.network.beam_search import Candidate
 from ocsrflow.network.model_reader import is_complete
 from ocsrflow.pictures.packed_file import Packed
+from ocsrflow.prediction.predict import predict
+from ocsrflow.prediction.redraw import redraw
+from ocsrflow.prediction.rescore import rescore
 from ocsrflow.reader.ensemble_reader import Answer, EnsembleReader
 from ocsrflow.reader.find_models import find_models
 from ocsrflow.reader.output_formats import PictureAnswer, write_answers
-from ocsrflow.reader.read import predict
-from ocsrflow.reading.predict import predict_set
-from ocsrflow.reading.redraw import redraw
-from ocsrflow.reading.rescore import rescore
+from ocsrflow.reader.read import read
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.runtime.files import read_json, write_json
 from PIL import Image
@@ -59,7 +59,7 @@ def results(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tables, facts = ([read / f"{name}.{end}" for name in NAMES] for end in ("parquet", "json"))
     redrawn, redrawn_facts = ([drawn / f"{name}.{end}" for name in NAMES] for end in ("parquet", "json"))
     for at in range(2):
-        predict_set(
+        predict(
             data, weights=weights[at], description=descriptions[at], out=tables[at], facts=facts[at],
             reading=Reading(beams=4), batch=5, timed_images=1,
         )  # fmt: skip
@@ -69,7 +69,7 @@ def results(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         out=home / "likely.parquet", facts=home / "likely.json", batch=4, timed_images=2,
     )  # fmt: skip
     choose(predictions=tables, member_facts=facts, name="both", out=home / "ensembles" / "both.json")
-    ensemble(
+    vote(
         predictions=tables, member_facts=facts, name="both", folder=read, choice=home / "ensembles" / "both.json",
         methods=["pairs", "medoid", "votes", "rescored", "redrawn"], redrawn=redrawn, redrawn_facts=redrawn_facts,
         likelihoods=home / "likely.parquet", likelihood_facts=home / "likely.json",
@@ -171,7 +171,7 @@ def test_a_team_parses_and_draws_in_the_same_processes_all_its_life(results: Pat
     assert workers() == before
 
 
-def read(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path) -> list[dict[str, str]]:
     with open(path, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
@@ -192,7 +192,7 @@ def test_pictures_that_cannot_be_read_cost_only_themselves(results: Path, pictur
     )  # fmt: skip
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    rows = {row["id"]: row for row in read(tmp_path / "o.csv")}
+    rows = {row["id"]: row for row in read_rows(tmp_path / "o.csv")}
     assert len(rows) == len(good) + 5
     for name in ("empty.png", "text.png", "cut.png", "white.png", "huge.png"):
         assert rows[name]["error"]
@@ -208,8 +208,8 @@ def test_pictures_that_cannot_be_read_cost_only_themselves(results: Path, pictur
 
 
 def test_json_has_more_and_sdf_has_molecules(results: Path, pictures: Path, tmp_path: Path) -> None:
-    predict([pictures], models=[results], out=tmp_path / "o.json", beams=3, threads=1)
-    predict([pictures], models=[results], out=tmp_path / "o.sdf", beams=3, threads=1)
+    read([pictures], models=[results], out=tmp_path / "o.json", beams=3, threads=1)
+    read([pictures], models=[results], out=tmp_path / "o.sdf", beams=3, threads=1)
     rows = {row["id"]: row for row in json.loads((tmp_path / "o.json").read_text())}
     for row in rows.values():
         assert set(row["members"]) == set(NAMES)
@@ -243,8 +243,8 @@ def test_answers_that_are_cut_off_are_marked(
     out = tmp_path / "o.csv"
     for end, complete in ((-20.0, False), (60.0, True)):
         model = never_ending(results / "models/first", tmp_path / f"models{end}" / "one", end)
-        predict([pictures], models=[model], out=out, grammar=grammar, beams=1)
-        for row in read(out):
+        read([pictures], models=[model], out=out, grammar=grammar, beams=1)
+        for row in read_rows(out):
             assert row["complete"] == str(complete).lower()
             assert float(row["confidence"]) == 0 or complete
             assert row["valid"] == "true" or complete  # cut off, it looks like a molecule
@@ -302,7 +302,7 @@ def test_models_that_do_not_go_together_are_refused(results: Path, tmp_path: Pat
             facts.pop("depiction")
             write_json(other / "model.json", facts)
         with pytest.raises(UserError, match=message) as error:
-            predict([pictures], models=[first, other], out=tmp_path / "o.csv")
+            read([pictures], models=[first, other], out=tmp_path / "o.csv")
         assert "\n" not in str(error.value)
     assert not (tmp_path / "o.csv").exists()
 
@@ -349,13 +349,13 @@ def test_the_confidence_is_that_of_the_very_team_or_else_of_its_members(results:
 
 def test_an_output_that_cannot_be_written_is_reported_before_anything_is_read(results: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"o.xlsx: the form of the output .* \.csv, \.json, \.sdf"):
-        predict([tmp_path], models=[results], out=tmp_path / "o.xlsx")
+        read([tmp_path], models=[results], out=tmp_path / "o.xlsx")
     (tmp_path / "o.csv").mkdir()
     with pytest.raises(UserError, match=r"o\.csv: a folder"):
-        predict([tmp_path / "none"], models=[results], out=tmp_path / "o.csv")
+        read([tmp_path / "none"], models=[results], out=tmp_path / "o.csv")
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
-        predict([tmp_path / "none"], models=[results], out=tmp_path / "file" / "o.csv")
+        read([tmp_path / "none"], models=[results], out=tmp_path / "file" / "o.csv")
     assert not list(tmp_path.rglob("*.part"))
 
 
@@ -366,8 +366,8 @@ def test_names_of_any_bytes_and_length(results: Path, pictures: Path, tmp_path: 
     for name in (b"lat\xe9n.png", b"new\nline.png", b"a" * 250 + b".png", "苯.png".encode()):
         Path(os.fsdecode(os.fsencode(odd) + b"/" + name)).write_bytes(picture)
     for end in ("csv", "json", "sdf"):
-        predict([odd], models=[results], out=tmp_path / f"o.{end}", beams=2, attention=tmp_path / "maps")
-    rows = read(tmp_path / "o.csv")
+        read([odd], models=[results], out=tmp_path / f"o.{end}", beams=2, attention=tmp_path / "maps")
+    rows = read_rows(tmp_path / "o.csv")
     assert [row["id"] for row in rows] == ["a" * 250 + ".png", "lat\\xe9n.png", "new\\nline.png", "苯.png"]
     assert {row["smiles"] for row in rows} == {rows[0]["smiles"]}
     # The map of the first one would have too long a name: told, and the others are there.
@@ -452,6 +452,6 @@ def test_stopped_by_ctrl_c_it_leaves_what_it_has_read(results: Path, pictures: P
     _, message = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "Traceback" not in message
-    rows = read(tmp_path / "o.csv")
+    rows = read_rows(tmp_path / "o.csv")
     assert 3 <= len(rows) < 300
     assert f"{len(rows)} of {len(list(pictures.iterdir()))} pictures were read" in message

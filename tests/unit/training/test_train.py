@@ -15,7 +15,7 @@ from ocsrflow.config.reading import Reading
 from ocsrflow.network.batches import Batch, Epochs, Loader, Share
 from ocsrflow.network.model import EncoderDecoder
 from ocsrflow.pictures.packed_file import Packed
-from ocsrflow.reading.predict import predict_set
+from ocsrflow.prediction.predict import predict
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.training import trainer
 from ocsrflow.training.engine import Engine, average
@@ -33,7 +33,7 @@ def test_a_training_writes_weights_description_and_metrics(dataset: Path, tmp_pa
     validated = [line for line in lines(tmp_path) if "validation_tanimoto" in line]
     assert [line["epoch"] for line in validated] == [1, 2]
     assert all("loss" in line or "validation_loss" in line for line in lines(tmp_path))
-    predict_set(
+    predict(
         dataset / "images.h5",
         reading=Reading(),
         weights=tmp_path / "weights.safetensors",

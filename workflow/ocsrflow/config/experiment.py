@@ -54,7 +54,7 @@ class Config(Settings):
     )
     sources: list[Source] = Field(min_length=1, description="Where molecules come from.")
     split: Split = Field(default_factory=Split, description="Training, validation and test shares.")
-    datasets: list[Dataset] = Field(min_length=1, description="What is drawn from the sources.")
+    datasets: list[Dataset] = Field(min_length=1, description="What is sampled from the sources.")
     depiction: Depiction = Field(default_factory=Depiction, description="How molecules are drawn.")
     rendering: Rendering = Field(default_factory=Rendering, description="How the drawing is divided.")
     network: dict[str, Any] = Field(
@@ -145,7 +145,7 @@ class Config(Settings):
         return self
 
     def _datasets_fit(self, sources: Mapping[str, Source], datasets: Mapping[str, Dataset]) -> None:
-        """Data sets can be drawn from their sources, and models can read the longest texts of their data sets."""
+        """Data sets can be sampled from their sources, and models can read the longest texts of their data sets."""
         for i, dataset in enumerate(self.datasets):
             source = _lookup(f"datasets.{i}.source", dataset.source, sources)
             if dataset.drawings > 1 and (self.depiction.styles is None or source.kind == "pictures"):

@@ -25,7 +25,7 @@ BEFORE_ANY_RESULT = 30 * 365 * 86_400 * 10**9  # since 1970: no result is as old
 def date_back(config: Config) -> None:
     """Date results that were made with other settings back by fifty years, so that Snakemake makes them again.
 
-    Looked at are what data sets were drawn by, what models were trained by, and how they read. Where the configuration
+    Looked at are how data sets were sampled, what models were trained by, and how they read. Where the configuration
     is again what it was, the date is too.
     """
     for path, made, wanted in _results(config):
@@ -44,7 +44,7 @@ def _results(config: Config) -> Iterator[tuple[Path, Mapping[str, Any], Mapping[
     for dataset in config.datasets:
         path = results / "datasets" / dataset.name / "sample.parquet"
         if path.is_file() and find_spec("pyarrow"):  # which with --sdm conda only the jobs' environments have
-            yield path, _drawn_by(path), _draw(config, dataset)
+            yield path, _sampled_by(path), _sampling(config, dataset)
     reading = config.prediction.model_dump(mode="json", include=set(Reading.model_fields))
     for model in config.models:
         path = Path(model_folder(config, model)) / "model.json"
@@ -54,8 +54,8 @@ def _results(config: Config) -> Iterator[tuple[Path, Mapping[str, Any], Mapping[
             yield facts, _facts(facts), {"reading": reading}
 
 
-def _draw(config: Config, dataset: Dataset) -> dict[str, Any]:
-    """What the stage ``sample`` writes down of a draw."""
+def _sampling(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """What the stage ``sample`` writes down of a sample."""
     return {
         "max_length": longest_text(config, dataset),
         "per_length": dataset.per_length,
@@ -77,7 +77,7 @@ def _training(model: Model) -> dict[str, Any]:
     }
 
 
-def _drawn_by(sample: Path) -> Mapping[str, Any]:
+def _sampled_by(sample: Path) -> Mapping[str, Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

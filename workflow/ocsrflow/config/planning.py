@@ -97,8 +97,8 @@ class Plan:
         source = self.source_of(wildcards)
         return [source.pictures] if source.kind == "pictures" else []
 
-    def draw_options(self, wildcards: Wildcards) -> list[str]:
-        """Which molecules the stage ``sample`` draws."""
+    def sample_options(self, wildcards: Wildcards) -> list[str]:
+        """Which molecules the stage ``sample`` takes."""
         dataset = self.datasets[wildcards.dataset]
         options = ["--max-length", str(longest_text(self.config, dataset))]
         if dataset.per_length is not None:
@@ -108,7 +108,7 @@ class Plan:
         return [*options, "--seed", str(dataset.seed)]
 
     def of_source(self, file: str) -> Callable[[Wildcards], str]:
-        """For an input or a parameter: a file or folder of the corpus that a data set is drawn from."""
+        """For an input or a parameter: a file or folder of the corpus that a data set is sampled from."""
         return lambda wildcards: f"<results>/corpus/{self.source_of(wildcards).name}/{file}"
 
     def shards(self, wildcards: Wildcards) -> int:

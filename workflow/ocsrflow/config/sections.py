@@ -92,10 +92,10 @@ Source = Annotated[
 
 
 class Dataset(Settings):
-    """Molecules drawn from a source, their pictures and their tokens."""
+    """Molecules sampled from a source, their pictures and their tokens."""
 
     name: Name
-    source: str = Field(description="Name of the source it is drawn from.")
+    source: str = Field(description="Name of the source it is sampled from.")
     max_length: int | None = Field(
         None, ge=1, description="Longest SMILES, in characters; null for the source's own limit."
     )
@@ -108,9 +108,9 @@ class Dataset(Settings):
     size: int | None = Field(
         None,
         ge=1,
-        description="Molecules in the data set, all splits together, drawn from those; null for all.",
+        description="Molecules in the data set, all splits together, sampled from those; null for all.",
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the draw.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the sample.")
     drawings: int = Field(
         1,
         ge=1,

@@ -1,4 +1,5 @@
 """Molecules: download → filter → sample.
 
-A new source is a kind in ``download`` and ``filter``; the draw and the split are decided in ``draw``.
+A new source is a kind in ``download`` and ``filter``; which molecules a data set takes is decided in
+``sampler``, and their split in :mod:`ocsrflow.chem.split`.
 """

@@ -125,9 +125,10 @@ def scan(block: bytes, max_length: int) -> Lines:
     odd: dict[str, Odd] = {}
 
     def count(reason: str, at: int, times: int = 1) -> None:
-        before = odd.get(reason)
-        line = block[starts[at] : min(ends[at], starts[at] + SHOWN)] if before is None else before.line
-        odd[reason] = Odd(times + (before.times if before else 0), before.first if before else at, line)
+        line = block[starts[at] : min(ends[at], starts[at] + SHOWN)]
+        before = odd.get(reason, Odd(0, at, line))
+        first = min(before, Odd(0, at, line), key=lambda own: own.first)
+        odd[reason] = Odd(before.times + times, first.first, first.line)
 
     # The commonest kinds of irregular lines are counted together; all others are judged one by one.
     for reason, found in (("crlf", regular & crlf), ("empty_line", ends == starts)):

@@ -1,4 +1,4 @@
-"""Stage ``sample``: draw a data set's molecules and put each into a split."""
+"""Stage ``sample``: take a data set's molecules from its source and put each into a split."""
 
 import json
 import multiprocessing
@@ -19,8 +19,8 @@ from ..runtime.csv_tables import write_csv, write_rejects
 from ..runtime.errors import UserError
 from ..runtime.files import whole
 from ..runtime.parent_watch import follow_parent
-from .draw import Canonicalise, Draw, lay_out
 from .filtered_molecules import FilteredMolecules
+from .sampler import Canonicalise, Sampler, lay_out
 
 MARGIN, SLACK = 1.25, 1000  # candidates for each molecule wanted, for those that RDKit will refuse
 CHUNK = 256  # SMILES handed to a process at a time
@@ -41,7 +41,7 @@ def sample(
     split_seed: int = 0,
     processes: int = 1,
 ) -> None:
-    """Draw a data set from a filtered source.
+    """Sample a data set from a filtered source.
 
     Memory grows with the data set, not with the source.
 
@@ -50,20 +50,20 @@ def sample(
     kept
         Parquet file of the stage ``filter``.
     out
-        Parquet file for the data set, in the order of the draw: cid, smiles, canonical, length, split, file, spare.
-        Spares come last; the stage ``pack`` puts them in the place of what could not be drawn.
+        Parquet file for the data set, in the order of the sample: cid, smiles, canonical, length, split, file, spare.
+        Spares come last; the stage ``pack`` puts them in the place of what could not be depicted.
     lengths
         CSV for the counts by length: length, available, wanted, got, why (there are fewer than asked for).
     rejects
-        CSV for the molecules that were drawn but not usable: reason, count, example.
+        CSV for the molecules that were taken but not usable: reason, count, example.
     max_length
         Longest SMILES, in characters.
     per_length
         Molecules of each length; without it the source's own distribution is kept.
     size
-        Molecules in all, drawn from those; without it all of them.
+        Molecules in all, sampled from those; without it all of them.
     seed
-        Seed of the draw.
+        Seed of the sample.
     validation, test
         Shares of these splits, in (0, 1); the rest is for training.
     split_seed
@@ -83,33 +83,33 @@ def sample(
     limits = (np.bincount(slots.likely, minlength=len(of_group)) * MARGIN + SLACK).astype(np.int64)
     with _canonicaliser(processes) as canonicalise:
         while True:
-            draw = Draw(*source.lowest(limits, of_group, max_length, seed), of_group, canonicalise)
-            draw.fill(slots)
-            if not draw.short:
+            sampler = Sampler(*source.lowest(limits, of_group, max_length, seed), of_group, canonicalise)
+            sampler.fill(slots)
+            if not sampler.short:
                 break
-            limits[list(draw.short)] *= 4  # RDKit refused more than the margin
-    table = draw.table(validation=validation, test=test, split_seed=split_seed)
-    drawn = table.filter(pc.invert(table["spare"]))
-    splits = Counter(drawn["split"].to_pylist())
+            limits[list(sampler.short)] *= 4  # RDKit refused more than the margin
+    table = sampler.table(validation=validation, test=test, split_seed=split_seed)
+    taken = table.filter(pc.invert(table["spare"]))
+    splits = Counter(taken["split"].to_pylist())
     for split in ("train", "validation", "test"):
         if not splits[split]:
             raise UserError(
-                f"{out.parent.name}: no molecule in the {split} split of {len(drawn)}; "
-                "draw more molecules or give the split a larger share"
+                f"{out.parent.name}: no molecule in the {split} split of {len(taken)}; "
+                "take more molecules or give the split a larger share"
             )
-    draw_of = {"max_length": max_length, "per_length": per_length, "size": size, "seed": seed}
+    options = {"max_length": max_length, "per_length": per_length, "size": size, "seed": seed}
     shares = {"validation": validation, "test": test, "split_seed": split_seed}
     by_length = per_length is not None and size is None
-    notes = {"sample": json.dumps(draw_of | shares), "spares": "length" if by_length else "any"}
+    notes = {"sample": json.dumps(options | shares), "spares": "length" if by_length else "any"}
     with whole(out) as part:
         pq.write_table(table.replace_schema_metadata(notes), part, compression="zstd")
-    got = np.bincount(drawn["length"].to_numpy(), minlength=len(available))
+    got = np.bincount(taken["length"].to_numpy(), minlength=len(available))
     columns = ("length", "available", "wanted", "got", "why")
-    write_csv(lengths, columns, _by_length(available, draw, got, per_length, size))
-    write_rejects(rejects, draw.refused)
-    if size and len(drawn) < size:
-        print(f"{out.parent.name}: the source has only {len(drawn)} of the {size} molecules wanted")
-    print(f"{out.parent.name}: {len(drawn)} molecules, " + ", ".join(f"{n} {s}" for s, n in splits.most_common()))
+    write_csv(lengths, columns, _by_length(available, sampler, got, per_length, size))
+    write_rejects(rejects, sampler.refused)
+    if size and len(taken) < size:
+        print(f"{out.parent.name}: the source has only {len(taken)} of the {size} molecules wanted")
+    print(f"{out.parent.name}: {len(taken)} molecules, " + ", ".join(f"{n} {s}" for s, n in splits.most_common()))
 
 
 @contextmanager
@@ -128,7 +128,7 @@ def _canonicaliser(processes: int) -> Iterator[Canonicalise]:
 
 
 def _by_length(
-    available: NDArray[np.int64], draw: Draw, got: NDArray[np.int64], per_length: int | None, size: int | None
+    available: NDArray[np.int64], sampler: Sampler, got: NDArray[np.int64], per_length: int | None, size: int | None
 ) -> list[tuple[object, ...]]:
     """Rows of length, available, wanted, got, why; ``wanted`` is empty where no length has a number of its own."""
     rows: list[tuple[object, ...]] = []
@@ -137,12 +137,12 @@ def _by_length(
             if available[length]:
                 rows.append((length, available[length], "", got[length], ""))
             continue
-        wanted = per_length if size is None else draw.wanted[length]
+        wanted = per_length if size is None else sampler.wanted[length]
         why = []
         if got[length] < wanted:
             if available[length] < wanted:
                 why.append(f"the source has {available[length]}")
-            reasons = sorted((reason, n) for (group, reason), n in draw.refused_of.items() if group == length)
+            reasons = sorted((reason, n) for (group, reason), n in sampler.refused_of.items() if group == length)
             why += [f"{n} {reason}" for reason, n in reasons]
         rows.append((length, available[length], wanted, got[length], ", ".join(why)))
     return rows

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..chem.scores import wilson
 from ..chem.similarity import parse_all, parsed_similarity
-from ..reading.prediction_tables import with_distances
+from ..prediction.prediction_tables import with_distances
 from ..runtime.errors import UserError
 from ..runtime.files import write_json
 

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..chem.similarity import parse_all, parsed_similarities
-from ..reading.prediction_tables import read_predictions
+from ..prediction.prediction_tables import read_predictions
 from ..runtime.errors import UserError
 from ..runtime.files import write_json
 from ..runtime.progress import progress

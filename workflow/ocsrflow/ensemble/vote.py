@@ -18,7 +18,7 @@ from rdkit import Chem
 from ..chem.molecules import canonical_text, parse
 from ..chem.similarity import ParsedMolecule, parse_all
 from ..config.methods import MethodName
-from ..reading.prediction_tables import read_beside, read_predictions
+from ..prediction.prediction_tables import read_beside, read_predictions
 from ..runtime.errors import UserError
 from ..runtime.files import read_json, whole, write_json
 from ..runtime.progress import progress
@@ -28,7 +28,7 @@ from .voting_methods import METHODS, POOLED, Candidates, Decision, Molecules, Po
 TIMED = 200  # pictures whose votes are timed
 
 
-def ensemble(
+def vote(
     *,
     predictions: list[Path],
     member_facts: list[Path],

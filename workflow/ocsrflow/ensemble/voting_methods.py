@@ -138,7 +138,7 @@ def pair_vote(similarity: Similarity, valid: Sequence[int]) -> Vote:
     return Vote(max(valid, key=lambda i: points[i]), points)
 
 
-def vote(predictions: list[str]) -> Vote:
+def pair_rule(predictions: list[str]) -> Vote:
     """The pair rule for one picture, from one SMILES of each member."""
     found = [parse_cached(text) for text in predictions]
     return pair_vote(similarities(found), [i for i, own in enumerate(found) if own is not None])

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..chem.scores import Evaluation, evaluate
 from ..ensemble.calibrate import Calibration, auroc, confidence, reliability
-from ..reading.prediction_tables import with_distances
+from ..prediction.prediction_tables import with_distances
 from ..runtime.files import read_json, whole, write_json
 
 # What an answer may be trusted by, where it is there.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..chem.similarity import parse_cached
 from ..config.reading import Reading
-from ..ensemble.voting_methods import vote
+from ..ensemble.voting_methods import pair_rule
 from ..network.model import load_model
 from ..network.model_reader import ModelReader, timed
 from ..pictures.packed_file import Packed
@@ -324,7 +324,7 @@ def _in_turn(
 def _voted(texts: list[str]) -> tuple[list[str], str]:
     """The texts of the members, and the one they vote for."""
     parse_cached.cache_clear()  # else a vote on a picture that was voted on before would cost nothing
-    return texts, texts[vote(texts).winner]
+    return texts, texts[pair_rule(texts).winner]
 
 
 def _quartiles(times: list[float]) -> dict[str, float]:

@@ -30,7 +30,7 @@ from .load_pictures import Loaded, load_all
 from .output_formats import PictureAnswer, try_output, write_answers
 
 
-def predict(
+def read(
     pictures: list[Path],
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],

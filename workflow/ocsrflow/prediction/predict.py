@@ -23,7 +23,7 @@ from ..runtime.progress import progress
 from ..runtime.slurm_job import of_cluster
 
 
-def predict_set(
+def predict(
     data: Path,
     *,
     weights: Path,

@@ -1,10 +1,10 @@
-"""A draw: which molecules a data set takes, and in which order.
+"""Which molecules a data set takes, and in which order.
 
-A draw fills slots. A uniform data set has ``per_length`` slots of every length, any other one has slots for molecules
-of whatever length; each slot takes the next usable molecule of its length, in the order of a 64-bit hash of (seed,
-CID). So neither the order of the source nor the way it is read matters, and a smaller draw is contained in a larger
-one. With ``size``, so many slots are filled, in an order of their own hash: a second random draw, as the talk has it,
-that never asks RDKit about molecules which it would not take.
+A sampler fills slots. A uniform data set has ``per_length`` slots of every length, any other one has slots for
+molecules of whatever length; each slot takes the next usable molecule of its length, in the order of a 64-bit hash of
+(seed, CID). So neither the order of the source nor the way it is read matters, and a smaller sample is contained in a
+larger one. With ``size``, so many slots are filled, in an order of their own hash: a second random sample, as the talk
+has it, that never asks RDKit about molecules which it would not take.
 """
 
 from collections import Counter
@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ..chem.molecules import canonical, fraction
+from ..chem.molecules import canonical
+from ..chem.split import split_of
 from ..runtime.progress import progress
 from .hash_sample import hash64
 
-MOLECULES_A_SPARE = 1000  # one spare for so many molecules, and one more: for those that cannot be drawn
+MOLECULES_A_SPARE = 1000  # one spare for so many molecules, and one more: for those that cannot be depicted
 SLOTS = 1 << 16  # looked at together
 SCHEMA = pa.schema(
     [
@@ -39,7 +40,7 @@ Canonicalise = Callable[[list[str]], Iterator[str | None]]  # canonical SMILES o
 
 @dataclass
 class Slots:
-    """The slots of a draw, in the order in which they are filled. A slot takes one molecule of its group."""
+    """The slots of a sample, in the order in which they are filled. A slot takes one molecule of its group."""
 
     groups: NDArray[np.int64]  # of every slot: a length for a uniform data set, 0 for any other
     size: int | None  # molecules wanted; None: one for each slot, but for the last ``spares`` slots
@@ -52,7 +53,7 @@ class Slots:
 
 
 def lay_out(available: NDArray[np.int64], per_length: int | None, size: int | None, seed: int) -> Slots:
-    """Lay out the slots of a draw.
+    """Lay out the slots of a sample.
 
     Parameters
     ----------
@@ -81,7 +82,7 @@ def _spares(molecules: int) -> int:
     return 1 + molecules // MOLECULES_A_SPARE
 
 
-class Draw:
+class Sampler:
     """Molecules put into slots; what RDKit refuses, and what came before in another spelling, is left out.
 
     Several supplied pictures of one molecule are all usable.
@@ -117,13 +118,13 @@ class Draw:
         self._canonical: dict[int, str | None] = {}  # of the rows that RDKit was asked about
         self._seen: set[str] = set()  # canonical SMILES of the chosen rows
         self._chosen: list[int] = []  # rows
-        self._drawn = 0  # of these, those that are no spares
+        self._taken = 0  # of these, those that are no spares
 
     def fill(self, slots: Slots) -> None:
         """Fill slots.
 
         A slot whose group has no more molecules is passed over: where a size is wanted, another one is filled in its
-        place. The draw is good for nothing where a group is ``short`` afterwards.
+        place. The sample is good for nothing where a group is ``short`` afterwards.
         """
         self._ask_ahead(np.bincount(slots.likely, minlength=len(self._next)))
         first_spare = len(slots.groups) - slots.spares
@@ -137,7 +138,7 @@ class Draw:
                     return
                 self.wanted[group] += is_wanted
                 if self._take(group):
-                    self._drawn += is_wanted
+                    self._taken += is_wanted
                 elif self._end[group] - self._first[group] < self._available[group]:
                     self.short.add(group)
 
@@ -173,11 +174,10 @@ class Draw:
     def table(self, *, validation: float, test: float, split_seed: int) -> pa.Table:
         """The molecules in the order of their slots, with their splits."""
         texts = [str(self._canonical[row]) for row in self._chosen]
-        share = np.array([fraction(text, split_seed) for text in texts])
-        split = np.where(share < test, "test", np.where(share < test + validation, "validation", "train"))
+        split = [split_of(text, validation=validation, test=test, seed=split_seed) for text in texts]
         rows = self._rows.take(pa.array(self._chosen, pa.int64()))
         length = pc.utf8_length(rows["smiles"])
-        spare = np.arange(len(texts)) >= self._drawn
-        columns = [rows["cid"], rows["smiles"], texts, length, split.astype(object), rows["file"], spare]
+        spare = np.arange(len(texts)) >= self._taken
+        columns = [rows["cid"], rows["smiles"], texts, length, split, rows["file"], spare]
         arrays = [column if isinstance(column, pa.ChunkedArray) else pa.array(column) for column in columns]
         return pa.table(arrays, SCHEMA.names).cast(SCHEMA)
