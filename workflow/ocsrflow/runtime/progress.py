@@ -66,8 +66,11 @@ def progress(
         "disable": not shown,
         "leave": leave,
     }
+    # By itself tqdm writes slow rates as "45.29s/ pictures".
+    counted = total is not None or hasattr(items, "__len__")
     if sys.stderr.isatty():
-        return tqdm(items, dynamic_ncols=True, **options)
+        form = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
+        return tqdm(items, dynamic_ncols=True, bar_format=form if counted else None, **options)
     return tqdm(
         items,
         file=_Lines(sys.stderr),
@@ -75,9 +78,9 @@ def progress(
         maxinterval=LOG_SECONDS,
         delay=1.0,
         ascii=True,
-        bar_format="{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt}{unit}, {rate_fmt}, {elapsed} gone, "
+        bar_format="{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt}{unit}, {rate_noinv_fmt}, {elapsed} gone, "
         "{remaining} to go{postfix}"
-        if total is not None or hasattr(items, "__len__")
-        else "{desc}: {n_fmt}{unit}, {rate_fmt}, {elapsed} gone{postfix}",
+        if counted
+        else "{desc}: {n_fmt}{unit}, {rate_noinv_fmt}, {elapsed} gone{postfix}",
         **options,
     )
