@@ -1,6 +1,5 @@
 """Data sets of the public molecules, drawn by the real stages."""
 
-import itertools
 import math
 import time
 from pathlib import Path
@@ -35,13 +34,12 @@ def draw(
     filter_corpus(MOLECULES, max_length=max_length, kept=kept, lengths=lengths, rejects=rejects)
     limits: dict[str, Any] = {"max_length": max_length, "size": size, "per_length": per_length, "seed": 1}
     sample(kept, out=sampled, lengths=lengths, rejects=rejects, processes=processes, **limits, **SPLIT)
-    longest, done = 0.0, 0
-    for shard in itertools.takewhile(lambda n: n == 0 or time.time() + longest < until, range(shards)):
-        began = time.time()
-        out = folder / f"{shard}.parquet"
-        how: dict[str, Any] = {"depiction": depiction, "drawings": drawings, "processes": processes}
-        render(sampled, store=folder / "store", out=out, rejects=rejects, shard=shard, shards=shards, **how)
-        longest, done = max(longest, time.time() - began), shard + 1
+    how: dict[str, Any] = {"depiction": depiction, "drawings": drawings, "processes": processes}
+    longest, done = 0.0, 0  # seconds of a shard; shards
+    while done == 0 or (done < shards and time.time() + longest < until):
+        began, out = time.time(), folder / f"{done}.parquet"
+        render(sampled, store=folder / "store", out=out, rejects=rejects, shard=done, shards=shards, **how)
+        longest, done = max(longest, time.time() - began), done + 1
     pack(
         sampled,
         folder,

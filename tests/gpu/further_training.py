@@ -60,7 +60,7 @@ def further_training(data: Path, plan: Plan) -> Iterator[Row]:
         if rate * _left(plan) * USED / batch >= plan.sizes.least_steps:
             break
     yield {"what": "before", **_before(packed, network, settings(plan, batch), plan)}
-    epochs = max(1, int(rate * _left(plan) * USED / pictures))
+    epochs = min(plan.sizes.most_epochs, max(1, int(rate * _left(plan) * USED / pictures)))
     training = settings(plan, batch, epochs=epochs, validate_every=max(1, epochs // 4))
     folder = plan.work / NAME
     # Told to stop, it saves a checkpoint, and what was best so far is in it.

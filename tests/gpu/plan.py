@@ -47,6 +47,7 @@ class Sizes:
     training_set: dict[str, int]  # molecules: per_length or size, drawings, shards
     batches: tuple[int, ...]  # tried from the largest
     least_steps: int  # that a training must have: else the next smaller batch
+    most_epochs: int
     validation_size: int
 
 
@@ -80,6 +81,7 @@ FULL = Sizes(
     training_set={"per_length": 3000, "drawings": 3, "shards": 32},
     batches=(4096, 2048, 1024, 512, 256),
     least_steps=600,
+    most_epochs=100,
     validation_size=1000,
 )
 TINY = {"image_size": 32, "stride": 8, "grid": 4, "dim": 16}
@@ -100,6 +102,7 @@ TOY = Sizes(
     training_set={"size": 80, "drawings": 1, "shards": 2},
     batches=(10**6, 16),
     least_steps=1,
+    most_epochs=2,
     validation_size=4,
 )
 

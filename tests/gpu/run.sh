@@ -10,7 +10,7 @@
 set -euo pipefail
 export GPU_BEGAN=$(date +%s)
 cd "$(dirname "$0")/../.."
-python=${PYTHON:-python3}
+python=${PYTHON:-$(test -x .venv/bin/python && echo .venv/bin/python || echo python3)}
 site=""
 if ! "$python" -c 'import rdkit, pydantic, zstandard, pyspng, pebble, loky, isal, tenacity' 2> /dev/null; then
     test -f tests/gpu/wheels/site.tar.xz || { echo "no RDKit here: bring tests/gpu/wheels/site.tar.xz along" >&2; exit 1; }

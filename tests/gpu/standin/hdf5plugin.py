@@ -4,6 +4,6 @@ They write and read the chunks directly, past HDF5's filters. The files are the 
 """
 
 
-def Zstd(clevel: int) -> dict[str, object]:  # noqa: N802  (its name there)
+def Zstd(clevel: int) -> dict[str, object]:
     """What ``create_dataset`` takes for the filter, though HDF5 does not have it here."""
     return {"compression": 32015, "compression_opts": (clevel,), "allow_unknown_filter": True}
