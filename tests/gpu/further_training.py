@@ -64,16 +64,18 @@ def further_training(data: Path, plan: Plan) -> Iterator[Row]:
     training = settings(plan, batch, epochs=epochs, validate_every=max(1, epochs // 4))
     folder = plan.work / NAME
     # Told to stop, it saves a checkpoint, and what was best so far is in it.
-    threading.Timer(_left(plan), os.kill, (os.getpid(), signal.SIGTERM)).start()
+    stop = threading.Timer(_left(plan), os.kill, (os.getpid(), signal.SIGTERM))
+    stop.start()
     with suppress(SystemExit):
         _train(data, network, training, folder, plan.cores)
+    stop.cancel()
     curve = next(folder.glob("checkpoints/*/metrics.jsonl")).read_text()
     for line in map(json.loads, curve.splitlines()):
         if "validation_tanimoto" in line:
             yield {"what": f"step {line['step']}, epoch {line['epoch']} of {epochs}", **_scores(line, "validation_")}
     if not (folder / "model.json").exists():
         yield {"what": "stopped before its end", "value": "its last checkpoint is taken"}
-        _rescue(folder, network, training, curve)
+        _rescue(folder, packed, network, training, curve)
     ship_model.REFERENCE = plan.out
     ship_model.ship(folder, None)
     yield {"what": "brought back", "value": f"models/{NAME}, {time.time() - plan.deadline:+.0f} s to the end"}
@@ -112,12 +114,24 @@ def _train(data: Path, network: Network, training: Training, folder: Path, cores
     )
 
 
-def _rescue(folder: Path, network: Network, training: Training, curve: str) -> None:
+def _rescue(folder: Path, packed: Packed, network: Network, training: Training, curve: str) -> None:
     """Make of the last checkpoint what the stage ``train`` would have left."""
     newest = sorted(folder.glob("checkpoints/*/step-*.pt"))[-1]
     state = torch.load(newest, map_location="cpu", weights_only=True)
     best = state["best"] or state["engine"]["averaged"]
     save_file({key: value.contiguous() for key, value in best.items()}, folder / "weights.safetensors")
     (folder / "metrics.jsonl").write_text(curve)
-    own = {"name": NAME, "key": newest.parent.name, "network": network.model_dump(), "training": training.model_dump()}
-    write_json(folder / "model.json", SHIPPED.facts | own | {"validation_tanimoto": state["state"]["best"]})
+    facts = {
+        "name": NAME,
+        "key": newest.parent.name.removeprefix(f"{NAME}-"),
+        "data": packed.digest,
+        "depiction": packed.depiction.model_dump(),
+        "split": packed.split_into.model_dump() if packed.split_into else None,
+        "network": network.model_dump(),
+        "training": training.model_dump(),
+        "vocabulary": packed.vocabulary,
+        "parent": SHIPPED.record(),
+        "validation_tanimoto": state["state"]["best"],
+        "seconds": state["state"]["seconds"],
+    }
+    write_json(folder / "model.json", facts)
