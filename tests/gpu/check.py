@@ -181,8 +181,9 @@ def run(plan: Plan, report: Report) -> None:
 
     def do(seconds: float, function: Callable[..., Iterator[Row]], *given: object, step: Step | None = None) -> None:
         table = report.table(function)
-        # Whatever goes wrong, the training must have its time.
-        reserved = 0.0 if function is further_training.further_training else TRAINED * (plan.deadline - BEGAN)
+        # Whatever goes wrong, the training and its pictures must have their time.
+        last = function in (training_set, further_training.further_training)
+        reserved = 0.0 if last else TRAINED * (plan.deadline - BEGAN)
         seconds = min(seconds, plan.deadline - reserved - time.time())
         try:
             if seconds <= 0:
