@@ -136,10 +136,10 @@ def compare(options: argparse.Namespace) -> None:
 
 
 @torch.inference_mode()
-def throughput(options: argparse.Namespace) -> None:
-    """Print how many images a second a GPU encodes, and reads."""
-    pictures = torch.randint(0, 256, (256, 3, 256, 256), dtype=torch.uint8, device="cuda")
-    reader = on_gpu(Network(encoder="resnet152", pretrained="none", frozen_children=0))
+def throughput(rounds: int, network: Network, batch: int = 256, device: str = "cuda") -> list[dict[str, str]]:
+    """How many images a second a model encodes, and reads: a row for each way."""
+    pictures = torch.randint(0, 256, (batch, 3, 256, 256), dtype=torch.uint8, device=device)
+    reader = random_model(network, device)
 
     def encode() -> object:
         with reader.autocast():
@@ -152,15 +152,17 @@ def throughput(options: argparse.Namespace) -> None:
     ways: dict[str, Callable[[], object]] = {"encoder alone": encode}
     ways |= {f"reading, beams {beams}": partial(read, beams) for beams in (1, 5)}
     rates = defaultdict(list)
-    for number in range(options.rounds + 2):  # two to warm up: libraries are set up, steps are recorded
+    for number in range(rounds + 2):  # two to warm up: libraries are set up
         for name, way in ways.items():
-            took = seconds(way, "cuda")
+            took = seconds(way, device)
             if number >= 2:
                 rates[name].append(len(pictures) / took)
-    print("\n| ResNet-152, 256 pixels, batch 256 | images/s | share of the encoder alone |\n|---|---|---|")
+    rows = []
     for name, each in rates.items():
         share = statistics.median(a / b for a, b in zip(each, rates["encoder alone"], strict=True))
-        print(f"| {name} | {statistics.median(each):,.0f} | {share:.0%} |", flush=True)
+        way = f"{network.encoder}, batch {batch}, {name}"
+        rows.append({"way": way, "images/s": f"{statistics.median(each):,.0f}", "of the encoder alone": f"{share:.0%}"})
+    return rows
 
 
 @torch.inference_mode()
@@ -172,7 +174,7 @@ def latency(options: argparse.Namespace) -> None:
     print("\n| one image | seconds, greedy | seconds, 5 beams | talk |\n|---|---|---|---|")
     totals = {1: 0.0, 5: 0.0}
     for model in members:
-        reader = on_gpu(model.network.model_copy(update={"pretrained": "none", "frozen_children": 0}))
+        reader = random_model(model.network.model_copy(update={"pretrained": "none", "frozen_children": 0}))
 
         def read(beams: int, reader: EncoderDecoder = reader) -> object:
             with reader.autocast():
@@ -187,13 +189,13 @@ def latency(options: argparse.Namespace) -> None:
     print(f"| one after the other | {totals[1]:.4f} | {totals[5]:.4f} | {TALK_ENSEMBLE} |")
 
 
-def on_gpu(network: Network) -> EncoderDecoder:
+def random_model(network: Network, device: str = "cuda") -> EncoderDecoder:
     """A model with random weights, whose texts have 40 tokens."""
     torch.manual_seed(0)
     reader = EncoderDecoder(network, len(VOCABULARY)).eval()
     set_clock(reader.decoder, None)
-    reader.set_precision("auto", torch.device("cuda"))
-    return reader.to("cuda")
+    reader.set_precision("auto", torch.device(device))
+    return reader.to(device)
 
 
 def main() -> None:
@@ -211,7 +213,9 @@ def main() -> None:
         print("\nno GPU here: throughput and latency of whole models are not measured")
         return
     print(f"\n{torch.cuda.get_device_name()}")
-    throughput(options)
+    print("\n| 256 pixels | images/s | share of the encoder alone |\n|---|---|---|")
+    for row in throughput(options.rounds, Network(encoder="resnet152", pretrained="none", frozen_children=0)):
+        print(f"| {' | '.join(row.values())} |", flush=True)
     latency(options)
 
 

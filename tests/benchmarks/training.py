@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import torch
 from ocsrflow.config.depiction import Depiction
@@ -46,8 +47,10 @@ def on_device(batch: Batch, group: ProcessGroup) -> Batch:
     return Batch(batch.positions, pictures, tokens, batch.steps, targets)
 
 
-def measure(encoder: str, packed: Packed, options: argparse.Namespace, group: ProcessGroup) -> None:
-    """Print one encoder's row."""
+def measure(encoder: str, packed: Packed, options: argparse.Namespace, group: ProcessGroup) -> dict[str, Any]:
+    """One encoder's row: what was measured, by the name of the column."""
+    if group.cuda:
+        torch.cuda.reset_peak_memory_stats()
     network = Network(
         encoder=encoder,
         pretrained="none",
@@ -91,19 +94,20 @@ def measure(encoder: str, packed: Packed, options: argparse.Namespace, group: Pr
             wait_for(group)
             seconds["from the file"].append((time.perf_counter() - began) / options.steps)
             waits.append(waited / (time.perf_counter() - began))
-    if not group.is_main:
-        return
     fast, real = (statistics.median(seconds[name]) for name in ("in memory", "from the file"))
     for_picture, for_token = training_flops(network, len(packed.vocabulary), packed.shape)
     flops = (for_picture * training.batch + for_token * share.tokens) / fast
     possible = peak(group.device)
-    mfu = f"{flops / possible / group.world_size:.1%}" if possible else "–"
-    memory = f"{torch.cuda.max_memory_allocated() / 2**30:.1f}" if group.cuda else "–"
-    print(
-        f"| {encoder} | {training.batch / fast:.1f} | {training.batch / real:.1f} | {fast / real:.3f} | "
-        f"{statistics.median(waits):.1%} | {flops / 1e12:.2f} | {mfu} | {memory} |",
-        flush=True,
-    )
+    return {
+        "encoder": encoder,
+        "images/s in memory": f"{training.batch / fast:.1f}",
+        "from the file": f"{training.batch / real:.1f}",
+        "ratio": f"{fast / real:.3f}",
+        "waiting": f"{statistics.median(waits):.1%}",
+        "TFLOP/s": f"{flops / 1e12:.2f}",
+        "MFU": f"{flops / possible / group.world_size:.1%}" if possible else "–",
+        "GiB": f"{torch.cuda.max_memory_allocated() / 2**30:.1f}" if group.cuda else "–",
+    }
 
 
 def main() -> None:
@@ -134,7 +138,9 @@ def main() -> None:
             print("|---|---|---|---|---|---|---|---|")
         with group.active():
             for encoder in options.encoders:
-                measure(encoder, packed, options, group)
+                row = measure(encoder, packed, options, group)
+                if group.is_main:
+                    print(f"| {' | '.join(row.values())} |", flush=True)
 
 
 if __name__ == "__main__":
