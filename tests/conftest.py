@@ -17,10 +17,12 @@ from ocsrflow.corpus.download import download
 from ocsrflow.corpus.filter import filter_corpus
 from ocsrflow.pictures import render
 from ocsrflow.runtime.isolated import CHUNK
+from support.attempts import Attempts
 from support.data import make_dataset
 from support.once import made_once
 from support.servers import Server
 from support.toy import copy_toy, make_toy
+from support.training import run_train
 from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = ["support.faults", "support.needs"]
@@ -97,6 +99,22 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dataset(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixty short molecules, packed from two shards."""
     return make_dataset(kept, tmp_path_factory.mktemp("dataset"), shards=2)
+
+
+@pytest.fixture(scope="session")
+def finished(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished training by the settings of ``support.training``; to be copied where a test changes it."""
+    folder = tmp_path_factory.mktemp("finished")
+    run_train(dataset, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def attempts(dataset: Path) -> Iterator[Attempts]:
+    """Where trainings are stopped and killed."""
+    made = Attempts(dataset)
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -24,20 +24,19 @@ from safetensors.torch import load_file
 from support.training import NETWORK, TRAINING, lines, run_train
 
 
-def test_a_training_writes_weights_description_and_metrics(dataset: Path, tmp_path: Path) -> None:
-    run_train(dataset, tmp_path)
-    facts = json.loads((tmp_path / "model.json").read_text())
+def test_a_training_writes_weights_description_and_metrics(dataset: Path, finished: Path, tmp_path: Path) -> None:
+    facts = json.loads((finished / "model.json").read_text())
     assert facts["training_pictures"] == len(Packed(dataset / "images.h5").members("train"))
     assert facts["training"]["epochs"] == 2
     assert facts["network"]["encoder"] == "shufflenet_v2_x0_5"
-    validated = [line for line in lines(tmp_path) if "validation_tanimoto" in line]
+    validated = [line for line in lines(finished) if "validation_tanimoto" in line]
     assert [line["epoch"] for line in validated] == [1, 2]
-    assert all("loss" in line or "validation_loss" in line for line in lines(tmp_path))
+    assert all("loss" in line or "validation_loss" in line for line in lines(finished))
     predict(
         dataset / "images.h5",
         reading=Reading(),
-        weights=tmp_path / "weights.safetensors",
-        description=tmp_path / "model.json",
+        weights=finished / "weights.safetensors",
+        description=finished / "model.json",
         out=tmp_path / "p.parquet",
         facts=tmp_path / "p.json",
         timed_images=2,
@@ -133,9 +132,8 @@ def test_a_damaged_picture_is_named_and_not_learned_from(dataset: Path, tmp_path
         run_train(tmp_path, tmp_path)
 
 
-def test_the_average_of_the_weights_is_what_is_kept(dataset: Path, tmp_path: Path) -> None:
-    plain, averaged = tmp_path / "plain", tmp_path / "averaged"
-    run_train(dataset, plain)
+def test_the_average_of_the_weights_is_what_is_kept(dataset: Path, finished: Path, tmp_path: Path) -> None:
+    plain, averaged = finished, tmp_path
     run_train(dataset, averaged, training=TRAINING.model_copy(update={"ema": 0.9}))
     first, second = (load_file(folder / "weights.safetensors") for folder in (plain, averaged))
     assert first.keys() == second.keys()
@@ -170,12 +168,10 @@ def test_a_training_that_gets_no_better_ends_early(
     assert (facts["epochs"], facts["best_epoch"], facts["validation_tanimoto"]) == (4, 2, 0.3)
 
 
-def test_augmented_pictures_are_other_ones(dataset: Path, tmp_path: Path) -> None:
-    found = []
-    for name, augmentation in (("plain", Augmentation()), ("augmented", Augmentation(rotation=20))):
-        run_train(dataset, tmp_path / name, training=TRAINING.model_copy(update={"augmentation": augmentation}))
-        found.append([line["loss"] for line in lines(tmp_path / name) if "loss" in line])
-    assert found[0] != found[1]
+def test_augmented_pictures_are_other_ones(dataset: Path, finished: Path, tmp_path: Path) -> None:
+    run_train(dataset, tmp_path, training=TRAINING.model_copy(update={"augmentation": Augmentation(rotation=20)}))
+    plain, augmented = ([line["loss"] for line in lines(each) if "loss" in line] for each in (finished, tmp_path))
+    assert plain != augmented
 
 
 def test_imagenet_weights_are_asked_for(dataset: Path, tmp_path: Path) -> None:
