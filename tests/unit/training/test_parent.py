@@ -171,6 +171,7 @@ def test_a_data_set_that_does_not_say_its_split_has_no_parent(parent: Path) -> N
         Parent.read(parent).check(NETWORK, None)
 
 
+@pytest.mark.usefixtures("drawn_here")
 def test_what_a_child_holds_out_no_ancestor_has_learnt_from(kept: Path, parent: Path, tmp_path: Path) -> None:
     """The condition, looked at with the splits that the stage sample makes of other draws and other shares."""
     packed = Packed(make_dataset(kept, tmp_path / "other", size=120, max_length=20) / "images.h5")

@@ -1,11 +1,10 @@
 """The stage train: it learns, it goes on where it was, and it says what is wrong."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -21,6 +20,7 @@ from ocsrflow.training import trainer
 from ocsrflow.training.engine import Engine, average
 from ocsrflow.training.process_group import ProcessGroup
 from safetensors.torch import load_file
+from support.data import make_dataset
 from support.training import NETWORK, TRAINING, lines, run_train
 
 
@@ -47,6 +47,21 @@ def test_a_training_writes_weights_description_and_metrics(dataset: Path, finish
     assert rows["reference"].tolist() == sample["smiles"].tolist()
     assert (rows["log_probability"] < 0).all()
     assert json.loads((tmp_path / "p.json").read_text())["seconds_per_image"] > 0
+
+
+@pytest.mark.usefixtures("drawn_here")
+def test_pictures_in_colour_are_learnt_from_and_read(kept: Path, tmp_path: Path) -> None:
+    """As by default; the other tests have black and white ones."""
+    data = make_dataset(kept, tmp_path / "data", size=40, palette="colour")
+    run_train(data, tmp_path, training=TRAINING.model_copy(update={"epochs": 1}))
+    packed = Packed(data / "images.h5")
+    assert packed.picture(0).shape == (64, 64, 3)
+    assert any(np.ptp(packed.picture(at), axis=2).max() > 100 for at in range(len(packed)))  # a coloured label
+    predict(
+        data / "images.h5", reading=Reading(), weights=tmp_path / "weights.safetensors",
+        description=tmp_path / "model.json", out=tmp_path / "p.parquet", facts=tmp_path / "p.json", timed_images=1,
+    )  # fmt: skip
+    assert pd.read_parquet(tmp_path / "p.parquet")["cid"].tolist() == packed.cid[packed.members("test")].tolist()
 
 
 def test_it_learns_by_heart_what_it_sees(dataset: Path, tmp_path: Path) -> None:
@@ -218,29 +233,3 @@ def test_a_batch_is_sorted_and_its_targets_follow_its_tokens(dataset: Path) -> N
         for row in range(n):
             text = [*packed.tokens_of(batch.positions[row]).tolist(), END]
             assert next(targets) == text[t]
-
-
-def test_the_launcher_tells_one_line_and_no_traceback(dataset: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "ocsrflow",
-        "launch",
-        "--gpus",
-        "0",
-        "--",
-        "train",
-        str(dataset / "images.h5"),
-    ]
-    names = {"out": "w", "metrics": "m", "description": "d", "checkpoints": "c"}
-    words = [word for name, value in names.items() for word in (f"--{name}", str(tmp_path / value))]
-    network = NETWORK.model_copy(update={"pretrained": "imagenet"}).model_dump_json()
-    run = subprocess.run(
-        [*command, *words, "--network", network, "--training", TRAINING.model_dump_json()],
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 1
-    assert "Traceback" not in run.stderr
-    assert "ocsrflow train: error: network.pretrained is imagenet" in run.stderr
-    assert len(run.stderr.strip().splitlines()) == 1, run.stderr
