@@ -50,7 +50,7 @@ def test_the_vocabulary_is_closed_and_fits_two_bytes() -> None:
     assert tokenizer.VOCABULARY[:3] == ["<pad>", "<start>", "<end>"]
 
 
-MOLECULES = [molecule for molecule in map(Chem.MolFromSmiles, nci(5000)) if molecule is not None]
+MOLECULES = [molecule for molecule in map(Chem.MolFromSmiles, nci()) if molecule is not None]
 
 
 @given(st.integers(0, len(MOLECULES) - 1), st.integers(0, 2**31 - 1), st.booleans(), st.booleans())

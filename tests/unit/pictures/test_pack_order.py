@@ -32,6 +32,7 @@ ACIDS = [f"{'C' * n}C(=O)O" for n in range(5)] + [f"OC(=O)C{'C' * n}" for n in r
 RINGS = ["c1ccccc1", "C1=CC=CC=C1", "C1CCCCC1", "c1ccncc1", "n1ccccc1", "C1CC1", "O=C=O"]
 CHAINS = [a + b + c + d for a in "CNO" for b in "CS" for c in "CNO" for d in "CFO"]
 
+FIRST = 2**33  # CIDs beyond 32 bits
 PIXELS = Depiction(size=32, palette="black_and_white")
 
 
@@ -39,7 +40,7 @@ class Shelf(NamedTuple):
     """Drawn molecules, and the folder with their pictures."""
 
     folder: Path
-    smiles: list[str]  # that of CID n is number n - 1
+    smiles: list[str]  # that of CID FIRST + n is number n
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
     """Molecules drawn by the stage render; two cannot be drawn, and one has a picture but a text without tokens."""
     folder = tmp_path_factory.mktemp("shelf")
     smiles = [*dict.fromkeys([*ACIDS, *RINGS, *CHAINS[:20]]), "C(C", "[Xx]", "CS"]
-    table = pd.DataFrame({"cid": range(1, len(smiles) + 1), "smiles": smiles, "file": [None] * len(smiles)})
+    table = pd.DataFrame({"cid": range(FIRST, FIRST + len(smiles)), "smiles": smiles, "file": [None] * len(smiles)})
     table["split"] = "train"
     table.to_parquet(folder / "sample.parquet", index=False)
     render(
@@ -55,7 +56,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
         rejects=folder / "render-0.csv", depiction=PIXELS,
     )  # fmt: skip
     refused = pd.read_csv(folder / "render-0.csv")["cid"].tolist()
-    assert [smiles[cid - 1] for cid in refused] == ["C(C", "[Xx]"]
+    assert [smiles[cid - FIRST] for cid in refused] == ["C(C", "[Xx]"]
     smiles[-1] = "CS |$R$|"
     return Shelf(folder, smiles)
 
@@ -71,12 +72,12 @@ def has_tokens(smiles: str) -> bool:
 @STAGES
 @given(st.data())
 def test_what_is_packed_is_what_is_read(shelf: Shelf, data: st.DataObject) -> None:
-    cids = data.draw(st.lists(st.integers(1, len(shelf.smiles)), min_size=1, max_size=30, unique=True))
+    cids = data.draw(st.lists(st.integers(FIRST, FIRST + len(shelf.smiles) - 1), min_size=1, max_size=30, unique=True))
     spares = data.draw(st.integers(0, len(cids) - 1))
     by_length = data.draw(st.booleans())
     shards = data.draw(st.integers(1, 3))
     lost = set(data.draw(st.lists(st.sampled_from(cids), max_size=4)))  # have no picture, for whatever reason
-    rows = pd.DataFrame({"cid": cids, "smiles": [shelf.smiles[cid - 1] for cid in cids]})
+    rows = pd.DataFrame({"cid": cids, "smiles": [shelf.smiles[cid - FIRST] for cid in cids]})
     rows["canonical"] = rows["smiles"].map(lambda text: canonical(text) or text)
     rows["length"] = rows["smiles"].str.len()
     rows["split"] = data.draw(st.lists(st.sampled_from(SPLITS), min_size=len(cids), max_size=len(cids)))
