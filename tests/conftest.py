@@ -17,10 +17,12 @@ from ocsrflow.corpus.download import download
 from ocsrflow.corpus.filter import filter_corpus
 from ocsrflow.pictures import render
 from ocsrflow.runtime.isolated import CHUNK
+from support.attempts import Attempts
 from support.data import make_dataset
 from support.once import made_once
 from support.servers import Server
 from support.toy import copy_toy, make_toy
+from support.training import run_train
 from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = ["support.faults", "support.needs"]
@@ -43,7 +45,7 @@ LONG = (
     "gpu/test_run.py",
     "test_read.py", "test_launch.py", "test_render.py", "test_hostile_files.py", "test_train.py",
     "test_parent.py", "test_mlflow_away.py", "test_full_disk.py", "test_speed.py", "test_status.py",
-    "test_gpu_lease.py", "test_record.py", "test_live_curves.py", "test_compare.py", "test_properties.py",
+    "test_gpu_lease.py", "test_record.py", "test_live_curves.py", "test_compare.py", "test_pack_order.py",
     "test_recording_again", "test_other_splits", "test_local_files", "test_snakemakes_own_report", "killed_at_random",
 )  # fmt: skip
 
@@ -98,6 +100,22 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dataset(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixty short molecules, packed from two shards."""
     return make_dataset(kept, tmp_path_factory.mktemp("dataset"), shards=2)
+
+
+@pytest.fixture(scope="session")
+def finished(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished training by the settings of ``support.training``; to be copied where a test changes it."""
+    folder = tmp_path_factory.mktemp("finished")
+    run_train(dataset, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def attempts(dataset: Path) -> Iterator[Attempts]:
+    """Where trainings are stopped and killed."""
+    made = Attempts(dataset)
+    yield made
+    made.close()
 
 
 @pytest.fixture

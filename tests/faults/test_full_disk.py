@@ -109,9 +109,13 @@ def test_sample(kept: Path, small: Path, faults: Faults) -> None:
         assert [path.name for path in small.iterdir()] == ["there"]
 
 
-@pytest.mark.usefixtures("drawn_here")
-def test_render(kept: Path, small: Path, tmp_path: Path, faults: Faults) -> None:
-    made = make_dataset(kept, tmp_path / "data", size=300, pixels=200)
+@pytest.fixture(scope="module")
+def made(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set whose pictures take more than 256 kB."""
+    return make_dataset(kept, tmp_path_factory.mktemp("large"), size=300, pixels=200)
+
+
+def test_render(made: Path, small: Path, faults: Faults) -> None:
     depiction = Depiction(size=200, palette="black_and_white").model_dump_json()
     command = ["render", made / "sample.parquet", "--store", small / "store", "--depiction", depiction]
     command += outputs(small, "out", "rejects")
@@ -124,9 +128,7 @@ def test_render(kept: Path, small: Path, tmp_path: Path, faults: Faults) -> None
         assert (small / "rejects").read_bytes() == (made / "render.csv").read_bytes()
 
 
-@pytest.mark.usefixtures("drawn_here")
-def test_pack(kept: Path, small: Path, tmp_path: Path, faults: Faults) -> None:
-    made = make_dataset(kept, tmp_path / "data", size=300, pixels=200)
+def test_pack(made: Path, small: Path, faults: Faults) -> None:
     command = ["pack", made / "sample.parquet", made / "shards", "--store", made / "pictures", "--shards", 1]
     command += outputs(small, "out", "tokens", "vocabulary", "rejects")
     with faults.tried("disk full", "pack"):

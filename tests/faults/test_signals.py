@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from support.checkout import CONFIG
 from support.data import TINY
 from support.faults import FULL, Faults
-from support.processes import described, hear_ctrl_c
+from support.processes import described, hear_ctrl_c, program
 from support.waiting import wait_until
 
 GPU = "GPU-00000000-0000-0000-0000-000000000000"
@@ -42,9 +42,7 @@ class Run:
         config |= {"models": [*config["models"], model], "checkpoints": {"minutes": 0.02}}
         (self.folder / "experiment.yaml").write_text(yaml.safe_dump(config))
         # A GPU that is made up: it can be leased, and PyTorch trains on the CPU.
-        (folder / "bin").mkdir()
-        (folder / "bin/nvidia-smi").write_text(f"#!/bin/sh\necho 'GPU 0: made up (UUID: {GPU})'\n")
-        (folder / "bin/nvidia-smi").chmod(0o755)
+        program(folder / "bin/nvidia-smi", f"echo 'GPU 0: made up (UUID: {GPU})'")
         (folder / "tmp").mkdir()
         self.locks = folder / "tmp" / f"ocsrflow-gpus-{os.getuid()}"
         path = f"{folder / 'bin'}:{os.environ['PATH']}"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from support.checkout import CONFIG, REPOSITORY, snakemake
+from support.processes import program
 
 PWN = "'$(touch pwned) `touch pwned` \"; touch pwned; & touch pwned | touch pwned > pwned * ~ $HOME \\ "
 # What no configuration can make anything else than a number, or one of a few words.
@@ -126,11 +127,8 @@ GIVEN = "x\"; touch pwned; '$(touch pwned) `touch pwned` $$(touch pwned) $(shell
 
 def test_make_runs_nothing_that_its_variables_say(tmp_path: Path) -> None:
     shutil.copy(REPOSITORY / "Makefile", tmp_path)
-    programs = tmp_path / ".venv/bin"
-    programs.mkdir(parents=True)
     for name in ("python", "mlflow"):  # make takes those of its own environment
-        (programs / name).write_text("#!/bin/sh\nprintf '%s\\0' \"$@\" >> words\n")
-        (programs / name).chmod(0o755)
+        program(tmp_path / ".venv/bin" / name, "printf '%s\\0' \"$@\" >> words")
     names = ("RESULTS", "A", "B", "DATASET", "PORT", "PYTHON")
     (tmp_path / GIVEN).mkdir()
     (tmp_path / GIVEN / "mlflow.db").touch()

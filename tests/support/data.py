@@ -21,10 +21,17 @@ from safetensors.torch import save_file
 
 
 def make_dataset(
-    kept: Path, folder: Path, *, size: int = 60, pixels: int = 64, max_length: int = 14, shards: int = 1
+    kept: Path,
+    folder: Path,
+    *,
+    size: int = 60,
+    pixels: int = 64,
+    max_length: int = 14,
+    shards: int = 1,
+    palette: str = "black_and_white",
 ) -> Path:
     """A packed data set of short NCI molecules; the folder of all its files."""
-    depiction = Depiction(size=pixels, palette="black_and_white")
+    depiction = Depiction.model_validate({"size": pixels, "palette": palette})
     sample(
         kept,
         out=folder / "sample.parquet",
@@ -123,7 +130,7 @@ GOLD = (
 )
 
 
-def nci(count: int) -> list[str]:
-    """SMILES of NCI's molecules, as RDKit has them."""
+def nci(count: int | None = None) -> list[str]:
+    """SMILES of NCI's molecules, as RDKit has them: the first ones, or all 4,999."""
     text = (Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi").read_text(encoding="ascii")
     return [line.split("\t")[0] for line in text.splitlines()[:count]]

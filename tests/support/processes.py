@@ -34,6 +34,22 @@ def _read(path: str) -> str:
         return "?"
 
 
+def lives(process: int) -> bool:
+    """Whether a process is there and has not ended."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def program(path: Path, script: str) -> Path:
+    """Write a program for the shell."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
 def hear_ctrl_c() -> None:
     """Called in a process about to be started: one in the background of a shell is deaf to SIGINT otherwise."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

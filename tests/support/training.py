@@ -1,6 +1,8 @@
 """A training of seconds, and what it wrote."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ TRAINING = Training(
 )
 RISK = Risk(steps=6, batch=8, candidates=3, validate_every=4)
 WITH_RISK = TRAINING.model_copy(update={"risk": RISK, "epochs": 1})
+FOUR_EPOCHS = TRAINING.model_copy(update={"epochs": 4})
 # A longer one in which every option that has a state of its own is on.
 LONG = TRAINING.model_copy(update={"epochs": 60, "validate_every": 8, "ema": 0.9, "schedule": "cosine"})
 
@@ -48,6 +51,29 @@ def run_train(dataset: Path, folder: Path, **changed: Any) -> None:
         description=folder / "model.json",
         **settings,
     )
+
+
+def run_processes(
+    dataset: Path, folder: Path, network: Network, training: Training
+) -> subprocess.CompletedProcess[str]:
+    """The same by two processes, as the launcher starts them."""
+    options = {
+        "out": folder / "weights.safetensors",
+        "metrics": folder / "metrics.jsonl",
+        "description": folder / "model.json",
+        "network": network.model_dump_json(),
+        "training": training.model_dump_json(),
+        "checkpoints": folder / "checkpoints",
+        "threads": 2,
+    }
+    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    command = [sys.executable, "-m", "ocsrflow", "launch", "--gpus", "0", "--processes", "2", "--", "train"]
+    return subprocess.run([*command, str(dataset / "images.h5"), *words], capture_output=True, text=True, check=False)
+
+
+def newest(folder: Path) -> int:
+    """The step of the newest checkpoint."""
+    return max((int(path.stem.removeprefix("step-")) for path in folder.glob("checkpoints/*/step-*.pt")), default=0)
 
 
 def lines(folder: Path) -> list[dict[str, float]]:

@@ -84,6 +84,15 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(found), f"{target}: there are {sorted(anchors(found))}"
 
 
+def test_the_pages_have_what_is_looked_for() -> None:
+    """So that the tests of single pages, many of which have none of a kind, look at something."""
+    text = "\n".join(page.read_text() for page in PAGES)
+    assert len(LINK.findall(text)) > 50
+    assert len(re.findall(r"^make \w+", text, re.MULTILINE)) > 5
+    assert len(re.findall(r"^ocsrflow \w+", text, re.MULTILINE)) > 5
+    assert len(re.findall(r"`(?:workflow|tests|envs)/[\w./-]+`", text)) > 5
+
+
 def test_every_page_is_in_the_index() -> None:
     index = REPOSITORY / "docs/README.md"
     linked = {(index.parent / target.partition("#")[0]).resolve() for target in LINK.findall(prose(index))}
@@ -165,7 +174,9 @@ def test_configurations_are_valid() -> None:
 
 
 def test_pieces_of_python_compile() -> None:
-    for page, text in blocks("python"):
+    pieces = [*blocks("python")]
+    assert pieces
+    for page, text in pieces:
         compile(text if not text.startswith('"') else f"{{{text}}}", name(page), "exec")
 
 

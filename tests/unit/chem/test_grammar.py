@@ -1,6 +1,5 @@
 """The grammar lets through what chemists write, and nothing that is no SMILES."""
 
-import os
 import re
 
 import pytest
@@ -11,11 +10,11 @@ from ocsrflow.chem.grammar import Grammar
 from ocsrflow.chem.tokenizer import END, INDEX, PAD, START, VOCABULARY, decode, tokenize
 from ocsrflow.network.beam_search import search
 from ocsrflow.network.decoder import Decoder
-from rdkit import Chem, RDConfig
+from rdkit import Chem
+from support.data import nci
 from torch import Tensor
 
 CPU = torch.device("cpu")
-NCI = os.path.join(RDConfig.RDDataDir, "NCI", "first_5K.smi")
 
 BRACKET = re.compile(
     r"\[(?:[1-9]\d{0,2})?"
@@ -95,8 +94,7 @@ def accepted(texts: list[list[str]], longest: int) -> list[int | None]:
 
 
 def test_every_nci_molecule_is_accepted() -> None:
-    with open(NCI) as file:
-        texts = sorted((line.split()[0] for line in file), key=len)
+    texts = sorted(nci(), key=len)
     assert len(texts) == 4999
     # By length, each with no more tokens left than the longest of its fellows takes.
     for at in range(0, len(texts), 200):
@@ -174,7 +172,9 @@ def test_a_random_decoder_with_the_grammar_writes_smiles(beams: int, longest: in
     features = torch.randn(12, 9, 12) * 3
     free = search(decoder, features, longest, beams=beams)
     assert any(fault(decode(candidate.tokens)) for found in free for candidate in found)
-    for found in search(decoder, features, longest, beams=beams, grammar=True):
+    written = search(decoder, features, longest, beams=beams, grammar=True)
+    assert len(written) == 12
+    for found in written:
         assert 1 <= len(found) <= beams
         assert len({tuple(candidate.tokens) for candidate in found}) == len(found)
         for candidate in found:

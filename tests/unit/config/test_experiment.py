@@ -88,7 +88,10 @@ def test_the_schema_in_the_repository_is_the_generated_one() -> None:
 
 
 def test_the_schema_accepts_what_is_shipped() -> None:
-    jsonschema.validate(shipped(), json.loads(experiment.schema()))
+    schema = json.loads(experiment.schema())
+    jsonschema.validate(shipped(), schema)
+    with pytest.raises(jsonschema.ValidationError, match="colour"):
+        jsonschema.validate(shipped() | {"colour": 1}, schema)
 
 
 def all_settings(model: type[BaseModel] = Settings) -> list[type[BaseModel]]:
@@ -121,23 +124,15 @@ def spoil(path: str, value: object) -> dict[str, Any]:
     [
         ("colour", 1, "colour: unknown key"),
         ("models.0.network.encodr", "x", "models.0.network.encodr: unknown key"),
-        ("models.1.network.dim", "many", "models.1.network.dim: Input should be a valid integer"),
         ("models.2.dataset", "nope", "models.2.dataset: 'nope' is not one of contest, ours1, ours2"),
         ("models.2.name", "a/../b", "models.2.name: String should match pattern"),
         ("models.1.name", "wide_resnet101_2-512-ours2", "models.1.name: 'wide_resnet101_2-512-ours2' is used twice"),
         ("training.batch", 0, "training.batch: Input should be greater than or equal to 1 (found 0)"),
         ("training.decode_length", 20, "decode_length: 20 is too short for SMILES of 100 characters"),
         ("network.pretrained", "none", "frozen_children must be 0 where pretrained is none"),
-        ("training", 5, "training: Input should be a valid dictionary"),
-        ("models.0.network", "resnet18", "models.0.network: Input should be a valid dictionary"),
         ("models.0.name", "constant", "models: the name 'constant' is that of a baseline; give another one"),
-        ("datasets.0.seed", 2**64, "datasets.0.seed: Input should be less than 4294967296"),
-        ("training.precision", "bf16", "training.precision: Input should be 'auto', 'float32' or 'bfloat16'"),
-        ("prediction.precision", "half", "prediction.precision: Input should be 'auto', 'float32' or 'bfloat16'"),
         ("training.risk", {"steps": 0}, "\n  training.risk.steps: Input should be greater than or equal to 1"),
         ("depiction.styles", "Varied", "depiction.styles: varied, null or a mapping of what differs from varied"),
-        ("depiction.styles", {"size": [300, 4000]}, "depiction.styles.size.1: Input should be less than or equal to"),
-        ("depiction.styles", {"line_width": 0}, "depiction.styles.line_width: Input should be greater than or equal"),
         ("depiction", {"styles": "varied", "rotation": [0, 90]}, "depiction: rotation has no effect where there are"),
         ("weights_folder", "my <weights>", "weights_folder: Snakemake replaces <weights>"),
         ("network.pretrained", "my {model}", "network.pretrained: Snakemake replaces {model}"),
@@ -188,7 +183,6 @@ def test_what_is_named_and_not_there_is_reported(tmp_path: Path) -> None:
         ([{"name": "selection"}], "drawings: the name 'selection' is taken by the selection's pictures"),
         ([{"name": "a b"}], "drawings.0.name: String should match pattern"),
         ([{"name": "bold", "style": {"line_widht": 0.1}}], "drawings.0.style.line_widht: unknown key"),
-        ([{"name": "bold", "style": {"size": 20}}], "drawings.0.style.size"),
     ],
 )
 def test_drawings_that_do_not_fit_are_refused(drawings: list[dict[str, Any]], message: str) -> None:

@@ -34,18 +34,6 @@ def test_a_file_with_the_published_md5_arrives(tmp_path: Path, server: Server) -
     assert names(tmp_path) == ["CID-SMILES.gz"]
 
 
-def test_a_wrong_md5_is_reported_and_nothing_is_left(tmp_path: Path, server: Server) -> None:
-    server.files = {"/c.gz": DATA, "/c.gz.md5": b"0" * 32}
-    with pytest.raises(UserError, match=r"has md5 .* but 0{32} is published"):
-        download(
-            kind="pubchem",
-            out=tmp_path / "CID-SMILES.gz",
-            url=f"{server.url}/c.gz",
-            md5_url=f"{server.url}/c.gz.md5",
-        )
-    assert names(tmp_path) == []
-
-
 def test_a_file_that_arrived_before_the_check_is_not_fetched_again(tmp_path: Path, server: Server) -> None:
     server.files = {"/c.gz": DATA}
     source = {"url": f"{server.url}/c.gz", "md5_url": f"{server.url}/c.gz.md5"}

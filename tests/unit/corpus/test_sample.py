@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ocsrflow.chem.molecules import canonical
+from ocsrflow.chem.molecules import canonical, fraction
 from ocsrflow.corpus.hash_sample import Lowest, hash64
 from ocsrflow.runtime.errors import UserError
 from support.data import draw, write_kept
@@ -176,6 +176,9 @@ def test_no_molecule_is_in_two_splits_of_any_data_sets(kept: Path, tmp_path: Pat
     rows = pd.concat(draws)
     assert rows["canonical"].duplicated().sum() > 100
     assert rows.groupby("canonical")["split"].nunique().max() == 1
+    at = rows["canonical"].map(lambda text: fraction(text, 0))
+    expected = np.select([at < 0.1, at < 0.2], ["test", "validation"], "train")
+    assert rows["split"].tolist() == expected.tolist()
     assert rows["split"].value_counts(normalize=True)["train"] == pytest.approx(0.8, abs=0.04)
     assert not any(table["canonical"].duplicated().any() for table in draws[1:])
 
@@ -215,3 +218,25 @@ def test_several_supplied_pictures_of_one_molecule_are_kept(tmp_path: Path) -> N
 def test_an_empty_split_is_reported(kept: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no molecule in the .* split"):
         draw(kept, tmp_path, size=5)
+
+
+def splits_of(rows: pd.DataFrame) -> dict[str, str]:
+    return dict(zip(rows["canonical"], rows["split"], strict=True))
+
+
+def test_another_seed_is_another_split(kept: Path, tmp_path: Path) -> None:
+    one, two = (splits_of(draw(kept, tmp_path / str(s), size=500, split_seed=s)) for s in (1, 2))
+    assert one.keys() == two.keys()  # the draw does not change with it
+    assert 0.6 < np.mean([one[text] == two[text] for text in one]) < 0.72  # 0.8² + 0.1² + 0.1² = 0.66 by chance
+
+
+def test_a_larger_share_of_the_test_split_takes_nothing_out_of_it(kept: Path, tmp_path: Path) -> None:
+    small, large = (splits_of(draw(kept, tmp_path / str(t), size=500, test=t)) for t in (0.1, 0.3))
+    assert {text for text in small if small[text] == "test"} < {text for text in large if large[text] == "test"}
+
+
+def test_the_number_of_processes_does_not_matter(kept: Path, tmp_path: Path) -> None:
+    for processes in (1, 2):
+        draw(kept, tmp_path / str(processes), size=300, processes=processes)
+    one, two = ((tmp_path / str(n) / "sample.parquet").read_bytes() for n in (1, 2))
+    assert one == two

@@ -1,7 +1,6 @@
 """Drawn pictures: RDKit's own pixels, every option, and ranges that give each molecule its own picture for good."""
 
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +10,11 @@ from ocsrflow.depiction import plain as images
 from ocsrflow.depiction.plain import draw
 from PIL import Image
 from pydantic import ValidationError
-from rdkit import Chem, RDConfig
+from rdkit import Chem
 from rdkit.Chem import Draw
+from support.data import nci
 
-NCI = (Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi").read_text(encoding="ascii").splitlines()
+NCI = nci()
 # Wide, tall when turned, very small, of several fragments, with wedges, charges, isotopes, atoms on top of each other.
 ODD = [
     "CCCCCCCCCCCCCCCCCC(=O)O",
@@ -32,7 +32,7 @@ EXAMPLE = "C[C@H](N)c1ccc(/C=C/C(=O)O)cc1Cl"  # aromatic, a stereocentre, a ster
 
 
 def some(count: int) -> list[Chem.Mol]:
-    parsed = (Chem.MolFromSmiles(line.split("\t")[0]) for line in NCI[:: len(NCI) // (count + 50)])
+    parsed = (Chem.MolFromSmiles(line) for line in NCI[:: len(NCI) // (count + 50)])
     return [molecule for molecule in parsed if molecule is not None and molecule.GetNumAtoms()][:count]
 
 
@@ -53,12 +53,12 @@ def by_rdkit(molecule: Chem.Mol, depiction: Depiction) -> NDArray[np.uint8]:
     size = (depiction.size, depiction.size)
     image = Draw.MolToImage(molecule, size=size, kekulize=depiction.kekulize, options=options)
     array = np.asarray(image.convert("RGB" if depiction.channels == 3 else "L")).reshape(*size, depiction.channels)
-    return array[..., ::-1] if depiction.channel_order == "bgr" else array
+    return array[..., ::-1] if depiction.channel_order == "bgr" else array  # of one channel, the same
 
 
-def test_by_default_a_thousand_pictures_are_rdkits_pixel_by_pixel() -> None:
-    molecules = some(1000)
-    assert len(molecules) == 1000
+def test_by_default_hundreds_of_pictures_are_rdkits_pixel_by_pixel() -> None:
+    molecules = some(400)
+    assert len(molecules) == 400
     for molecule in molecules:
         expected = np.asarray(Draw.MolToImage(molecule, size=(300, 300)))
         np.testing.assert_array_equal(draw(molecule, Depiction()), expected, Chem.MolToSmiles(molecule))
@@ -68,7 +68,7 @@ def test_by_default_a_thousand_pictures_are_rdkits_pixel_by_pixel() -> None:
     "depiction",
     [
         Depiction(),
-        Depiction(size=96, palette="black_and_white"),
+        Depiction(size=96, palette="black_and_white", channel_order="bgr"),
         Depiction(size=299, rotation=90, channel_order="bgr"),
         Depiction(size=200, font_size=30, padding=0),
         Depiction(size=128, kekulize=False, line_width=4, padding=0.3),
@@ -122,29 +122,6 @@ def example(**options: object) -> NDArray[np.uint8]:
     return draw(of(EXAMPLE), Depiction(**options))
 
 
-def ink(picture: NDArray[np.uint8]) -> tuple[int, int]:
-    """Height and width of what is drawn."""
-    rows, columns = np.nonzero((picture < 255).any(axis=2))
-    return int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1
-
-
-def test_bgr_swaps_red_and_blue_of_drawn_colour_pictures_only() -> None:
-    picture = example()
-    np.testing.assert_array_equal(example(channel_order="bgr"), picture[..., ::-1])
-    assert (picture != picture[..., ::-1]).any()
-    grey = example(palette="black_and_white")
-    np.testing.assert_array_equal(example(palette="black_and_white", channel_order="bgr"), grey)
-
-
-def test_black_and_white_is_one_channel_and_drops_nothing() -> None:
-    picture = example(palette="black_and_white")
-    assert picture.shape == (300, 300, 1)
-    options = Draw.MolDrawOptions()
-    options.useBWAtomPalette()
-    colour = np.asarray(Draw.MolToImage(of(EXAMPLE), options=options))
-    assert (colour == picture).all(), "the three channels of RDKit's picture are the same"
-
-
 def test_pictures_lie_in_memory_as_they_are_stored() -> None:
     assert example().transpose(2, 0, 1).flags.c_contiguous
 
@@ -160,38 +137,6 @@ def test_rotation_is_clockwise() -> None:
     # Turning (x, y) from the middle clockwise gives (-y, x) where y grows downwards.
     assert abs(turned_row - column) < 12
     assert abs(turned_column - (300 - row)) < 12
-
-
-def test_a_turned_molecule_has_another_picture() -> None:
-    assert (example() != example(rotation=90)).any()
-    height, width = ink(example())
-    turned_height, turned_width = ink(example(rotation=90))
-    assert width > height
-    assert turned_width < turned_height
-
-
-def test_kekulize_decides_how_aromatic_rings_look() -> None:
-    assert (example(kekulize=False) != example()).any()
-
-
-def test_stereo_labels_show() -> None:
-    plain = "CC(N)c1ccc(C=CC(=O)O)cc1Cl"
-    assert (example(stereo_labels=True) != example()).any()
-    np.testing.assert_array_equal(draw(of(plain), Depiction(stereo_labels=True)), draw(of(plain), Depiction()))
-
-
-def test_padding_shrinks_the_drawing() -> None:
-    widths = [ink(example(padding=padding))[1] for padding in (0, 0.05, 0.2, 0.4)]
-    assert widths == sorted(widths, reverse=True)
-    assert widths[-1] == pytest.approx(300 * 0.2, abs=6)
-
-
-def test_a_larger_font_and_wider_lines_take_more_ink() -> None:
-    def darkness(**options: object) -> int:
-        return int((255 - example(**options).astype(int)).sum())
-
-    assert darkness(font_size=10) < darkness(font_size=16) < darkness(font_size=28)
-    assert darkness(line_width=1) < darkness(line_width=2) < darkness(line_width=4)
 
 
 RANGES = {"line_width": (1, 4), "font_size": (8, 24), "rotation": (0, 360), "padding": (0.02, 0.3)}
@@ -219,11 +164,6 @@ def test_values_do_not_depend_on_the_machine() -> None:
     assert values == pytest.approx([1.70969029933693, 23, 278.258470668313, 0.29685574818544974])
 
 
-def test_every_font_size_of_a_range_occurs() -> None:
-    depiction = Depiction(font_size=(9, 11))
-    assert {images._value(depiction, "font_size", key) for key in range(60)} == {9, 10, 11}
-
-
 def test_the_same_key_gives_the_same_picture_another_key_another_one() -> None:
     depiction = Depiction(**RANGES)
     first = draw(of(EXAMPLE), depiction, 1)
@@ -236,31 +176,9 @@ def test_without_ranges_the_key_changes_nothing() -> None:
     np.testing.assert_array_equal(draw(of(EXAMPLE), Depiction(), 1), draw(of(EXAMPLE), Depiction(), 2))
 
 
-@pytest.mark.parametrize("options", [{}, RANGES, {"font_size": 12, "rotation": 45, "palette": "black_and_white"}])
-def test_a_depiction_survives_json(options: dict[str, object]) -> None:
-    depiction = Depiction(**options)
-    again = Depiction.model_validate_json(depiction.model_dump_json())
-    assert again == depiction
-    assert hash(again) == hash(depiction)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"line_width": (3, 1)}, "the lower end of the range comes first: 3.0 is above 1.0"),
-        ({"line_width": 0}, "greater than or equal to 0.1"),
-        ({"padding": (0.1, 0.5)}, "less than or equal to 0.4"),
-        ({"padding": (0.1, 0.2, 0.3)}, "at most 2 items"),
-        ({"rotation": "left"}, "valid number"),
-        ({"font_size": 9.5}, "valid integer"),
-        ({"channel_order": "brg"}, "'rgb' or 'bgr'"),
-        ({"seed": -1}, "greater than or equal to 0"),
-    ],
-)
-def test_a_wrong_option_is_reported_in_one_message(options: dict[str, object], message: str) -> None:
-    with pytest.raises(ValidationError, match=message) as caught:
-        Depiction(**options)
-    assert caught.value.error_count() == 1
+def test_a_range_begins_with_its_lower_end() -> None:
+    with pytest.raises(ValidationError, match="the lower end of the range comes first"):
+        Depiction(line_width=(3, 1))
 
 
 def test_no_text_is_in_the_png_that_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

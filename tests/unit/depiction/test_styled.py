@@ -320,11 +320,7 @@ def test_a_font_that_is_none(tmp_path: Path) -> None:
     ("styles", "key"),
     [
         ({"fonts": {"stix": 0.7, "dejavu-sans": 0.4}}, "fonts"),
-        ({"layouts": {"coordgen": 0.7, "indigo": 0.4}}, "layouts"),
         ({"layouts": {"chemdraw": 0.1}}, "layouts"),
-        ({"scan": 1.2}, "scan"),
-        ({"size": [700, 150]}, "size"),
-        ({"line_widht": 0.1}, "line_widht"),
         ("vary", "styles"),
     ],
 )

@@ -92,24 +92,27 @@ def test_equal_molecules_without_a_bond_are_a_perfect_pair(text: str, again: str
     assert pair_rule(["[K+].[Br-]", text, "CC"]).points == (5, 4, 3)
 
 
-def plain_rule(similarity: Mapping[tuple[int, int], float], valid: Sequence[int], members: int) -> int:
-    """The rule once more, as the design words it: rank by rank, pair by pair."""
+def plain_rule(
+    similarity: Mapping[tuple[int, int], float], valid: Sequence[int], members: int
+) -> tuple[int, list[float]]:
+    """The rule once more, as the design words it, rank by rank, pair by pair; and the points."""
+    none = [0.0] * members
     if not valid:
-        return 0
+        return 0, none
     if len(valid) == 1:
-        return valid[0]
+        return valid[0], none
     left = [pair for pair in sorted(similarity) if pair[0] in valid and pair[1] in valid]
     totals = [0.0] * members
     for place in range(len(left), 0, -1):
         highest = max(similarity[pair] for pair in left)
         best = next(pair for pair in left if similarity[pair] == highest)
         if highest == 1.0:
-            return best[0]
+            return best[0], none
         left.remove(best)
         totals[best[0]] += place
         totals[best[1]] += place
     most = max(totals[i] for i in valid)
-    return next(i for i in valid if totals[i] == most)
+    return next(i for i in valid if totals[i] == most), totals
 
 
 @given(st.data(), st.integers(1, 6))
@@ -119,7 +122,8 @@ def test_the_pair_rule_is_the_plain_one(data: st.DataObject, members: int) -> No
     similarity = {pair: data.draw(value) for pair in pairs}
     valid = data.draw(st.lists(st.integers(0, members - 1), unique=True).map(sorted))
     matrix = [[1.0 if i == j else similarity[min(i, j), max(i, j)] for j in range(members)] for i in range(members)]
-    assert pair_vote(matrix, valid).winner == plain_rule(similarity, valid, members)
+    found = pair_vote(matrix, valid)
+    assert (found.winner, list(found.points)) == plain_rule(similarity, valid, members)
 
 
 def test_similarities_are_rdkits() -> None:

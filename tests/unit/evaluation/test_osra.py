@@ -19,6 +19,7 @@ from ocsrflow.runtime.errors import UserError
 from PIL import Image
 from rdkit import Chem
 from support.needs import need
+from support.processes import program
 
 
 def asked(dataset: Path, folder: Path, **options: object) -> tuple[pd.DataFrame, dict]:
@@ -29,10 +30,7 @@ def asked(dataset: Path, folder: Path, **options: object) -> tuple[pd.DataFrame,
 
 def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     """Put a script in OSRA's place."""
-    path = folder / "bin" / "osra"
-    path.parent.mkdir()
-    path.write_text(f'#!/bin/sh\nif [ "$1" = --version ]; then echo OSRA 9.9; exit; fi\n{script}\n')
-    path.chmod(0o755)
+    path = program(folder / "bin/osra", f'if [ "$1" = --version ]; then echo OSRA 9.9; exit; fi\n{script}')
     monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
 
 
@@ -97,8 +95,8 @@ def test_it_is_given_the_originals_as_they_are(dataset: Path, tmp_path: Path, mo
     with write_originals(tmp_path / "originals.zip") as archive:
         for number, at in enumerate((first, second), 1):
             archive.add(int(packed.cid[at]), as_png(np.full((30 * number, 40, 3), 255, np.uint8)))
-    program = "import sys; from PIL import Image; print('{}x{}'.format(*Image.open(sys.argv[1]).size))"
-    stand_in(tmp_path, monkeypatch, f'exec {sys.executable} -c "{program}" "$1"')
+    size = "import sys; from PIL import Image; print('{}x{}'.format(*Image.open(sys.argv[1]).size))"
+    stand_in(tmp_path, monkeypatch, f'exec {sys.executable} -c "{size}" "$1"')
     rows, _ = asked(dataset, tmp_path, size=2, originals=tmp_path / "originals.zip")
     assert rows["prediction"].tolist() == ["40x30", "40x60"]
     with pytest.raises(UserError, match=r"originals\.zip: picture '\d+\.png' cannot be read"):

@@ -15,7 +15,7 @@ from ocsrflow.network.encoders import RECIPES
 from ocsrflow.network.model import EncoderDecoder
 from ocsrflow.network.model_reader import ModelReader
 from ocsrflow.prediction.predict import predict
-from support.training import NETWORK, TRAINING, lines, run_train
+from support.training import TRAINING, lines, run_train
 
 CPU = torch.device("cpu")
 RESNET = Network(encoder="resnet18", pretrained="none", frozen_children=0, image_size=64, stride=16, grid=4, dim=32)
@@ -146,9 +146,9 @@ def test_scores_of_tokens_are_float32_where_products_are_bfloat16() -> None:
     torch.testing.assert_close(found, exact, rtol=0, atol=1e-5)
 
 
-def test_a_training_records_what_it_used_and_its_key_has_it(dataset: Path, tmp_path: Path) -> None:
-    facts = {}
-    for asked in ("auto", "float32", "bfloat16"):
+def test_a_training_records_what_it_used_and_its_key_has_it(dataset: Path, finished: Path, tmp_path: Path) -> None:
+    facts = {"float32": json.loads((finished / "model.json").read_text())}
+    for asked in ("auto", "bfloat16"):
         training = TRAINING.model_copy(update={"precision": asked})
         run_train(dataset, tmp_path / asked, training=training)
         facts[asked] = json.loads((tmp_path / asked / "model.json").read_text())
@@ -158,20 +158,19 @@ def test_a_training_records_what_it_used_and_its_key_has_it(dataset: Path, tmp_p
     }  # fmt: skip
     assert facts["auto"]["key"] == facts["float32"]["key"] != facts["bfloat16"]["key"]
     exact, narrow = (
-        [line["loss"] for line in lines(tmp_path / name) if "loss" in line] for name in ("float32", "bfloat16")
+        [line["loss"] for line in lines(folder) if "loss" in line] for folder in (finished, tmp_path / "bfloat16")
     )
     assert exact != narrow
     assert narrow == pytest.approx(exact, rel=0.05)
 
 
-def test_a_reading_records_what_it_used(dataset: Path, tmp_path: Path) -> None:
-    run_train(dataset, tmp_path, network=NETWORK)
+def test_a_reading_records_what_it_used(dataset: Path, finished: Path, tmp_path: Path) -> None:
     for asked in ("float32", "bfloat16"):
         predict(
             dataset / "images.h5",
             reading=Reading(precision=asked),
-            weights=tmp_path / "weights.safetensors",
-            description=tmp_path / "model.json",
+            weights=finished / "weights.safetensors",
+            description=finished / "model.json",
             out=tmp_path / "p.parquet",
             facts=tmp_path / f"{asked}.json",
             timed_images=1,

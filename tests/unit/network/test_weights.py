@@ -7,13 +7,38 @@ import torch
 from ocsrflow.network import weights as stage
 from ocsrflow.network.encoders import RECIPES, build_trunk
 from ocsrflow.runtime.errors import UserError
+from torchvision.models import WeightsEnum
+
+# Parameters as the publisher states them, and names of the first and of late ones in the published file: torchvision's
+# table of weights; for timm's two, the cards at huggingface.co/timm, which say 88.8 and 22.9 million.
+PUBLISHED = {
+    "efficientnet_b0": (5_288_548, "features.0.0.weight features.8.0.weight classifier.1.bias"),
+    "inception_v3": (27_161_264, "Conv2d_1a_3x3.conv.weight Mixed_7c.branch_pool.bn.bias AuxLogits.fc.weight fc.bias"),
+    "mobilenet_v3_small": (2_542_856, "features.0.0.weight features.12.0.weight classifier.3.bias"),
+    "nasnet_a_large": (88_753_150, "conv0.conv.weight cell_17.comb_iter_4_left.bn_sep_2.bias last_linear.bias"),
+    "resnet18": (11_689_512, "conv1.weight layer4.1.bn2.running_var fc.bias"),
+    "resnet50": (25_557_032, "conv1.weight layer4.2.bn3.running_var fc.bias"),
+    "resnet152": (60_192_808, "conv1.weight layer3.35.bn3.running_var fc.bias"),
+    "resnext101_32x8d": (88_791_336, "conv1.weight layer3.22.bn3.running_var fc.bias"),
+    "shufflenet_v2_x0_5": (1_366_792, "conv1.0.weight stage4.3.branch2.6.bias conv5.1.bias fc.bias"),
+    "vgg16": (138_357_544, "features.0.weight features.28.bias classifier.6.bias"),
+    "wide_resnet101_2": (126_886_696, "conv1.weight layer3.22.bn3.running_var fc.bias"),
+    "xception": (22_855_952, "conv1.weight block12.skipbn.bias conv4.pointwise.weight fc.bias"),
+}
 
 
 @pytest.mark.parametrize("encoder", RECIPES)
-def test_every_encoder_has_published_weights(encoder: str) -> None:
+def test_an_encoder_takes_the_file_that_is_published_for_it(encoder: str) -> None:
     url, name = stage.published(encoder)
     assert url.startswith("https://")
     assert url.endswith(name)
+    parameters, names = PUBLISHED[encoder]
+    with torch.device("meta"):
+        net = RECIPES[encoder].build()
+    assert sum(value.numel() for value in net.parameters()) == parameters
+    assert set(names.split()) <= net.state_dict().keys()
+    weights = RECIPES[encoder].weights
+    assert not isinstance(weights, WeightsEnum) or weights.meta["num_params"] == parameters
 
 
 def test_without_network_the_file_and_its_place_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

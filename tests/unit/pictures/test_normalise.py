@@ -1,7 +1,5 @@
 """The door: what RDKit drew stays as it is; all else comes out dark on white, as large as it can be, and whole."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from ocsrflow.config.depiction import Depiction
@@ -9,10 +7,11 @@ from ocsrflow.depiction.plain import Picture, draw
 from ocsrflow.pictures.normalise import normalise
 from ocsrflow.pictures.redraw_distance import distance
 from PIL import Image, ImageFilter
-from rdkit import Chem, RDConfig
+from rdkit import Chem
+from support.data import nci
 from support.drawings import sheet
 
-NCI = (Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi").read_text(encoding="ascii").splitlines()
+NCI = nci()
 CHAIN = "CC(C)(C)OC(=O)N1CCN(c2ccc(CN)cc2)CC1"
 GREY = Depiction(size=128, palette="black_and_white")
 COLOUR = Depiction(size=200)
@@ -26,7 +25,7 @@ COLOUR = Depiction(size=200)
 def test_what_the_renderer_drew_stays_as_it_is(depiction: Depiction) -> None:
     kept = 0
     for cid, line in enumerate(NCI[::60]):
-        picture = draw(Chem.MolFromSmiles(line.split("\t")[0]), depiction, cid)
+        picture = draw(Chem.MolFromSmiles(line), depiction, cid)
         rgb = picture[..., ::-1] if depiction.channel_order == "bgr" else picture
         kept += np.array_equal(
             normalise(np.ascontiguousarray(np.broadcast_to(rgb, (*rgb.shape[:2], 3))), depiction), picture

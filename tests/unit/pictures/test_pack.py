@@ -37,13 +37,6 @@ from test_picture_files import light_on_transparent, stored
 pytestmark = pytest.mark.usefixtures("drawn_here")
 
 
-def test_black_and_white_has_one_channel() -> None:
-    picture = draw(Chem.MolFromSmiles("CCO"), Depiction(size=80, palette="black_and_white"))
-    assert picture.shape == (80, 80, 1)
-    assert picture.min() < 60
-    assert picture[0, 0, 0] == 255
-
-
 def molecules_of(dataset: Path) -> pd.DataFrame:
     """The sample without its spares."""
     rows = pd.read_parquet(dataset / "sample.parquet")
@@ -129,6 +122,8 @@ def test_what_cannot_be_drawn_is_counted_and_left_out(tmp_path: Path) -> None:
     pack_shard(tmp_path)
     assert Packed(tmp_path / "images.h5").cid.tolist() == [1, 3]
     assert pd.read_csv(tmp_path / "pack.csv").to_numpy().tolist() == [["not_drawn", 1, "C(C"]]
+    pack_shard(tmp_path, render_rejects=tmp_path)
+    assert pd.read_csv(tmp_path / "pack.csv")["example"].tolist() == ["C(C: RDKit cannot parse it"]
 
 
 def supplied(folder: Path, form: str = "folder") -> Path:
@@ -371,13 +366,6 @@ def test_a_shared_memory_of_8_megabytes_is_reported(dataset: Path, tmp_path: Pat
         ["unshare", "--mount", "sh", "-c", command, "sh", *words], capture_output=True, text=True, timeout=120
     )
     assert run.stdout.startswith("/dev/shm is too small for 4 batches of 1000 pictures: 16 MB are needed"), run.stderr
-
-
-def test_the_reasons_of_the_drawing_reach_the_rejects(tmp_path: Path) -> None:
-    source = sample_table(tmp_path, ["CCO", "C(C"])
-    draw_shard(source)
-    pack_shard(tmp_path, render_rejects=tmp_path)
-    assert pd.read_csv(tmp_path / "pack.csv")["example"].tolist() == ["C(C: RDKit cannot parse it"]
 
 
 def test_a_damaged_shard_is_reported(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from ocsrflow.prediction.redraw import redraw
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.runtime.files import read_json
 from PIL import Image
-from rdkit import Chem, RDConfig
+from rdkit import Chem
+from support.data import nci
 
-NCI = (Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi").read_text(encoding="ascii").splitlines()
+NCI = nci()
 DEPICTIONS = [Depiction(size=96, palette="black_and_white"), Depiction()]
 # A text and texts that a model could take for it: another label, another bond, one atom more or less, another ring.
 NEAR = {
@@ -79,7 +80,7 @@ def test_most_texts_of_a_molecule_fit_its_picture_whatever_their_order() -> None
     depiction = DEPICTIONS[0]
     redrawer = Redrawer(depiction)
     fitting = 0
-    texts = [line.split("\t")[0] for line in NCI[::70]]
+    texts = NCI[::70]
     for smiles in texts:
         molecule = Chem.MolFromSmiles(smiles)
         shuffled = list(range(molecule.GetNumAtoms()))

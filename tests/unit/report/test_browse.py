@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,27 +21,7 @@ from ocsrflow.report.browse import browse
 from ocsrflow.runtime.errors import UserError
 from PIL import Image
 from rdkit import Chem
-
-
-class Page(HTMLParser):
-    """Every element's attributes, and the visible text, of a page."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.words: list[str] = []
-        self.html = path.read_text(encoding="utf-8")
-        self.feed(self.html)
-        self.text = re.sub(r"\s+", " ", " ".join(self.words))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    def all(self, tag: str) -> list[dict[str, str]]:
-        return [attributes for name, attributes in self.elements if name == tag]
+from support.pages import Page
 
 
 def copied(dataset: Path, folder: Path, change: Callable[[h5py.File], None] = lambda file: None) -> Path:
@@ -277,8 +256,3 @@ def test_the_command_line_takes_several_files_and_none(dataset: Path, tmp_path: 
     assert "other validation" in Page(tmp_path / "page.html").text
     run = subprocess.run([*command[:5], "--others", "--out", out, "--rejects"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    run = subprocess.run([*command, "--shown", "0"], capture_output=True, text=True)
-    assert run.returncode == 2
-    run = subprocess.run([*command[:4], "none.h5", "--out", out], capture_output=True, text=True)
-    assert run.returncode == 1
-    assert run.stderr.count("\n") == 1

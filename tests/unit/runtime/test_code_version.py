@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from ocsrflow.runtime.code_version import HOME, code_version, reached, syntax
+from ocsrflow.runtime.code_version import code_version, reached, syntax
 
 FILES = {
     "__init__.py": "",
@@ -122,28 +122,6 @@ def test_empty_fields_of_a_newer_python_do_not_count() -> None:
     assert syntax("def f(): return None") == (
         "Module(body=[FunctionDef(name='f',args=arguments(),body=[Return(value=Constant())])])"
     )
-
-
-@pytest.mark.parametrize(
-    ("file", "old", "new", "changes"),
-    [
-        ("runtime/progress.py", "tqdm", "tqdm  # a bar", False),
-        ("depiction/plain.py", '"""Pictures of molecules as arrays', '"""Arrays', False),
-        ("network/decoder.py", "import torch\n", "import torch  # PyTorch\n\n", False),
-        ("config/styles.py", '"Share of drawings with circles in aromatic rings."', '"Circles."', False),
-        ("network/recurrence.py", "BLOCK = ", "BLOCK = 2 * ", True),
-        ("chem/similarity.py", "RDKFingerprint(", "RDKFingerprint(*(), ", True),  # chooses the kept epoch
-        ("network/beam_search.py", "torch.full(", "torch.full_like(", True),
-    ],
-)
-def test_a_training_is_made_of_what_it_runs(tmp_path: Path, file: str, old: str, new: str, changes: bool) -> None:
-    edited = tmp_path / HOME.name
-    shutil.copytree(HOME, edited, ignore=shutil.ignore_patterns("__pycache__"))
-    text = (edited / file).read_text()
-    assert old in text
-    (edited / file).write_text(text.replace(old, new, 1))
-    assert (code_version("training.train", home=edited) != code_version("training.train")) == changes
-    assert code_version("corpus.download", home=edited) == code_version("corpus.download")
 
 
 def test_a_training_depends_on_no_depiction_of_other_styles_and_on_no_report() -> None:

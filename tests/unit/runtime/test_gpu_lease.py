@@ -18,6 +18,7 @@ from ocsrflow.runtime import gpu_lease
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.runtime.gpu_lease import Lease, device_of, present, take
 from ocsrflow.training.process_group import join
+from support.processes import lives, program
 from support.waiting import PATIENCE, wait_until
 
 LISTED = """GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-5c89aa01-0000)
@@ -200,14 +201,11 @@ def test_what_cannot_be_is_reported(tmp_path: Path) -> None:
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two GPUs and one that is split in two, as nvidia-smi lists them."""
-    program = tmp_path / "bin" / "nvidia-smi"
-    program.parent.mkdir()
-    program.write_text(f"#!/bin/sh\ncat <<'EOF'\n{LISTED}EOF\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    listing = program(tmp_path / "bin/nvidia-smi", f"cat <<'EOF'\n{LISTED}EOF")
+    monkeypatch.setenv("PATH", str(listing.parent), prepend=os.pathsep)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so that what take() sets goes with the test
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    return program
+    return listing
 
 
 @pytest.mark.usefixtures("machine")
@@ -414,17 +412,10 @@ def test_a_worker_dies_with_its_launcher() -> None:
     )
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
-    assert _lives(child)
+    assert lives(child)
     parent.kill()
     parent.wait()
-    wait_until(lambda: not _lives(child), "the end of the worker whose launcher was killed")
+    wait_until(lambda: not lives(child), "the end of the worker whose launcher was killed")
     # One whose launcher died before it could ask, so that somebody else is its parent now.
     late = subprocess.run([sys.executable, "-c", PARENT, CHILD, "0"], capture_output=True, text=True, timeout=PATIENCE)
     assert late.stdout == f"{-signal.SIGKILL}\n"
-
-
-def _lives(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

@@ -18,7 +18,7 @@ from ocsrflow.runtime.files import read_json, write_json
 from ocsrflow.tracking.live_curves import LiveCurves
 from ocsrflow.tracking.mlflow_runs import Identity, Run
 from ocsrflow.tracking.mlflow_store import read_store
-from ocsrflow.tracking.record import _of_drawings, record, record_results
+from ocsrflow.tracking.record import record, record_results
 from ocsrflow.tracking.tracking import close, tracking
 from support.checkout import REPOSITORY
 from support.data import make_scores
@@ -152,26 +152,6 @@ def test_a_server_that_is_away_is_one_line_and_the_same_command_sends_later(resu
     assert "one on test" in runs_of(results)
 
 
-def test_a_lost_store_is_made_again_from_the_results(results: Path) -> None:
-    send(results)
-    before = runs_of(results)
-    (results / "mlflow.db").unlink()
-    send_anew(results)
-    after = runs_of(results)
-    assert set(after) == set(before) == {"one on test", "workflow 012345 at fffffff"}
-    assert after["one on test"].data.metrics == before["one on test"].data.metrics
-
-
-def test_a_models_run_has_its_scores_in_every_drawing(results: Path) -> None:
-    (results / "experiment.yaml").write_text("drawings: [{name: bold-600}, {name: not-read}]")
-    (results / "scores/bold-600").mkdir()
-    shutil.copy(results / "scores/test/one.json", results / "scores/bold-600/one.json")
-    scores = read_json(results / "scores/test/one.json")["scores"]
-    assert _of_drawings(results, "one") == {
-        f"drawing.bold-600.{name}": scores[name]["value"] for name in ("tanimoto", "exact")
-    }
-
-
 def test_a_deleted_experiment_comes_back(results: Path) -> None:
     client, experiment = client_of(results)
     client.delete_experiment(experiment)
@@ -179,15 +159,20 @@ def test_a_deleted_experiment_comes_back(results: Path) -> None:
     assert "one on test" in runs_of(results)
 
 
-def test_results_that_were_copied_leave_the_others_alone(results: Path, tmp_path: Path) -> None:
+def test_results_that_were_copied_leave_the_others_alone_and_a_lost_store_is_made_again(
+    results: Path, tmp_path: Path
+) -> None:
     send(results)
+    before = runs_of(results)
     copy = shutil.copytree(results, tmp_path / "copy")
     kept = {path: path.stat().st_mtime_ns for path in results.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match=r"was copied or moved.*; remove .*/copy/mlflow\.db"):
         send(copy)
     (copy / "mlflow.db").unlink()
     send_anew(copy)
-    assert "one on test" in runs_of(copy)
+    after = runs_of(copy)
+    assert set(after) == set(before) == {"one on test", "workflow 012345 at fffffff"}
+    assert after["one on test"].data.metrics == before["one on test"].data.metrics
     assert {path: path.stat().st_mtime_ns for path in results.rglob("*") if path.is_file()} == kept
 
 
@@ -199,20 +184,6 @@ def test_recording_works_from_anywhere(results: Path, tmp_path: Path, monkeypatc
     assert list((tmp_path / "elsewhere").rglob("*.*")) == []
 
 
-def test_another_device_is_another_run(results: Path) -> None:
-    (first,) = send(results)
-    path = results / "scores/test/one.json"
-    write_json(path, read_json(path) | {"seconds_per_image": 0.25})  # only a time
-    assert send(results) == [first]
-    client, _ = client_of(results)
-    assert client.get_run(first).data.metrics["seconds_per_image"] == 0.25
-    write_json(path, read_json(path) | {"device": "H100"})
-    second = client.get_run(*send(results))
-    assert second.info.run_id != first
-    assert second.data.params["device"] == "H100"
-    assert second.data.tags["ocsrflow.previous"] == first
-
-
 def test_a_run_names_the_one_that_ended_last_before_it(results: Path) -> None:
     path = results / "scores/test/one.json"
     ids = []
@@ -222,7 +193,9 @@ def test_a_run_names_the_one_that_ended_last_before_it(results: Path) -> None:
     assert ids[0] == ids[2]
     client, _ = client_of(results)
     # The first one was right still when it came again: nothing was sent to it.
-    assert client.get_run(ids[3]).data.tags["ocsrflow.previous"] == ids[1]
+    last = client.get_run(ids[3])
+    assert (last.data.params["device"], last.data.tags["ocsrflow.previous"]) == ("c", ids[1])
+    assert len(set(ids)) == 3
 
 
 def test_the_parent_follows_its_children(results: Path) -> None:
@@ -246,9 +219,8 @@ def test_the_parent_follows_its_children(results: Path) -> None:
     assert status() == "FINISHED"
 
 
-@pytest.mark.parametrize("experiment", ["it's", "../../escaped", "a/b:c", 'say "hi"', "50% ü"])
-def test_an_experiment_may_be_called_anything(scored: Path, tmp_path: Path, experiment: str) -> None:
-    home = copy(scored, tmp_path / "deep/results", experiment)
+def test_an_experiment_may_be_called_anything(scored: Path, tmp_path: Path) -> None:
+    home = copy(scored, tmp_path / "deep/results", '../../it\'s a/b:c "hi" 50% ü')
     send(home)
     assert [path.name for path in tmp_path.iterdir()] == ["deep"]
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["results"]

@@ -7,7 +7,6 @@ from ocsrflow.config.depiction import Depiction
 from ocsrflow.depiction.plain import draw
 from ocsrflow.training import augment as module
 from ocsrflow.training.augment import COLUMNS, add_noise, augment, blur, fade, keep_inside, move, thicken
-from pydantic import ValidationError
 from rdkit import Chem
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -52,8 +51,7 @@ def test_off_is_the_same_values_and_draws_nothing(settings: Augmentation, channe
     assert torch.equal(generator.get_state(), seeded().get_state())
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", [*STRENGTHS, "all"])
+@pytest.mark.parametrize(("name", "channels"), [*((name, 3) for name in STRENGTHS), ("all", 1), ("all", 3)])
 def test_each_option_changes_each_picture_in_its_own_way(name: str, channels: int) -> None:
     settings = ALL if name == "all" else Augmentation(**{name: STRENGTHS[name]})
     assert settings.on
@@ -81,8 +79,11 @@ def test_pictures_need_not_be_square_nor_lie_in_one_piece() -> None:
     assert augment(pictures, Augmentation(), seeded()).is_contiguous()
 
 
-def test_no_pictures_are_no_pictures() -> None:
+def test_no_pictures_are_no_pictures_and_blank_ones_stay_blank() -> None:
     assert augment(blank(0), ALL, seeded()).shape == (0, 1, 64, 64)
+    blanks = blank(4)
+    settings = ALL.model_copy(update={"noise": 0, "grey": 0})
+    assert (augment(blanks, settings, seeded()) == 255).all()
 
 
 def test_autocast_changes_nothing() -> None:
@@ -111,26 +112,12 @@ def test_the_share_is_of_pictures_and_the_others_stay_exactly_as_they_are() -> N
     assert torch.equal(result[changed], whole[changed]), "those changed are changed as without a share"
 
 
-def test_an_option_leaves_the_values_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: dict[str, list[Tensor]] = {}
-    for name in ("thicken", "blur", "add_noise", "move", "fade"):
-        original = getattr(module, name)
-
-        def kept(*arguments: object, name: str = name, original: object = original) -> Tensor:
-            given.setdefault(name, []).append(torch.stack([a for a in arguments if getattr(a, "ndim", 0) == 1]))
-            return original(*arguments)  # type: ignore[operator]
-
-        monkeypatch.setattr(module, name, kept)
-    pictures = blank(5)  # an empty picture is not in the way of any move
-    augment(pictures, ALL, seeded())
-    for one, function in [("blur", "blur"), ("noise", "add_noise"), ("thickness", "thicken"), ("grey", "fade")]:
-        augment(pictures, Augmentation(**{one: STRENGTHS[one]}), seeded())
-        assert torch.equal(*given[function]), one
-    for one, rows in [("rotation", [0]), ("scale", [1]), ("shift", [2, 3])]:
-        augment(pictures, Augmentation(**{one: STRENGTHS[one]}), seeded())
-        assert torch.equal(given["move"][0][rows], given["move"][-1][rows]), one
-    noisy = augment(pictures, Augmentation(noise=20, grey=1e-9), seeded())
-    torch.testing.assert_close(noisy, augment(pictures, Augmentation(noise=20), seeded()))
+@pytest.mark.parametrize("name", STRENGTHS)
+def test_an_option_leaves_the_values_of_the_others(name: str) -> None:
+    pictures = drawn(1, 5)
+    alone = augment(pictures, Augmentation(**{name: STRENGTHS[name]}), seeded())
+    tiny = {other: 1e-9 for other in ("grey", "noise", "blur") if other != name}
+    torch.testing.assert_close(augment(pictures, Augmentation(**{name: STRENGTHS[name]} | tiny), seeded()), alone)
 
 
 @pytest.mark.parametrize("name", ["rotation", "scale", "shift", "blur", "noise", "thickness", "grey"])
@@ -165,17 +152,6 @@ def test_a_shift_moves_by_its_share_of_the_size(channels: int) -> None:
     assert not moved[0, :, :, :10].any()
 
 
-def test_a_shift_is_that_of_the_settings() -> None:
-    pictures = blank(200, size=100)
-    pictures[:, :, 50, 50] = 0
-    x = 255 - augment(pictures, Augmentation(shift=0.1), seeded())
-    along = torch.arange(100.0)
-    for axis in (1, 2):
-        at = (x.sum(dim=(1, axis + 1)) * along).sum(dim=1) / x.sum(dim=(1, 2, 3)) - 50
-        assert -10 <= at.min() < -9
-        assert 9 < at.max() <= 10
-
-
 @pytest.mark.parametrize(("degrees", "quarters"), [(90, -1), (-90, 1), (180, 2), (0, 0)])
 def test_a_quarter_turn_is_that_of_the_pixels(degrees: float, quarters: int) -> None:
     x = 255 - drawn(3).float()
@@ -198,14 +174,6 @@ def test_a_factor_scales_lengths(factor: float) -> None:
     x[..., 30:70, 30:70] = 255
     scaled = move(x, same(1, 0), same(1, factor), same(1, 0), same(1, 0))
     assert float(scaled.sum() / x.sum()) == pytest.approx(factor**2, rel=0.02)
-
-
-def test_uncovered_corners_are_white() -> None:
-    black = blank(1, value=0)
-    turned = 255 - move(255 - black.float(), same(1, 45), same(1, 1), same(1, 0), same(1, 0))
-    corners = turned[..., [0, 0, -1, -1], [0, -1, 0, -1]]
-    assert (corners == 255).all()
-    assert turned[..., 32, 32] == 0
 
 
 def centres(pictures: Tensor) -> Tensor:
@@ -277,12 +245,6 @@ def test_thickness_takes_and_gives_ink_but_leaves_half(most: float) -> None:
     assert 0.499 <= float(whole.sum(dim=(1, 2, 3)).min() / ink(pictures)[0]) < 0.8
 
 
-def test_thickness_leaves_blank_pictures_blank() -> None:
-    for value in (255, 0):
-        pictures = blank(4, value=value)
-        assert torch.equal(augment(pictures, Augmentation(thickness=3), seeded()), pictures.float())
-
-
 def test_blur_spreads_a_dot_by_its_deviation() -> None:
     x = torch.zeros(3, 2, 41, 41)
     x[..., 20, 20] = 1000
@@ -295,10 +257,6 @@ def test_blur_spreads_a_dot_by_its_deviation() -> None:
         spread = ((result.sum(dim=axis) * along**2).sum(dim=2) / 1000).sqrt()
         torch.testing.assert_close(spread[:, 0], sigma, rtol=0.02, atol=1e-4)
         torch.testing.assert_close(spread[:, 1], sigma, rtol=0.02, atol=1e-4)
-
-
-def test_blur_leaves_paper_white_up_to_the_edge() -> None:
-    assert (augment(blank(2), Augmentation(blur=3), seeded()) == 255).all()
 
 
 def test_noise_has_its_standard_deviation_and_no_colour() -> None:
@@ -321,19 +279,3 @@ def test_grey_takes_colour_away(share: float, expected: tuple[float, ...]) -> No
     red = torch.tensor([255.0, 0, 0]).view(1, 3, 1, 1)
     result = fade(red, same(1, 0), same(1, 0), same(1, share))
     assert result.flatten().tolist() == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"rotation": 181}, {"scale": 0.6}, {"shift": -0.1}, {"blur": 11}, {"thickness": 9}, {"grey": 0.5}, {"share": 2}],
-)
-def test_strengths_have_bounds(options: dict[str, float]) -> None:
-    with pytest.raises(ValidationError, match=r"(less|greater) than or equal to"):
-        Augmentation(**options)
-
-
-def test_without_options_it_is_off() -> None:
-    assert not Augmentation().on
-    for name, strength in STRENGTHS.items():
-        assert Augmentation(**{name: strength}).on
-    assert Augmentation.model_validate_json(ALL.model_dump_json()) == ALL

@@ -1,9 +1,6 @@
 """One step means the same, however many processes share it."""
 
 import json
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -17,35 +14,17 @@ from ocsrflow.training.throughput import peak, training_flops
 from safetensors.torch import load_file
 from support.faults import FULL
 from support.needs import need
-from support.training import EXACT, TRAINING, lines, run_train
+from support.training import EXACT, TRAINING, lines, run_processes, run_train
 from torch.nn.parallel import DistributedDataParallel
 
-SHARED = TRAINING.model_copy(update={"encoder_lr": 1e-5, "decoder_lr": 1e-4, "attention_penalty": 1.0, "epochs": 2})
+SHARED = TRAINING.model_copy(
+    update={"encoder_lr": 1e-5, "decoder_lr": 1e-4, "attention_penalty": 1.0, "gradient_clip": 1e-5}
+)
 
 
-def run_processes(dataset: Path, folder: Path, processes: int) -> subprocess.CompletedProcess[str]:
-    options = {
-        "out": folder / "weights.safetensors",
-        "metrics": folder / "metrics.jsonl",
-        "description": folder / "model.json",
-        "network": EXACT.model_dump_json(),
-        "training": SHARED.model_dump_json(),
-        "checkpoints": folder / "checkpoints",
-        "threads": 2,
-    }
-    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
-    return subprocess.run(
-        [*command, "ocsrflow", "train", str(dataset / "images.h5"), *words],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-    )
-
-
-def test_two_processes_have_the_losses_of_one(dataset: Path, tmp_path: Path) -> None:
+def test_two_processes_have_the_losses_gradients_and_weights_of_one(dataset: Path, tmp_path: Path) -> None:
     run_train(dataset, tmp_path / "1", network=EXACT, training=SHARED, threads=2)
-    run = run_processes(dataset, tmp_path / "2", 2)
+    run = run_processes(dataset, tmp_path / "2", EXACT, SHARED)
     assert run.returncode == 0, run.stderr
     one, two = (
         [line.get("loss", line.get("validation_loss")) for line in lines(tmp_path / str(processes))]
@@ -55,11 +34,27 @@ def test_two_processes_have_the_losses_of_one(dataset: Path, tmp_path: Path) -> 
     assert two == pytest.approx(one, abs=1e-5)
     facts = json.loads((tmp_path / "2" / "model.json").read_text())
     assert (facts["processes"], facts["training_pictures"]) == (2, 36)
+    # Adam forgets the scale of gradients: what it remembers of them is compared, and they are clipped in part, so that
+    # neither an average over processes instead of their sum nor a clip before the sum would pass.
+    first, second = (mean_gradients(tmp_path / name) for name in ("1", "2"))
+    clipped = (first.abs() > 0.3 * SHARED.gradient_clip).float().mean()
+    assert 0.05 < clipped < 0.95
+    assert float((first - second).norm() / first.norm()) < 0.01
+    first, second = (load_file(tmp_path / name / "weights.safetensors") for name in ("1", "2"))
+    differ = {name: float((first[name] - second[name]).abs().mean()) for name in first}
+    assert max(differ.values()) < 0.05 * SHARED.decoder_lr, max(differ, key=differ.__getitem__)
+
+
+def mean_gradients(folder: Path) -> torch.Tensor:
+    """Adam's running means of all gradients, from the newest checkpoint."""
+    newest = sorted(folder.glob("checkpoints/*/step-*.pt"))[-1]
+    state = torch.load(newest, weights_only=True)["engine"]["optimiser"]["state"]
+    return torch.cat([state[number]["exp_avg"].flatten() for number in sorted(state)])
 
 
 def test_the_mistake_of_two_processes_is_reported_once(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "images.h5").write_bytes((dataset / "images.h5").read_bytes()[:2000])
-    run = run_processes(tmp_path, tmp_path / "out", 2)
+    run = run_processes(tmp_path, tmp_path / "out", EXACT, SHARED)
     assert run.returncode == 1
     assert run.stderr.count("not a whole packed data set") == 1, run.stderr
 

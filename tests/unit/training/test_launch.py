@@ -15,6 +15,7 @@ from ocsrflow.runtime.cli import command_line
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.runtime.gpu_lease import MADE_UP, Lease
 from ocsrflow.training.launch import launch
+from support.processes import lives, program
 from support.waiting import PATIENCE, wait_until
 
 WORKER = """
@@ -111,12 +112,9 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A machine with two GPUs, and the worker; no launcher survives the test, and no worker its launcher."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv(MADE_UP, "1")
-    for name in ("bin", "tmp"):
-        (tmp_path / name).mkdir()
+    (tmp_path / "tmp").mkdir()
     (tmp_path / "worker.py").write_text(WORKER)
-    program = tmp_path / "bin" / "nvidia-smi"
-    program.write_text(f"#!/bin/sh\nprintf '{LISTED}'\n")
-    program.chmod(0o755)
+    program(tmp_path / "bin/nvidia-smi", f"printf '{LISTED}'")
     yield tmp_path
     for run in Run.started:
         run.process.kill()
@@ -159,14 +157,7 @@ def test_signals_end_in_a_checkpoint(machine: Path) -> None:
     workers = [int(line.split()[0]) for line in killed.ready()]
     killed.process.kill()
     killed.process.wait()
-    wait_until(lambda: not any(map(_lives, workers)), f"the end of {workers}, whose launcher was killed")
-
-
-def _lives(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    wait_until(lambda: not any(map(lives, workers)), f"the end of {workers}, whose launcher was killed")
 
 
 def test_one_line_for_a_failure(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,12 +171,12 @@ def test_one_line_for_a_failure(machine: Path, monkeypatch: pytest.MonkeyPatch) 
     )
     assert dies.saved() == ["SIGTERM"]  # the other one was asked to go
 
-    (machine / "bin" / "nvidia-smi").write_text("#!/bin/sh\necho 'No devices were found'; exit 6\n")
+    program(machine / "bin/nvidia-smi", "echo 'No devices were found'; exit 6")
     status, error = Run(machine, "--gpus", "2", "--granted", "2", what="succeeds").end()
     assert status == 1
     assert error.startswith("ocsrflow launch: error: a GPU is asked for, but none can be used here: nvidia-smi fails")
     assert len(error.splitlines()) == 1
-    (machine / "bin" / "nvidia-smi").write_text(f"#!/bin/sh\nprintf '{LISTED}'\n")
+    program(machine / "bin/nvidia-smi", f"printf '{LISTED}'")
     monkeypatch.delenv(MADE_UP)
     status, error = Run(machine, "--gpus", "1", "--granted", "1", what="succeeds").end()
     assert status == 1
@@ -201,7 +192,6 @@ def test_one_line_for_a_failure(machine: Path, monkeypatch: pytest.MonkeyPatch) 
             "model asks for 2 GPUs, but Snakemake granted 1: give --resources gpu=2 or more, or lower the model's gpus",
         ),
         (["--gpus", "2", "--processes", "1"], "1 processes for 2 GPUs"),
-        (["--gpus", "3", "--granted", "4"], "3 GPUs are asked for, but 2 can be used here"),
     ],
 )
 def test_what_cannot_be_is_reported(

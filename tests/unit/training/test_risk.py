@@ -2,9 +2,8 @@
 
 import json
 import math
+import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from statistics import fmean
@@ -27,11 +26,21 @@ from ocsrflow.training import trainer
 from ocsrflow.training.process_group import ProcessGroup
 from ocsrflow.training.rewards import Rewards, reward
 from ocsrflow.training.risk import RiskEngine, distinct, expected_error, log_probabilities
-from pydantic import ValidationError
 from safetensors.torch import load_file
-from support.checkout import TESTS
+from support.attempts import Attempts
 from support.data import TINY
-from support.training import EXACT, NETWORK, RISK, TRAINING, WITH_RISK, lines, run_train, without_times
+from support.training import (
+    EXACT,
+    NETWORK,
+    RISK,
+    TRAINING,
+    WITH_RISK,
+    lines,
+    newest,
+    run_processes,
+    run_train,
+    without_times,
+)
 
 ALONE = ProcessGroup(0, 1, torch.device("cpu"))
 
@@ -204,27 +213,6 @@ def test_the_learning_rate_falls_linearly_to_a_twentieth(dataset: Path) -> None:
     assert rates == pytest.approx([0.2, 0.1525, 0.105, 0.0575, 0.01])
 
 
-def test_the_phase_follows_in_the_same_training(dataset: Path, tmp_path: Path) -> None:
-    run_train(dataset, tmp_path, training=WITH_RISK)
-    found = lines(tmp_path)
-    phases = [line["phase"] for line in found]
-    assert phases == sorted(phases)  # cross_entropy, then minimum_risk
-    risk = [line for line in found if line["phase"] == "minimum_risk"]
-    assert [line["step"] for line in risk if "validation_tanimoto" in line] == [2 + 4, 2 + 6]
-    (line,) = [line for line in risk if "risk" in line]
-    assert line["step"] == 8
-    assert 0 < line["risk"] < 1
-    assert line["cross_entropy"] > 0
-    assert 0 <= line["reward"] <= 1
-    assert line["images_per_second"] > 0
-    facts = json.loads((tmp_path / "model.json").read_text())
-    scores = [line["validation_tanimoto"] for line in found if "validation_tanimoto" in line]
-    assert facts["validation_tanimoto"] == pytest.approx(max(scores), abs=1e-6)
-    assert facts["best_phase"] in phases
-    assert facts["training"]["risk"]["steps"] == 6
-    assert facts["risk_speed"]["images_per_second"] > 0
-
-
 def test_it_begins_with_the_best_weights_and_keeps_what_is_better(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,97 +240,82 @@ def test_it_begins_with_the_best_weights_and_keeps_what_is_better(
     assert (facts["best_phase"], facts["validation_tanimoto"]) == ("minimum_risk", 0.7)
 
 
-def test_a_parents_weights_can_go_through_the_phase_alone(dataset: Path, tmp_path: Path) -> None:
-    run_train(dataset, tmp_path / "parent", training=TRAINING)
-    network = NETWORK.model_copy(update={"pretrained": str(tmp_path / "parent")})
+def test_a_parents_weights_can_go_through_the_phase_alone(dataset: Path, finished: Path, tmp_path: Path) -> None:
+    network = NETWORK.model_copy(update={"pretrained": str(finished)})
     run_train(dataset, tmp_path / "child", network=network, training=WITH_RISK.model_copy(update={"epochs": 0}))
     found = lines(tmp_path / "child")
     before, *after = [line for line in found if "validation_tanimoto" in line]
-    parents = [line["validation_loss"] for line in lines(tmp_path / "parent") if "validation_loss" in line]
+    parents = [line["validation_loss"] for line in lines(finished) if "validation_loss" in line]
     assert before["validation_loss"] in [pytest.approx(loss, abs=1e-4) for loss in parents]
     assert (before["step"], [line["step"] for line in after]) == (0, [4, 6])
     facts = json.loads((tmp_path / "child" / "model.json").read_text())
     assert (facts["epochs"], facts["parent"]["name"]) == (0, "tiny")
 
 
-STOPPED = """
-import signal, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from support.training import WITH_RISK, run_train
-from ocsrflow.training import trainer
-from ocsrflow.training.risk import RiskEngine
-where, number = sys.argv[4:]
-real, seen = {"step": RiskEngine.step, "validation": trainer.validate}[where], [0]
-def stopping(*words):
-    seen[0] += 1
-    if seen[0] == 3:
-        signal.raise_signal(getattr(signal, number))
-    return real(*words)
-if where == "step":
-    RiskEngine.step = stopping
-else:
-    trainer.validate = stopping
-run_train(Path(sys.argv[2]), Path(sys.argv[3]), training=WITH_RISK, checkpoint_minutes=0.0)
-"""
-
-
 @pytest.fixture(scope="module")
-def whole(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(attempts: Attempts, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training that nothing has stopped."""
     folder = tmp_path_factory.mktemp("whole")
-    run_train(dataset, folder, training=WITH_RISK, checkpoint_minutes=0.0)
+    assert attempts.run(folder, "WITH_RISK", 0.0) == 0
     return folder
+
+
+def test_the_phase_follows_in_the_same_training(whole: Path) -> None:
+    found = lines(whole)
+    phases = [line["phase"] for line in found]
+    assert phases == sorted(phases)  # cross_entropy, then minimum_risk
+    risk = [line for line in found if line["phase"] == "minimum_risk"]
+    assert [line["step"] for line in risk if "validation_tanimoto" in line] == [2 + 4, 2 + 6]
+    (line,) = [line for line in risk if "risk" in line]
+    assert line["step"] == 8
+    assert 0 < line["risk"] < 1
+    assert line["cross_entropy"] > 0
+    assert 0 <= line["reward"] <= 1
+    assert line["images_per_second"] > 0
+    facts = json.loads((whole / "model.json").read_text())
+    scores = [line["validation_tanimoto"] for line in found if "validation_tanimoto" in line]
+    assert facts["validation_tanimoto"] == pytest.approx(max(scores), abs=1e-6)
+    assert facts["best_phase"] in phases
+    assert facts["training"]["risk"]["steps"] == 6
+    assert facts["risk_speed"]["images_per_second"] > 0
 
 
 # The third validation is that after the last step.
 @pytest.mark.parametrize(
-    ("where", "number", "saved"), [("step", "SIGTERM", 5), ("step", "SIGKILL", 4), ("validation", "SIGINT", 8)]
+    ("where", "number", "saved"),
+    [("risk step", "SIGTERM", 5), ("risk step", "SIGKILL", 4), ("validation", "SIGINT", 8)],
 )
 def test_a_stop_or_a_kill_in_the_phase_goes_on_there_to_the_same_weights(
-    dataset: Path, whole: Path, tmp_path: Path, where: str, number: str, saved: int, capsys: pytest.CaptureFixture[str]
+    attempts: Attempts, whole: Path, tmp_path: Path, where: str, number: str, saved: int
 ) -> None:
-    folder = tmp_path / "stopped"
-    command = [sys.executable, "-c", STOPPED, TESTS, dataset, folder, where, number]
-    run = subprocess.run(command, capture_output=True, text=True)
-    sent = signal.Signals[number]
-    assert run.returncode == (-sent if number == "SIGKILL" else 128 + sent), run.stderr
-    assert "Traceback" not in run.stderr
-    (newest, *_) = sorted(folder.glob("checkpoints/*/step-*.pt"), reverse=True)
-    assert newest.stem == f"step-{saved:09d}"
-    run_train(dataset, folder, training=WITH_RISK, checkpoint_minutes=0.0)
-    assert "going on from" in capsys.readouterr().out
+    folder, sent = tmp_path / "stopped", signal.Signals[number]
+    status = attempts.run(folder, "WITH_RISK", 0.0, (where, 3, number))
+    assert status == (-sent if number == "SIGKILL" else 128 + sent), attempts.said
+    assert "Traceback" not in attempts.said
+    assert newest(folder) == saved
+    assert attempts.run(folder, "WITH_RISK", 0.0) == 0
+    assert "going on from" in attempts.said
     first, second = (load_file(each / "weights.safetensors") for each in (folder, whole))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert without_times(folder) == without_times(whole)
 
 
 def test_a_finished_phase_writes_its_files_again_without_a_step(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_train(dataset, tmp_path, training=WITH_RISK)
-    expected = (tmp_path / "weights.safetensors").read_bytes()
+    folder = shutil.copytree(whole, tmp_path / "again")
+    (folder / "weights.safetensors").unlink()
     monkeypatch.setattr(RiskEngine, "step", None)
-    run_train(dataset, tmp_path, training=WITH_RISK)
-    assert (tmp_path / "weights.safetensors").read_bytes() == expected
+    run_train(dataset, folder, training=WITH_RISK)
+    assert (folder / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
 
 
 def test_two_processes_have_the_phase_of_one(dataset: Path, tmp_path: Path) -> None:
     # Without batch statistics and dropout, as where the training by cross-entropy is compared.
     training = WITH_RISK.model_copy(update={"encoder_lr": 1e-5, "decoder_lr": 1e-4})
-    command = [sys.executable, "-m", "ocsrflow", "launch", "--gpus", "0", "--processes"]
-    for processes in (1, 2):
-        folder = tmp_path / str(processes)
-        names = {"out": "weights.safetensors", "metrics": "metrics.jsonl", "description": "model.json"}
-        words = [word for name, value in names.items() for word in (f"--{name}", str(folder / value))]
-        words += ["--network", EXACT.model_dump_json(), "--training", training.model_dump_json(), "--threads", "2"]
-        words += ["--checkpoints", str(folder / "checkpoints")]
-        run = subprocess.run(
-            [*command, str(processes), "--", "train", str(dataset / "images.h5"), *words],
-            capture_output=True,
-            text=True,
-        )
-        assert run.returncode == 0, run.stderr
+    run_train(dataset, tmp_path / "1", network=EXACT, training=training, threads=2)
+    run = run_processes(dataset, tmp_path / "2", EXACT, training)
+    assert run.returncode == 0, run.stderr
     keys = ("loss", "validation_loss", "risk", "cross_entropy", "reward")
     one, two = ([[line.get(k) for k in keys] for line in lines(tmp_path / str(n))] for n in (1, 2))
     flat = [[value for line in each for value in line if value is not None] for each in (one, two)]
@@ -361,21 +334,11 @@ def test_a_batch_that_is_too_large_is_found_at_the_beginning(dataset: Path, tmp_
     assert not list(tmp_path.glob("checkpoints/*/step-*.pt"))
 
 
-def test_the_phase_is_part_of_the_trainings_key(dataset: Path, tmp_path: Path) -> None:
-    run_train(dataset, tmp_path, training=WITH_RISK)
-    other = WITH_RISK.model_copy(update={"risk": RISK.model_copy(update={"alpha": 0.5})})
-    run_train(dataset, tmp_path, training=other)
-    run_train(dataset, tmp_path, training=WITH_RISK.model_copy(update={"risk": None}))
-    assert len(list((tmp_path / "checkpoints").iterdir())) == 3
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"candidates": 1}, {"steps": 0}, {"reward": "similarity"}, {"alpha": 0}, {"lr": -1}, {"batch": 0}, {"a": 1}],
-)
-def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match=rf"risk\.{next(iter(wrong))}"):
-        Training(**{"risk": wrong})
+def test_the_phase_is_part_of_the_trainings_key(dataset: Path, whole: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(whole, tmp_path / "others")
+    run_train(dataset, folder, training=WITH_RISK.model_copy(update={"risk": RISK.model_copy(update={"alpha": 0.5})}))
+    run_train(dataset, folder, training=WITH_RISK.model_copy(update={"risk": None}))
+    assert len(list((folder / "checkpoints").iterdir())) == 3
 
 
 def test_the_defaults_are_off_and_those_of_the_trial() -> None:
