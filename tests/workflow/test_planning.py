@@ -5,6 +5,8 @@ How long such a plan takes is measured by ``tests/benchmarks/planning.py``.
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -80,18 +82,19 @@ def pretended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 READERS = {"predict", "rescore", "attend", "speed_prediction"}
+# What no result depends on
+IDLE_EDITS = [
+    ("runtime/progress.py", "import sys\n", "# for standard error\nimport sys\n"),
+    ("runtime/files.py", 'HASHES = "hashes"', 'HASHES = "sha256"'),
+    ("runtime/errors.py", "class UserError(Exception):", "class UserError(Exception):\n    x = 1\n"),
+    ("tracking/live_curves.py", "import importlib\n", "import importlib\nX = 1\n"),
+    ("depiction/plain.py", "import functools\n", "# for caches\nimport functools\n"),
+    ("network/decoder.py", "writes SMILES tokens", "writes tokens of SMILES"),
+    ("config/depiction.py", '"Draw aromatic rings with alternating double bonds."', '"Kekulé."'),
+    ("evaluation/score.py", "    test_set: str,", "    test_set: (\n        str\n    ),"),
+    ("corpus/download.py", 'kind == "nci"', '"nci" == kind'),  # addresses and checksums alone decide
+]
 EDITS = [
-    # What no result depends on
-    ("runtime/progress.py", "import sys\n", "# for standard error\nimport sys\n", set()),
-    ("runtime/files.py", 'HASHES = "hashes"', 'HASHES = "sha256"', set()),
-    ("runtime/errors.py", "class UserError(Exception):", "class UserError(Exception):\n    x = 1\n", set()),
-    ("tracking/live_curves.py", "import importlib\n", "import importlib\nX = 1\n", set()),
-    ("depiction/plain.py", "import functools\n", "# for caches\nimport functools\n", set()),
-    ("network/decoder.py", "writes SMILES tokens", "writes tokens of SMILES", set()),
-    ("config/depiction.py", '"Draw aromatic rings with alternating double bonds."', '"Kekulé."', set()),
-    ("evaluation/score.py", "    test_set: str,", "    test_set: (\n        str\n    ),", set()),
-    ("corpus/download.py", 'kind == "nci"', '"nci" == kind', set()),  # addresses and checksums alone decide
-    # What some do
     ("network/decoder.py", "-0.1, 0.1", "-0.2, 0.2", {"train", "speed_training", *READERS, "record"}),
     ("training/augment.py", "PAPER = 192", "PAPER = 190", {"train", "speed_training"}),
     (
@@ -106,22 +109,31 @@ EDITS = [
 ]  # fmt: skip
 
 
-def test_a_finished_experiment_has_nothing_to_do(pretended: Path) -> None:
-    assert planned(pretended) == (set(), set())
+@contextmanager
+def edited(checkout: Path, *edits: tuple[str, str, str]) -> Iterator[None]:
+    """With modules whose texts have been changed once each."""
+    home = checkout / "workflow/ocsrflow"
+    before = {file: (home / file).read_text() for file, _, _ in edits}
+    for file, old, new in edits:
+        assert old in before[file]
+        (home / file).write_text(before[file].replace(old, new, 1))
+    yield
+    for file, text in before.items():
+        (home / file).write_text(text)
+
+
+def test_edits_that_no_result_depends_on_run_nothing(pretended: Path) -> None:
+    with edited(pretended, *IDLE_EDITS):
+        assert planned(pretended) == (set(), set())
 
 
 @pytest.mark.parametrize(("file", "old", "new", "rules"), EDITS)
 def test_an_edit_runs_exactly_what_depends_on_it(
     pretended: Path, file: str, old: str, new: str, rules: set[str]
 ) -> None:
-    path = pretended / "workflow/ocsrflow" / file
-    before = path.read_text()
-    assert before.count(old) >= 1
-    path.write_text(before.replace(old, new, 1))
-    try:
-        assert planned(pretended)[1] == with_followers(rules)
-    finally:
-        path.write_text(before)
+    with edited(pretended, (file, old, new)):
+        found = planned(pretended)[1]
+    assert found == with_followers(rules)
 
 
 def test_a_checkout_may_lie_in_a_folder_of_any_name(tmp_path: Path) -> None:
