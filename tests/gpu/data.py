@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from ocsrflow.config.depiction import Depiction
-from ocsrflow.config.network import REFERENCE_MODELS
+from ocsrflow.config.planning import PUBLIC
 from ocsrflow.corpus.filter import filter_corpus
 from ocsrflow.corpus.sample import sample
 from ocsrflow.pictures.pack import pack
 from ocsrflow.pictures.render import render
 
-MOLECULES = REFERENCE_MODELS.parents[2] / "workflow/resources/public-molecules.tsv.gz"
 SPLIT = {"validation": 0.05, "test": 0.1, "split_seed": 0}  # the reference models': nothing held out was learnt
 
 
@@ -31,7 +30,7 @@ def draw(
     """Draw and pack a data set; as many shards of it as there is time for ``until`` (``time.time()``), at least one."""
     folder.mkdir(parents=True)
     kept, sampled, lengths, rejects = (folder / name for name in ("kept", "sample", "lengths", "rejects"))
-    filter_corpus(MOLECULES, max_length=max_length, kept=kept, lengths=lengths, rejects=rejects)
+    filter_corpus(PUBLIC, max_length=max_length, kept=kept, lengths=lengths, rejects=rejects)
     limits: dict[str, Any] = {"max_length": max_length, "size": size, "per_length": per_length, "seed": 1}
     sample(kept, out=sampled, lengths=lengths, rejects=rejects, processes=processes, **limits, **SPLIT)
     how: dict[str, Any] = {"depiction": depiction, "drawings": drawings, "processes": processes}

@@ -12,7 +12,7 @@ from typing import Any
 
 import ship_model
 import torch
-from ocsrflow.config.augmentation import Augmentation
+import yaml
 from ocsrflow.config.network import Network
 from ocsrflow.config.training import Training
 from ocsrflow.evaluation.clocked_training import clocked_training
@@ -27,17 +27,18 @@ from plan import SHIPPED, Plan, Row, reference
 from safetensors.torch import save_file
 
 NAME = "resnet18-384-gpu"
+PROFILE = Path(__file__).parents[2] / "workflow/profiles/reference/experiment.yaml"
 LEAVE = 15.0  # seconds before the end at which a training that is not done is stopped
 USED = 0.7  # share of the time for its steps, by the speed measured; the rest is for its start and its validations
 
 
 def settings(plan: Plan, batch: int, **others: Any) -> Training:
     """How it is trained: as the reference profile does, with a rate for larger batches."""
-    rate = min(2e-3, 5e-4 * (batch / 64) ** 0.5)
-    changes = Augmentation(share=0.5, rotation=2, scale=0.1, shift=0.04, thickness=0.5, blur=0.5, noise=6)
-    shared: dict[str, Any] = {"encoder_lr": rate, "decoder_lr": rate, "schedule": "cosine", "warmup_steps": 50}
-    shared |= {"gradient_clip": 0.1, "attention_penalty": 0, "decode_length": 80, "ema": 0.98}
-    return Training(batch=batch, augmentation=changes, validation_size=plan.sizes.validation_size, **shared, **others)
+    shared = yaml.safe_load(PROFILE.read_text())["training"]
+    rate = min(2e-3, shared["encoder_lr"] * (batch / shared["batch"]) ** 0.5)
+    changed = {"batch": batch, "encoder_lr": rate, "decoder_lr": rate, "warmup_steps": 50, "ema": 0.98, "risk": None}
+    changed["validation_size"] = plan.sizes.validation_size
+    return Training.model_validate(shared | changed | others)
 
 
 def further_training(data: Path, plan: Plan) -> Iterator[Row]:

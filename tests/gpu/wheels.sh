@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make tests/gpu/wheels/site.tar.xz (32 MiB): the Python packages that a GPU machine lacks, for Python 3.12 on x86-64 Linux.
+# Make tests/gpu/wheels/site.tar.xz (29 MiB): the Python packages that a GPU machine lacks, for Python 3.12 on x86-64 Linux.
 #
 #     tests/gpu/wheels.sh
 #

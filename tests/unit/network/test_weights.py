@@ -10,7 +10,8 @@ from ocsrflow.runtime.errors import UserError
 from torchvision.models import WeightsEnum
 
 # Parameters as the publisher states them, and names of the first and of late ones in the published file: torchvision's
-# table of weights; for timm's two, the cards at huggingface.co/timm, which say 88.8 and 22.9 million.
+# table of weights; of timm's two its card of nasnetalarge.tf_in1k says 88.8 million, and the card of a port of
+# legacy_xception.tf_in1k (lucid-dl/xception) 22.9 million. The names of these two are those of the package itself.
 PUBLISHED = {
     "efficientnet_b0": (5_288_548, "features.0.0.weight features.8.0.weight classifier.1.bias"),
     "inception_v3": (27_161_264, "Conv2d_1a_3x3.conv.weight Mixed_7c.branch_pool.bn.bias AuxLogits.fc.weight fc.bias"),

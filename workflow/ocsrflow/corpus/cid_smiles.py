@@ -125,10 +125,12 @@ def scan(block: bytes, max_length: int) -> Lines:
     odd: dict[str, Odd] = {}
 
     def count(reason: str, at: int, times: int = 1) -> None:
-        line = block[starts[at] : min(ends[at], starts[at] + SHOWN)]
-        before = odd.get(reason, Odd(0, at, line))
-        first = min(before, Odd(0, at, line), key=lambda own: own.first)
-        odd[reason] = Odd(before.times + times, first.first, first.line)
+        before = odd.get(reason)
+        if before and before.first < at:
+            odd[reason] = before._replace(times=before.times + times)
+        else:
+            line = block[starts[at] : min(ends[at], starts[at] + SHOWN)]
+            odd[reason] = Odd(times + (before.times if before else 0), at, line)
 
     # The commonest kinds of irregular lines are counted together; all others are judged one by one.
     for reason, found in (("crlf", regular & crlf), ("empty_line", ends == starts)):
