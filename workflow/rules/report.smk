@@ -1,4 +1,4 @@
-# The report: one page with everything.
+# Pages: attention, what is in each data set, the report with everything.
 
 
 rule attend:
@@ -29,6 +29,40 @@ rule attend:
         "python -m ocsrflow attend {input.data:q} --weights {input.weights:q} --description {input.description:q} "
         "--predictions {input.predictions:q} --scores {input.scores:q} --size {params.size} --threads {threads} "
         "--out {output:q} > {log:q} 2>&1"
+
+
+rule browse:
+    input:
+        data="<results>/datasets/{dataset}/images.h5",
+        others=expand("<results>/datasets/{dataset}/images.h5", dataset=plan.datasets),
+        lengths="<results>/datasets/{dataset}/lengths.csv",
+        not_kept=plan.of_source("rejects.csv"),
+        not_drawn="<results>/datasets/{dataset}/rejects/sample.csv",
+        not_packed="<results>/datasets/{dataset}/rejects/pack.csv",
+        templates=templates("browse.html"),
+    output:
+        report(
+            "<results>/report/data/{dataset}.html",
+            caption="../report/browse.rst",
+            category="Data",
+            labels={"data set": "{dataset}"},
+        ),
+    log:
+        "<logs>/browse/{dataset}.log",
+    benchmark:
+        "<benchmarks>/browse/{dataset}.tsv"
+    conda:
+        CONDA["report"]
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        code=code_version("report.browse"),
+    message:
+        "Show what is in data set {wildcards.dataset}"
+    shell:
+        "python -m ocsrflow browse {input.data:q} --others {input.others:q} --lengths {input.lengths:q} "
+        "--rejects {input.not_kept:q} {input.not_drawn:q} {input.not_packed:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule report:

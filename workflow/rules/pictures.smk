@@ -1,4 +1,5 @@
-# Pictures: render (scattered over shards, each drawn by as many processes as the job has threads) → pack → browse.
+# Pictures: render (scattered over shards, each drawn by as many processes as the job has threads) → pack; test sets of
+# pictures from elsewhere and in named drawings.
 #
 # The pictures themselves belong to the corpus: render draws what is missing into files below <results>/corpus, which
 # are no outputs of a rule since any data set may have made them, and writes down where each of its pictures is.
@@ -70,40 +71,6 @@ rule pack:
         "python -m ocsrflow pack {input.sample:q} {params.folder:q} --store {params.store:q} --shards {params.shards} "
         "--drawings {params.drawings:q} --render-rejects {params.rejects:q} --out {output.images:q} "
         "--tokens {output.tokens:q} --vocabulary {output.vocabulary:q} --rejects {output.rejects:q} > {log:q} 2>&1"
-
-
-rule browse:
-    input:
-        data="<results>/datasets/{dataset}/images.h5",
-        others=expand("<results>/datasets/{dataset}/images.h5", dataset=plan.datasets),
-        lengths="<results>/datasets/{dataset}/lengths.csv",
-        not_kept=plan.of_source("rejects.csv"),
-        not_drawn="<results>/datasets/{dataset}/rejects/sample.csv",
-        not_packed="<results>/datasets/{dataset}/rejects/pack.csv",
-        templates=templates("browse.html"),
-    output:
-        report(
-            "<results>/report/data/{dataset}.html",
-            caption="../report/browse.rst",
-            category="Data",
-            labels={"data set": "{dataset}"},
-        ),
-    log:
-        "<logs>/browse/{dataset}.log",
-    benchmark:
-        "<benchmarks>/browse/{dataset}.tsv"
-    conda:
-        CONDA["report"]
-    resources:
-        mem_mb=4000,
-        runtime=60,
-    params:
-        code=code_version("report.browse"),
-    message:
-        "Show what is in data set {wildcards.dataset}"
-    shell:
-        "python -m ocsrflow browse {input.data:q} --others {input.others:q} --lengths {input.lengths:q} "
-        "--rejects {input.not_kept:q} {input.not_drawn:q} {input.not_packed:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule benchmark_set:
