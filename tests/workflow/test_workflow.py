@@ -149,8 +149,9 @@ def test_other_splits_draw_no_picture_again(toy: Path, tmp_path: Path) -> None:
         ({"training": {"encoder_lr": 2.0e-3}}, "train"),
         ({"prediction": {"beams": 3}}, "predict"),
         ({"split": {"validation": 0.1, "test": 0.1, "seed": 5}}, "sample"),
+        ({"depiction": {"palette": "colour"}}, "render"),
     ],
-    ids=["training", "reading", "sampling"],
+    ids=["training", "reading", "sampling", "depiction"],
 )
 def test_what_snakemake_forgot_is_known_from_the_results(
     toy: Path, tmp_path: Path, change: dict[str, dict[str, object]], first: str

@@ -126,7 +126,7 @@ rule draw_set:
     params:
         code=code_version("pictures.draw_set"),
         test_set=plan.main.name,
-        molecules=plan.molecules_of_drawings(),
+        molecules=picture_options(plan.drawn_molecules()),
         style=lambda wildcards: plan.drawings[wildcards.drawing].style.model_dump_json(),
         time_limit=CONFIG.rendering.time_limit,
     message:

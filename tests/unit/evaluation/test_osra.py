@@ -92,7 +92,7 @@ def test_it_is_given_grey_or_rgb_and_small_pictures_enlarged() -> None:
 def test_it_is_given_the_originals_as_they_are(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = Packed(dataset / "images.h5")
     first, second = packed.first("test", 2)
-    with write_originals(tmp_path / "originals.zip") as archive:
+    with write_originals(tmp_path / "originals.zip", {}) as archive:
         for number, at in enumerate((first, second), 1):
             archive.add(int(packed.cid[at]), as_png(np.full((30 * number, 40, 3), 255, np.uint8)))
     size = "import sys; from PIL import Image; print('{}x{}'.format(*Image.open(sys.argv[1]).size))"

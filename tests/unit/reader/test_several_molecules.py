@@ -130,6 +130,13 @@ def test_long_and_level_molecules_are_one(smiles: str) -> None:
         assert note_on(np.asarray(single)) == "", size
 
 
+@pytest.mark.parametrize("smiles", ["CCO>>CC=O", "C=O>>CO", "CC#N>>CC(N)=O", "CBr.CCN>>CNCC"])
+def test_reactions_of_small_molecules(smiles: str) -> None:
+    for side in (150, 200, 300):
+        image = Draw.ReactionToImage(ReactionFromSmarts(smiles, useSmiles=True), subImgSize=(side, side))
+        assert note_on(np.asarray(image.convert("RGB"))) in (REACTION, GRID), side
+
+
 Point = tuple[int, int]
 ARROWS: dict[str, list[list[Point]]] = {  # from (0, 0) to (100, 0)
     "open": [[(0, 0), (100, 0)], [(86, -8), (100, 0), (86, 8)]],

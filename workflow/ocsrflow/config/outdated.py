@@ -7,16 +7,16 @@ lose them, a finished model would stay, and the report would print settings that
 import json
 import os
 import sys
+import zipfile
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..runtime.errors import UserError
-from ..runtime.files import read_json
 from .experiment import Config, longest_text, model_folder
+from .planning import Plan
 from .reading import Reading
-from .sections import Dataset, Model
+from .sections import Dataset, Model, TestSet
 
 FIFTY_YEARS = 50 * 365 * 86_400 * 10**9  # nanoseconds
 BEFORE_ANY_RESULT = 30 * 365 * 86_400 * 10**9  # since 1970: no result is as old
@@ -25,8 +25,8 @@ BEFORE_ANY_RESULT = 30 * 365 * 86_400 * 10**9  # since 1970: no result is as old
 def date_back(config: Config) -> None:
     """Date results that were made with other settings back by fifty years, so that Snakemake makes them again.
 
-    Looked at are how data sets were sampled, what models were trained by, and how they read. Where the configuration
-    is again what it was, the date is too.
+    Looked at are how data sets were sampled and drawn, what models were trained by, how and what they read, and among
+    whom ensembles were chosen. Where the configuration is again what it was, the date is too.
     """
     for path, made, wanted in _results(config):
         difference = _first_difference(made, wanted)
@@ -40,18 +40,33 @@ def date_back(config: Config) -> None:
 
 def _results(config: Config) -> Iterator[tuple[Path, Mapping[str, Any], Mapping[str, Any]]]:
     """Finished files, each with the settings it was made with and those that it would be made with now."""
-    results = Path(config.results)
-    for dataset in config.datasets:
-        path = results / "datasets" / dataset.name / "sample.parquet"
-        if path.is_file() and find_spec("pyarrow"):  # which with --sdm conda only the jobs' environments have
-            yield path, _sampled_by(path), _sampling(config, dataset)
-    reading = config.prediction.model_dump(mode="json", include=set(Reading.model_fields))
+    results, plan = Path(config.results), Plan(config)
+    depiction = {"depiction": config.depiction.model_dump(mode="json")}
+    if find_spec("pyarrow"):  # which with --sdm conda only the jobs' environments have
+        for dataset in config.datasets:
+            folder = results / "datasets" / dataset.name
+            for path in folder.glob("sample.parquet"):
+                yield path, _table_notes(path, b"sample"), _sampling(config, dataset)
+            for path in sorted(folder.glob("shards/*.parquet")):
+                yield path, _table_notes(path, b"made"), depiction | {"drawings": dataset.drawings}
+    drawn: dict[str, dict[str, Any]] = dict.fromkeys(plan.benchmarks, depiction)
+    for name, drawing in plan.drawings.items():
+        drawn[name] = {"style": drawing.style.model_dump(mode="json"), **_molecules(plan.drawn_molecules())}
+    for name, wanted in drawn.items():
+        for path in (results / "datasets" / name).glob("originals.zip"):
+            yield path, _archive_notes(path), wanted
+    reading = {"reading": config.prediction.model_dump(mode="json", include=set(Reading.model_fields))}
     for model in config.models:
-        path = Path(model_folder(config, model)) / "model.json"
-        if path.is_file():
-            yield path, _facts(path), _training(model)
-        for facts in sorted(results.glob(f"predictions/*/{model.name}.json")):
-            yield facts, _facts(facts), {"reading": reading}
+        for path in Path(model_folder(config, model)).glob("model.json"):
+            yield path, _facts(path), _training(model) | depiction
+        for test_set in plan.picture_sets.values():
+            for path in (results / "predictions" / test_set.name).glob(f"{model.name}.json"):
+                yield path, _facts(path), reading | _molecules(test_set)
+    for ensemble in config.ensembles:
+        for path in results.glob(f"ensembles/{ensemble.name}.json"):
+            found = _facts(path)
+            wanted = {"models": ensemble.models, **ensemble.model_dump(mode="json", include={"selection", "largest"})}
+            yield path, found | {"models": list(found.get("scores", wanted["models"]))}, wanted
 
 
 def _sampling(config: Config, dataset: Dataset) -> dict[str, Any]:
@@ -77,22 +92,40 @@ def _training(model: Model) -> dict[str, Any]:
     }
 
 
-def _sampled_by(sample: Path) -> Mapping[str, Any]:
+def _molecules(test_set: TestSet) -> dict[str, Any]:
+    """What the stages write down of the pictures that they took of a data set."""
+    return test_set.model_dump(mode="json", include={"split", "size"})
+
+
+def _table_notes(path: Path, key: bytes) -> dict[str, Any]:
+    """JSON in the metadata of a Parquet file; nothing where there is none or it is damaged, as its reader says."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        notes = pq.read_schema(sample).metadata or {}
-        found = json.loads(notes.get(b"sample", b"{}"))
-    except (pa.ArrowException, ValueError):
-        return {}  # damaged: its reader says so
-    return found if isinstance(found, dict) else {}
+        notes = pq.read_schema(path).metadata or {}
+    except pa.ArrowException:
+        return {}
+    return _notes(notes.get(key, b"{}"))
 
 
-def _facts(path: Path) -> Mapping[str, Any]:
+def _archive_notes(path: Path) -> dict[str, Any]:
+    """JSON in the comment of a zip archive."""
     try:
-        found = read_json(path)
-    except UserError:
+        with zipfile.ZipFile(path) as archive:
+            return _notes(archive.comment)
+    except zipfile.BadZipFile:
+        return {}
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    return _notes(path.read_bytes())
+
+
+def _notes(text: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

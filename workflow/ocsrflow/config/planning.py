@@ -127,10 +127,10 @@ class Plan:
         stats = [(path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
 
-    def molecules_of_drawings(self) -> list[str]:
+    def drawn_molecules(self) -> TestSet:
         """Which molecules are drawn in the named drawings: those of the first test set, at most so many."""
         sizes = [size for size in (self.main.size, self.config.drawings_size) if size]
-        return picture_options(self.main.model_copy(update={"size": min(sizes, default=None)}))
+        return self.main.model_copy(update={"size": min(sizes, default=None)})
 
     # Models
 

@@ -48,9 +48,9 @@ def choose(
     name
         Name of the ensemble.
     out
-        JSON file: ensemble, its name; members, the names of the chosen; selection; images, how many had a reference
-        that RDKit parses; scores, the mean Tanimoto similarity of each model listed; tried, the best 50 subsets with
-        theirs.
+        JSON file: ensemble, its name; members, the names of the chosen; selection; largest; images, how many had a
+        reference that RDKit parses; scores, the mean Tanimoto similarity of each model listed; tried, the best 50
+        subsets with theirs.
     selection
         ``listed``: all models, in the order listed. ``best``: the two or more whose pair rule has the highest mean
         Tanimoto similarity, in the order of their own scores; of equal subsets the smallest, then the one of the models
@@ -88,6 +88,7 @@ def choose(
             "ensemble": name,
             "members": [names[order[i]] for i in ranked[0]],
             "selection": selection,
+            "largest": largest,
             "images": len(answers.scores),
             "scores": dict(zip(names, scores.tolist(), strict=True)),
             "tried": [

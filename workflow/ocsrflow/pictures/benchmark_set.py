@@ -73,7 +73,8 @@ def benchmark_set(
     out
         HDF5 file, laid out as :mod:`ocsrflow.pictures.packed_file` says, with the column ``id``.
     originals
-        Zip archive of the same pictures as they came, upright and on white: PNGs named by their CID.
+        Zip archive of the same pictures as they came, upright and on white: PNGs named by their CID; its comment says
+        the depiction.
     rejects
         CSV of what was left out: reason, count, example.
     name
@@ -97,7 +98,8 @@ def benchmark_set(
     home = images.resolve().name if images.is_dir() else images.stem
     matched = _match(rows, _calls(_pictures(folder), home), refused)
     attributes = {"vocabulary": json.dumps(VOCABULARY), "sample": json.dumps({"benchmark": name})}
-    with whole(out) as part, write_originals(originals) as archive, h5py.File(part, "w", libver="v110") as file:
+    made = {"depiction": depiction.model_dump(mode="json")}
+    with whole(out) as part, write_originals(originals, made) as archive, h5py.File(part, "w", libver="v110") as file:
         writer = PackedWriter(file, depiction, attributes, (*TEXTS, "id"))
         compressor = Compressor()
         parsed = 0

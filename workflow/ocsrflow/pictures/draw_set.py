@@ -67,7 +67,7 @@ def draw_set(
     out
         HDF5 file, laid out as :mod:`ocsrflow.pictures.packed_file` says.
     originals
-        Zip archive of the drawings as they were made: PNGs named by their CID.
+        Zip archive of the drawings as they were made: PNGs named by their CID; its comment says how.
     rejects
         CSV of what was left out: reason (``not_drawn``; ``no_picture``, where the frame would be blank; ``too_slow``;
         ``crashed``), count, example.
@@ -101,6 +101,7 @@ def draw_set(
         processes=processes,
         chunk=CHUNK,
     )
+    made = {"style": style.model_dump(mode="json"), "split": split, "size": size}
     attributes = {
         "vocabulary": json.dumps(packed.vocabulary),
         "sample": json.dumps({"drawing": name, "of": data.parent.name}),
@@ -111,7 +112,7 @@ def draw_set(
     with (
         closing(drawn),
         whole(out) as part,
-        write_originals(originals) as archive,
+        write_originals(originals, made) as archive,
         h5py.File(part, "w", libver="v110") as file,
     ):
         writer = PackedWriter(file, packed.depiction, attributes)

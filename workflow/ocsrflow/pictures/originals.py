@@ -1,13 +1,16 @@
 """Test pictures as they were before they were brought to the frame: a zip archive of PNGs named by their CID.
 
-Rule-based programs read these, as a person would give them.
+Rule-based programs read these, as a person would give them. The archive's comment is JSON: the settings that the test
+set was made with.
 """
 
 import io
+import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,9 +41,10 @@ class OriginalsWriter:
 
 
 @contextmanager
-def write_originals(path: Path) -> Iterator[OriginalsWriter]:
-    """An archive that appears when the block ends well."""
+def write_originals(path: Path, made: Mapping[str, Any]) -> Iterator[OriginalsWriter]:
+    """An archive that appears when the block ends well; ``made`` are the settings for its comment."""
     with whole(path) as part, zipfile.ZipFile(part, "w") as archive:
+        archive.comment = json.dumps(made).encode()
         yield OriginalsWriter(archive)
 
 

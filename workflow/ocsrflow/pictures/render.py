@@ -1,6 +1,7 @@
 """Stage ``render``: the pictures of one shard of a data set, drawn where the corpus does not have them yet."""
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -134,7 +135,8 @@ def render(
         for (cid, drawing), (file, number) in sorted(found.items())
     ]
     with whole(out) as part:
-        pq.write_table(pa.Table.from_pylist(index, INDEX), part)
+        made = json.dumps({"depiction": depiction.model_dump(mode="json"), "drawings": drawings})
+        pq.write_table(pa.Table.from_pylist(index, INDEX.with_metadata({"made": made})), part)
     write_csv(rejects, ("cid", "reason", "example"), refused)
     kept = len(wanted) - len(missing)
     print(

@@ -112,6 +112,8 @@ def predict(
             "key": f"model:{model_facts['name']}:{model_facts['key']}",
             "seconds_per_image": statistics.median(times),
             "images_per_second": batched,
+            "split": split,
+            "size": size,
             "reading": reading.model_dump(mode="json"),
             "precision": model_reader.precision,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads} threads",

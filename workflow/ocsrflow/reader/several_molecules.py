@@ -19,6 +19,7 @@ TOGETHER = 60  # cells along the longer side; ink in neighbouring ones is closer
 ANGLES = 30  # directions in which lines are followed
 APART = 2.0  # bond lengths between molecules; RDKit puts the ions of a salt closer together
 MOLECULE = 1.6  # bond lengths of a molecule's largest connected piece; letters have less
+REACTANT = 0.7  # bond lengths of the largest piece of what an arrow leads from or to, which may be a single bond
 LINES = 0.5  # of the largest piece's size: smaller pieces may be letters, which say nothing about bonds
 BESIDE = 0.5  # bond lengths between what belongs together, on one side of an arrow or in a caption
 CAPTION = 1.0  # bond lengths of a caption, in height
@@ -68,15 +69,16 @@ def note_on(pixels: Picture) -> str:
         for at, box in enumerate(boxes, 1)
         if max(_size(box)) >= MOLECULE * bond and (at in arrows or min(_size(box)) >= THIN * bond)
     ]
-    if len(large) < 2:
-        return ""
-    molecules = _without_captions(inked, pieces, large, bond)
-    if len(_groups(molecules, pieces, large, APART * bond)) > 1 or _is_grid(np.where(molecules, pieces, 0), large):
-        return GRID
+    if len(large) > 1:
+        molecules = _without_captions(inked, pieces, large, bond)
+        if len(_groups(molecules, pieces, large, APART * bond)) > 1 or _is_grid(np.where(molecules, pieces, 0), large):
+            return GRID
     for at in arrows:
-        others = [other for other in large if other != at]
-        if sizes[at - 1] >= bond and _on_both_sides(
-            boxes, at, _groups(inked & (pieces != at), pieces, others, BESIDE * bond)
+        others = [other for other, size in enumerate(sizes, 1) if other != at and size >= REACTANT * bond]
+        if (
+            sizes[at - 1] >= bond
+            and len(others) > 1
+            and _on_both_sides(boxes, at, _groups(inked & (pieces != at), pieces, others, BESIDE * bond))
         ):
             return REACTION
     return ""
