@@ -21,12 +21,14 @@ MAX_ARG_STRLEN = 131_072  # bytes of one argument on Linux; `bash -c` takes a jo
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What a dry run of the toy experiment prints, with one data set in so many shards."""
+    """What a dry run of the toy experiment prints: one data set in so many shards, a model for a GPU and no GPU."""
     folder = copy_checkout(tmp_path_factory.mktemp("planned"))
     config = yaml.safe_load((folder / CONFIG).read_text())
     config["datasets"][0]["shards"] = SHARDS
+    config["models"][0]["gpus"] = 1
     (folder / CONFIG).write_text(yaml.safe_dump(config))
-    return snakemake(folder, "-n", "--printshellcmds", "--cores", "2", "--configfile", CONFIG).stdout
+    options = ("--printshellcmds", "--cores", "2", "--resources", "gpu=0", "--configfile", CONFIG)
+    return snakemake(folder, "-n", *options).stdout
 
 
 def test_every_shard_is_planned_once(plan: str) -> None:
@@ -41,6 +43,12 @@ def test_no_command_but_its_own_names_a_shard(plan: str) -> None:
     # With a path for each of ten thousand shards it would be ten times too long.
     assert {stage for command, stage in commands if re.search(rf"\b{SHARDS - 1}\.", command)} == {"render"}
     assert max(len(command.encode()) for command, _ in commands) < MAX_ARG_STRLEN
+
+
+def test_every_stage_that_asks_for_a_gpu_is_told_how_many_there_are(plan: str) -> None:
+    commands = re.findall(r"python -m ocsrflow (\w+) .*--gpus [1-9]\d* --granted (\d+)", plan)
+    stages = {"launch", "predict", "rescore", "speed_training", "speed_prediction"}
+    assert set(commands) == {(stage, "0") for stage in stages}
 
 
 def test_a_model_that_another_one_starts_from_is_trained_first(tmp_path: Path) -> None:

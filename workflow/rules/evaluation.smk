@@ -147,6 +147,7 @@ rule speed_prediction:
         runtime=120,
     params:
         code=code_version("evaluation.speed_prediction"),
+        gpus=plan.side_by_side_gpus,
         # Snakemake compares inputs as a set, but the order of the members decides ties.
         members=plan.members,
         test_set=plan.main.name,
@@ -159,5 +160,5 @@ rule speed_prediction:
         "python -m ocsrflow speed_prediction {input.data:q} --name {wildcards.ensemble:q} "
         "--weights {input.weights:q} --descriptions {input.descriptions:q} --choice {input.choice:q} "
         "--reading {params.reading:q} --test-set {params.test_set:q} "
-        "{params.pictures:q} --timed-images {params.timed_images} --gpus {resources.gpu} --threads {threads} "
-        "--out {output:q} > {log:q} 2>&1"
+        "{params.pictures:q} --timed-images {params.timed_images} --gpus {params.gpus} "
+        "--granted {resources.gpu} --threads {threads} --out {output:q} > {log:q} 2>&1"

@@ -22,6 +22,7 @@ rule predict:
         runtime=240,
     params:
         code=code_version("prediction.predict"),
+        gpus=plan.reading_gpus,
         pictures=plan.picture_options,
         reading=CONFIG.prediction.model_dump_json(include=set(Reading.model_fields)),
         batch=CONFIG.prediction.batch,
@@ -29,8 +30,8 @@ rule predict:
     message:
         "{wildcards.model} reads the pictures of {wildcards.test_set}"
     shell:
-        "python -m ocsrflow predict {input.data:q} --gpus {resources.gpu} --weights {input.weights:q} "
-        "--description {input.description:q} {params.pictures:q} --reading {params.reading:q} "
+        "python -m ocsrflow predict {input.data:q} --gpus {params.gpus} --granted {resources.gpu} "
+        "--weights {input.weights:q} --description {input.description:q} {params.pictures:q} --reading {params.reading:q} "
         "--batch {params.batch} --timed-images {params.timed_images} --threads {threads} "
         "--out {output.predictions:q} --facts {output.facts:q} > {log:q} 2>&1"
 
@@ -84,6 +85,7 @@ rule rescore:
         runtime=240,
     params:
         code=code_version("prediction.rescore"),
+        gpus=plan.rescoring_gpus,
         members=plan.members,
         batch=CONFIG.prediction.batch,
         timed_images=CONFIG.prediction.timed_images,
@@ -91,7 +93,7 @@ rule rescore:
     message:
         "The models of ensemble {wildcards.ensemble} score each other's candidates on {wildcards.test_set}"
     shell:
-        "python -m ocsrflow rescore {input.data:q} --gpus {resources.gpu} --predictions {input.predictions:q} "
-        "--member-facts {input.facts:q} --weights {input.weights:q} --descriptions {input.descriptions:q} "
+        "python -m ocsrflow rescore {input.data:q} --gpus {params.gpus} --granted {resources.gpu} "
+        "--predictions {input.predictions:q} --member-facts {input.facts:q} --weights {input.weights:q} --descriptions {input.descriptions:q} "
         "--batch {params.batch} --timed-images {params.timed_images} --precision {params.precision:q} "
         "--threads {threads} --out {output.likelihoods:q} --facts {output.facts:q} > {log:q} 2>&1"

@@ -189,7 +189,7 @@ def test_one_line_for_a_failure(machine: Path, monkeypatch: pytest.MonkeyPatch) 
     [
         (
             ["--gpus", "2", "--granted", "1"],
-            "model asks for 2 GPUs, but Snakemake granted 1: give --resources gpu=2 or more, or lower the model's gpus",
+            "2 GPUs are asked for, but Snakemake granted 1: give --resources gpu=2 or more, or lower the models' gpus",
         ),
         (["--gpus", "2", "--processes", "1"], "1 processes for 2 GPUs"),
     ],

@@ -165,6 +165,7 @@ def speed_prediction(
     size: int | None = None,
     timed_images: int = 100,
     gpus: int = 0,
+    granted: int | None = None,
     threads: int = 1,
 ) -> None:
     """Measure the seconds per image of an ensemble, and of each member alone.
@@ -195,6 +196,8 @@ def speed_prediction(
         Pictures that are read.
     gpus
         GPUs that the members share, side by side; as many of them as there are. 0 reads on the CPU.
+    granted
+        GPUs that Snakemake granted, at least one if any are asked for.
     threads
         Threads on the CPU; side by side they are divided.
 
@@ -206,7 +209,7 @@ def speed_prediction(
     RuntimeError
         When a member reads another text side by side than in turn.
     """
-    lease = take(min(gpus, max(1, len(present()))) if gpus else 0)
+    lease = take(min(gpus, max(1, len(present())), granted or gpus) if gpus else 0, granted)
     if device_of(lease) == "cpu":
         lease = None
     devices = [f"cuda:{i}" for i in range(len(lease.ids))] if lease else ["cpu"]

@@ -36,6 +36,7 @@ def predict(
     batch: int = 256,
     timed_images: int = 100,
     gpus: int = 0,
+    granted: int | None = None,
     threads: int = 1,
 ) -> None:
     """Read the pictures of a split with a trained model.
@@ -67,6 +68,8 @@ def predict(
         Pictures read one at a time for the seconds per image.
     gpus
         1 to read on a GPU, 0 to read on the CPU.
+    granted
+        GPUs that Snakemake granted.
     threads
         Threads on a CPU, or worker processes that read pictures for a GPU.
 
@@ -75,7 +78,7 @@ def predict(
     UserError
         When the model was trained with another vocabulary, or the split is empty.
     """
-    lease = take(gpus)
+    lease = take(gpus, granted)
     device = torch.device(device_of(lease))
     if device.type == "cpu":
         torch.set_num_threads(threads)

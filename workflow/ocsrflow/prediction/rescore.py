@@ -35,6 +35,7 @@ def rescore(
     timed_images: int = 100,
     precision: Precision = "auto",
     gpus: int = 0,
+    granted: int | None = None,
     threads: int = 1,
 ) -> None:
     """Ask every model for the probability of every candidate that RDKit parses.
@@ -60,7 +61,9 @@ def rescore(
     precision
         What the networks compute in, see :class:`ocsrflow.config.reading.Reading`.
     gpus
-        1 to compute on a GPU where there is one, 0 to compute on the CPU.
+        1 to compute on a GPU, 0 to compute on the CPU.
+    granted
+        GPUs that Snakemake granted.
     threads
         Threads on a CPU; processes that parse candidates.
 
@@ -74,7 +77,7 @@ def rescore(
     candidates = pool(tables, threads)
     cids = tables[0]["cid"].to_numpy()
     positions = packed.positions(cids)
-    lease = take(gpus)
+    lease = take(gpus, granted)
     device = torch.device(device_of(lease))
     if device.type == "cpu":
         torch.set_num_threads(threads)

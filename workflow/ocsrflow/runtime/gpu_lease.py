@@ -213,17 +213,22 @@ def _unlock(file: int | None) -> None:
         os.close(file)
 
 
-def take(count: int | None) -> Lease | None:
+def take(count: int | None, granted: int | None = None) -> Lease | None:
     """Lease ``count`` GPUs for this process and its children, and show them no others.
 
     To be called before CUDA starts. None where none is asked for: then the CPU it is. ``count`` None asks for one where
-    there is one.
+    there is one. ``granted`` is what Snakemake allows: with ``--resources gpu=N`` it may be less than a rule asks for.
 
     Raises
     ------
     UserError
-        When there are fewer than ``count``, or their locks cannot be made.
+        When there are fewer than ``count``, fewer are granted, or their locks cannot be made.
     """
+    if count and granted is not None and granted < count:
+        raise UserError(
+            f"{count} {'GPU is' if count == 1 else 'GPUs are'} asked for, but Snakemake granted {granted}: give "
+            f"--resources gpu={count} or more, or lower the models' gpus"
+        )
     gpus = present() if count != 0 else []
     if count is None:
         count = min(1, len(gpus))

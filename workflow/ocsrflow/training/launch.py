@@ -45,18 +45,13 @@ def launch(*command: str, gpus: int, granted: int | None = None, processes: int 
     UserError
         When Snakemake granted fewer GPUs than are asked for, they cannot be used here, or a process was killed.
     """
-    if granted is not None and granted < gpus:
-        raise UserError(
-            f"model asks for {gpus} GPUs, but Snakemake granted {granted}: give --resources gpu={gpus} or "
-            "more, or lower the model's gpus"
-        )
     if gpus and processes not in (None, gpus):
         raise UserError(f"{processes} processes for {gpus} GPUs: a GPU takes one process, leave processes out")
     for number in STOPS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it
             signal.signal(number, _stop)
     _import_torch()
-    lease = take(gpus)
+    lease = take(gpus, granted)
     os.environ[PARENT] = str(os.getpid())
     try:
         if lease is not None and not os.environ.get(MADE_UP) and (cause := unusable()):
