@@ -259,7 +259,7 @@ def test_a_model_does_not_start_from_itself_nor_from_another_shape() -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"risk": {}}])
-def test_no_epoch_is_for_a_parents_weights_and_minimum_risk(settings: dict[str, object]) -> None:
+def test_no_epoch_is_for_a_parents_weights(settings: dict[str, object]) -> None:
     raw = shipped()
     raw["models"][0]["training"] = {"epochs": 0, **settings}
     with pytest.raises(UserError, match=r"models\.0: training\.epochs: 0 is for"):

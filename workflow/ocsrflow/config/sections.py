@@ -135,10 +135,10 @@ class Model(Settings):
 
     @model_validator(mode="after")
     def _something_is_trained(self) -> "Model":
-        if self.training.epochs == 0 and (self.network.parent is None or self.training.risk is None):
+        if self.training.epochs == 0 and self.network.parent is None:
             raise ValueError(
-                "training.epochs: 0 is for minimum-risk training of a parent's weights: give training.risk, and the "
-                "parent's folder as network.pretrained; or 1 epoch or more"
+                "training.epochs: 0 is for a parent's weights, as they are or with training.risk: give its folder as "
+                "network.pretrained, or 1 epoch or more"
             )
         return self
 
