@@ -43,6 +43,7 @@ onstart:
 
 onsuccess:
     close_mlflow("FINISHED")
+    last_words()
 
 
 onerror:

@@ -20,6 +20,7 @@ sys.path.insert(0, str(PACKAGE_HOME))
 
 from ocsrflow.config import experiment as settings
 from ocsrflow.config import given_files, outdated, provenance
+from ocsrflow.report import summary
 from ocsrflow.report.published import CAPTIONS, caption_of
 from ocsrflow.runtime import files, parent_watch
 from ocsrflow.runtime.code_version import code_version
@@ -120,6 +121,13 @@ def begin():
         raise WorkflowError(str(error))
     except OSError as error:
         raise cannot_write(error)
+
+
+def last_words():
+    """The report's numbers, where this run has written it."""
+    path = Path(CONFIG.results) / "report" / "summary.json"
+    if path.is_file() and path.stat().st_mtime > (Path(CONFIG.results) / provenance.WORKFLOW).stat().st_mtime:
+        print(summary.in_words(files.read_json(path), Path(CONFIG.results)), file=sys.stderr)
 
 
 def close_mlflow(status):
