@@ -36,7 +36,7 @@ def in_words(summary: Mapping[str, Any], results: Path) -> str:
         Folder of the results.
     """
     readers, scores = summary["readers"], summary["scores"]
-    width = max(map(len, readers.values()))
+    width = max(len(readers[reader]) for reader in WORDS if reader in readers)
     model = f"{results}/models/{readers['model']}"
     lines = ["Held-out molecules, mean Tanimoto similarity (share exactly right):"]
     for reader, words in WORDS.items():
