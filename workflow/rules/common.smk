@@ -77,6 +77,7 @@ wildcard_constraints:
     benchmark=one_of(plan.benchmarks),
     drawing=one_of(plan.drawings),
     model=one_of(plan.models),
+    member=one_of(plan.members_of_any),
     test_set=one_of(plan.picture_sets),
     ensemble=one_of(plan.ensembles),
     reader=one_of(plan.readers),

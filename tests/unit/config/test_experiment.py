@@ -69,7 +69,7 @@ def test_the_reference_models_learn_from_varied_drawings() -> None:
 def test_the_demonstration_is_valid_over_the_experiment() -> None:
     cfg = in_profile("demo")
     assert {m.gpus for m in cfg.models} == {0}
-    assert {m.network.pretrained for m in cfg.models} == {"none"}
+    assert [m.network.pretrained for m in cfg.models] == [*["reference"] * 4, "none"]
 
 
 def test_the_h200_profile_is_valid_and_its_toy_has_the_same_models() -> None:
@@ -149,6 +149,7 @@ def spoil(path: str, value: object) -> dict[str, Any]:
         ("baselines", ["osra", "osra"], "baselines: one is named twice"),
         ("test_sets.1.split", "validation", "test_sets.1.split: members and confidences are chosen on validation"),
         ("test_sets.0.dataset", "x", "test_sets.0.dataset: 'x' is not one of"),
+        ("ensembles.0.models", ["resnet152-512-contest", "constant"], "ensembles.0.models.1: 'constant' is not"),
         ("ensembles.0.name", "constant", "ensembles: the name 'constant' is that of a baseline; give another one"),
     ],
 )

@@ -183,10 +183,14 @@ class NamedDrawing(Settings):
 
 
 class Ensemble(Settings):
-    """Models that answer together."""
+    """Models that answer together, and OSRA with them where it is listed."""
 
     name: Name
-    models: list[str] = Field(min_length=2, description="Names of its models; ties go to the earlier one.")
+    models: list[str] = Field(
+        min_length=2,
+        description="Names of its models; ties go to the earlier one. osra may be among them, if it is one of the "
+        "baselines.",
+    )
     selection: Literal["listed", "best"] = Field(
         "listed",
         description="Which of them vote: all as listed, or those whose pair rule has the highest mean Tanimoto "

@@ -76,7 +76,8 @@ def osra(
         Packed data set.
     out
         Parquet file: cid, id, reference, prediction ("" where it found nothing; several structures are joined by
-        "."), valid, seconds.
+        "."), valid, seconds; and for ensembles that it is a member of log_probability (NaN), complete, candidates (the
+        prediction, where there is one) and candidate_complete, as in the stage ``predict``.
     facts
         JSON file: how many pictures were read; ``seconds_per_image``, the median wall time of one OSRA process on one
         picture, of the first pictures, read one at a time.
@@ -198,12 +199,17 @@ def as_image(picture: Picture, channel_order: str) -> Image.Image:
 def _write(out: Path, packed: Packed, members: NDArray[np.int64], found: list[OsraAnswer], processes: int = 1) -> None:
     texts = [of_picture.text for of_picture in found]
     molecules = parse_all(texts, processes=processes, what="parsing what osra read")
+    nothing_known = np.full(len(texts), np.nan)
     columns = {
         "cid": np.asarray(packed.cid[members], np.int64),
         "id": pd.array(packed.ids(members), "str"),
         "reference": pd.array(packed.text("smiles", members), "str"),
         "prediction": pd.array(texts, "str"),
+        "log_probability": nothing_known,
         "valid": np.array([molecules[text] is not None for text in texts], bool),
+        "complete": np.array([text != "" for text in texts], bool),
+        "candidates": [[text] if text else [] for text in texts],
+        "candidate_complete": [[True] if text else [] for text in texts],
         "seconds": np.array([of_picture.seconds for of_picture in found], np.float64),
     }
     with whole(out) as part:
