@@ -41,7 +41,8 @@ from ..runtime.files import whole, write_json
 from ..runtime.progress import progress
 from ..runtime.slurm_job import of_cluster
 
-MISSING = "osra is not installed: apt install osra (or take it out of baselines)"
+INSTALL = "osra is not installed: apt install osra"
+MISSING = f"{INSTALL} (or take it out of baselines)"
 ENLARGED = [(200, 3.0), (400, 1.5)]  # pictures below a size, in pixels, and the factor by which they are enlarged
 TIMED = 50  # pictures that are read one at a time, for the seconds per image
 
@@ -163,19 +164,10 @@ class _Program:
         with self._opened:
             image = self._image(at)
         image.save(path)
-        began = time.perf_counter()
         try:
-            result = subprocess.run([self.path, path], capture_output=True, timeout=self.limit, check=False)
-        except subprocess.TimeoutExpired:
-            return OsraAnswer("", self.limit, "too_slow")
+            return ask(self.path, path, self.limit)
         finally:
             path.unlink()
-        seconds = time.perf_counter() - began
-        if result.returncode:
-            return OsraAnswer("", seconds, "crashed")
-        lines = result.stdout.decode(errors="replace").splitlines()
-        text = ".".join(line.split()[0] for line in lines if line.strip())  # of several structures one a line
-        return OsraAnswer(text, seconds, "read" if text else "nothing_found")
 
     def _image(self, at: int) -> Image.Image:
         """The picture that it is given."""
@@ -185,6 +177,21 @@ class _Program:
             return self.originals.picture(int(self.packed.cid[at]))
         except ValueError as error:
             raise UserError(f"{self.originals.path}: {error}; remove it and run the workflow again") from None
+
+
+def ask(program: str, picture: Path, limit: float) -> OsraAnswer:
+    """What OSRA makes of a PNG file, within so many seconds."""
+    began = time.perf_counter()
+    try:
+        result = subprocess.run([program, picture], capture_output=True, timeout=limit, check=False)
+    except subprocess.TimeoutExpired:
+        return OsraAnswer("", limit, "too_slow")
+    seconds = time.perf_counter() - began
+    if result.returncode:
+        return OsraAnswer("", seconds, "crashed")
+    lines = result.stdout.decode(errors="replace").splitlines()
+    text = ".".join(line.split()[0] for line in lines if line.strip())  # of several structures one a line
+    return OsraAnswer(text, seconds, "read" if text else "nothing_found")
 
 
 def as_image(picture: Picture, channel_order: str) -> Image.Image:
