@@ -69,7 +69,7 @@ def without_highlights(pixels: Picture) -> Picture:
     if not pure.any():
         return pixels
     cleaned = _taken_out(pixels, pure, paper)
-    ink = (cleaned < DARK * 255).any(axis=-1)
+    ink: Mask = np.asarray((cleaned < DARK * 255).any(axis=-1))
     strokes, lines = _bonds(pixels, pure, ink, paper)
     if not strokes.any():
         return cleaned
@@ -77,8 +77,8 @@ def without_highlights(pixels: Picture) -> Picture:
     canvas = ImageDraw.Draw(image)
     for line in lines:
         row, column = line.start.round().astype(int)
-        colour = tuple(pixels[row, column].tolist())
-        canvas.line([*line.start[::-1], *line.end[::-1]], fill=colour, width=line.width)
+        fill = tuple(pixels[row, column].tolist())
+        canvas.line([*line.start[::-1], *line.end[::-1]], fill=fill, width=line.width)
     return np.asarray(image)
 
 
@@ -124,8 +124,8 @@ def _around(extreme: np.ufunc, plane: Picture) -> Picture:
 
 def _highlighted(pixels: Picture, areas: list[tuple[Colour, Mask]]) -> Mask:
     """Where highlights are seen, of some coloured areas."""
-    coloured = np.logical_or.reduce([mask for _, mask in areas])
-    found = np.zeros_like(coloured)
+    coloured: Mask = np.logical_or.reduce([mask for _, mask in areas])
+    found: Mask = np.zeros(coloured.shape, bool)
     luma = np.asarray(Image.fromarray(pixels).convert("L"))
     widths = []
     for colour, mask in areas:
