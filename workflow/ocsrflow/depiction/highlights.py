@@ -137,22 +137,29 @@ def _highlighted(pixels: Picture, areas: list[tuple[Colour, Mask]]) -> Mask:
                 whole = _closed(own, 2 * int(half) + 1)  # over a wedge
                 if np.count_nonzero(whole & dark[part]) >= DRAWN * half * width:
                     found[part] |= mask[part] & own
-    # Of several colours: lines are between these too.
-    width = min(widths)
+    return found | _of_several(pixels, areas, found, min(widths))
+
+
+def _of_several(pixels: Picture, areas: list[tuple[Colour, Mask]], single: Mask, width: int) -> Mask:
+    """Where highlights of two or more colours are seen, as sectors of one disc: lines are between these too.
+
+    A colour that is a sector somewhere is a highlight wherever it is next to others. ``single`` is where highlights of
+    one colour are.
+    """
+    coloured: Mask = np.logical_or.reduce([mask for _, mask in areas])
     dark = (pixels < DARK * 255).all(axis=-1) & ~coloured
     spots = [spot for spot in _spots(_closed(coloured, 2 * width + 3)) if spot[2] > width]
     drawn = [np.count_nonzero(own & dark[part]) >= DRAWN * half * width for part, own, half in spots]
     known = np.zeros_like(coloured)
-    for _, mask in areas:
-        if (mask & found).any() or any(
-            _half_width(mask[part] & own & ~_closed(found[part], 2 * int(half) + 1))
-            >= max(SECTOR * half, width / 2 + 1)
-            for (part, own, half), inked in zip(spots, drawn, strict=True)
-            if inked
-        ):
-            known |= mask
+    for (part, own, half), inked in zip(spots, drawn, strict=True):
+        widest = max(SECTOR * half, width / 2 + 1)
+        sectors = [mask for _, mask in areas if inked and _half_width(mask[part] & own) >= widest]
+        if len(sectors) > 1 or (sectors and (single[part] & own & ~sectors[0][part]).any()):
+            known |= np.logical_or.reduce(sectors)
+    found = np.zeros_like(coloured)
     for (part, own, _), inked in zip(spots, drawn, strict=True):
-        if inked or 2 * np.count_nonzero(own & known[part]) > np.count_nonzero(own):
+        seen = own & (known | single)[part]
+        if known.any() and (inked or 2 * np.count_nonzero(seen) > np.count_nonzero(own)):
             found[part] |= own & known[part]
     return found
 
