@@ -25,10 +25,23 @@ SMILES = [
 COLOURS = [(1, 0.5, 0.5), (1, 1, 0.4), (0.5, 1, 0.5), (1, 0.2, 0.2), (0.8, 0.8, 0.8), (0, 0.6, 0.2)]
 
 
-def drawn(smiles: str, size: tuple[int, int] = (300, 300), width: float = 2.0, **highlights: object) -> Picture:
+def drawn(
+    smiles: str,
+    size: tuple[int, int] = (300, 300),
+    width: float = 2.0,
+    *,
+    continuous: bool = True,
+    several: tuple[object, ...] = (),
+    **highlights: object,
+) -> Picture:
+    """RDKit's drawing; ``several`` are the colours of atoms and of bonds, with lists of colours for each."""
     drawer = rdMolDraw2D.MolDraw2DCairo(*size)
     drawer.drawOptions().bondLineWidth = width
-    drawer.DrawMolecule(Chem.MolFromSmiles(smiles), **highlights)
+    drawer.drawOptions().continuousHighlight = continuous
+    if several:
+        drawer.DrawMoleculeWithHighlights(Chem.MolFromSmiles(smiles), "", *several, {}, {})
+    else:
+        drawer.DrawMolecule(Chem.MolFromSmiles(smiles), **highlights)
     drawer.FinishDrawing()
     return np.asarray(Image.open(io.BytesIO(drawer.GetDrawingText())).convert("RGB"))
 
@@ -95,3 +108,28 @@ def test_a_picture_of_a_colour_keeps_its_hue_without_its_highlights() -> None:
     red = (picture == (255, 0, 0)).all(axis=-1)  # of letters
     assert red.sum() > 20
     assert (found[red] == (255, 0, 0)).mean() > 0.9
+
+
+@pytest.mark.parametrize("size", [(300, 300), (600, 600)])
+def test_so_are_two_or_three_colours_on_one_atom(size: tuple[int, int]) -> None:
+    for seed, smiles in enumerate(SMILES):
+        marks = highlighted(smiles, COLOURS[:1], bonds=False, seed=seed)
+        generator = random.Random(seed)
+        colours = [*COLOURS[:3], (0.5, 0.6, 1)]
+        atoms = {atom: generator.sample(colours, generator.choice([1, 2, 3])) for atom in marks["highlightAtoms"]}
+        found = normalise(drawn(smiles, size, several=(atoms, {})), GREY)
+        assert distance(found, normalise(drawn(smiles, size), GREY)) < 0.02, smiles
+
+
+def test_so_are_half_transparent_colours() -> None:
+    colours = [(1, 0.5, 0.5, 0.5), (1, 0, 0, 0.4), (0, 0.6, 1, 0.5)]
+    for seed, smiles in enumerate(SMILES):
+        picture = drawn(smiles, **highlighted(smiles, colours, bonds=True, seed=seed))
+        assert distance(normalise(picture, GREY), normalise(drawn(smiles), GREY)) < 0.02, smiles
+
+
+@pytest.mark.parametrize("size", [(300, 300), (600, 600)])
+def test_bonds_in_the_highlights_colour_stay_and_go_on_to_their_atoms(size: tuple[int, int]) -> None:
+    for seed, smiles in enumerate(SMILES):
+        picture = drawn(smiles, size, continuous=False, **highlighted(smiles, COLOURS[:1], bonds=True, seed=seed))
+        assert distance(normalise(picture, GREY), normalise(drawn(smiles, size), GREY)) < 0.04, smiles

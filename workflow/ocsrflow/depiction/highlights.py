@@ -1,7 +1,11 @@
 """Highlights behind a drawing, as RDKit's ``highlightAtoms`` and ``highlightBonds``: they are paper, not ink."""
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from .plain import Picture
@@ -12,20 +16,35 @@ PLAIN = 0.5  # share of the picture that such paper has at least
 APART = 30  # levels by which a highlight is darker than the paper, in one channel at least
 WIDE = 5  # pixels that a grey highlight is wide, at least in one place: between two thin lines it is grey too
 SAME = 20  # levels by which pixels of a highlight may differ
+UNSEEN = 25  # level of a highlight's channel in which nothing can be seen on it
 DARK = 0.5  # of the highlight's lightness: what is darker on it is drawn
 DRAWN = 0.25  # length of the lines on a highlight, at least, in its half width: of a disc, a line to the middle has 1
-COLOURS = 12  # at most
+SECTOR = 0.4  # of a disc's half width: that of each colour of a disc in up to three; wedges beside it have less
+DISC = 0.7  # of the half width of the widest: what is thinner is a band or a line between discs
+BESIDE = 0.4  # share of a bond in a highlight's colour that is next to ink, at most: a band has it on all its length
+COLOURS = 24  # at most
+LUMA = np.array([0.299, 0.587, 0.114])
 EIGHT = np.ones((3, 3), bool)
 
 Mask = NDArray[np.bool_]
 Colour = NDArray[np.int16]  # of three channels
 
 
+class Line(NamedTuple):
+    """A straight line, from (row, column) to (row, column), and its width in pixels."""
+
+    start: NDArray[np.float64]
+    end: NDArray[np.float64]
+    width: int
+
+
 def without_highlights(pixels: Picture) -> Picture:
     """The picture with its highlights in the colour of the paper.
 
-    A highlight is an area of one colour, wider than lines are, on which something darker is drawn. So coloured letters,
-    bonds and wedges stay, on which nothing is. What is drawn on a highlight keeps its darkness, as grey.
+    A highlight is an area of one or several colours, wider than lines are, on which something is drawn. So coloured
+    letters, bonds and wedges stay, on which nothing is. What is drawn on a highlight keeps its darkness. Bonds that
+    are drawn in the highlight's colour, instead of black on a band, stay too, and go on to the middle of the discs at
+    their ends.
 
     Parameters
     ----------
@@ -39,12 +58,28 @@ def without_highlights(pixels: Picture) -> Picture:
     paper = _paper(pixels)
     if paper is None:
         return pixels
+    areas = []
     for colour in _colours(pixels, paper):
         mask = (np.abs(pixels - colour) <= SAME).all(axis=-1)
-        if np.ptp(paper - colour) < APART and not ndimage.binary_erosion(mask, EIGHT, iterations=WIDE // 2).any():
-            continue
-        pixels = _without(pixels, mask, colour, paper)
-    return pixels
+        if np.ptp(paper - colour) >= APART or ndimage.binary_erosion(mask, EIGHT, iterations=WIDE // 2).any():
+            areas.append((colour, mask))
+    if not areas:
+        return pixels
+    pure = _highlighted(pixels, areas)
+    if not pure.any():
+        return pixels
+    cleaned = _taken_out(pixels, pure, paper)
+    ink: Mask = np.asarray((cleaned < DARK * 255).any(axis=-1))
+    strokes, lines = _bonds(pixels, pure, ink, paper)
+    if not strokes.any():
+        return cleaned
+    image = Image.fromarray(_taken_out(pixels, pure & ~strokes, paper))
+    canvas = ImageDraw.Draw(image)
+    for line in lines:
+        row, column = line.start.round().astype(int)
+        fill = tuple(pixels[row, column].tolist())
+        canvas.line([*line.start[::-1], *line.end[::-1]], fill=fill, width=line.width)
+    return np.asarray(image)
 
 
 def _paper(pixels: Picture) -> Colour | None:
@@ -87,32 +122,111 @@ def _around(extreme: np.ufunc, plane: Picture) -> Picture:
     return found
 
 
-def _without(pixels: Picture, mask: Mask, colour: Colour, paper: Colour) -> Picture:
-    """The picture without highlights of a colour, of which ``mask`` says where they are not drawn on."""
-    channel = int(colour.argmax())  # in which the highlight is lightest, and what is black on it shows best
-    light = pixels[..., channel]
-    dark = light < DARK * colour[channel]
-    width = _line_width(dark)
-    labels, _ = ndimage.label(_closed(mask, 2 * width + 3), EIGHT)  # over a double bond's lines
-    found = np.zeros_like(mask)
+def _highlighted(pixels: Picture, areas: list[tuple[Colour, Mask]]) -> Mask:
+    """Where highlights are seen, of some coloured areas."""
+    coloured: Mask = np.logical_or.reduce([mask for _, mask in areas])
+    found: Mask = np.zeros(coloured.shape, bool)
+    luma = np.asarray(Image.fromarray(pixels).convert("L"))
+    widths = []
+    for colour, mask in areas:
+        channel = int(colour.argmax())  # in which it is lightest, and what is black on it shows best
+        dark = (pixels[..., channel] < DARK * colour[channel]) & (luma < LUMA @ colour)
+        widths.append(width := _line_width(dark))
+        for part, own, half in _spots(_closed(mask, 2 * width + 3)):  # over a double bond's lines
+            if half > width and _half_width(mask[part] & own) >= width / 2 + 1:  # wider than a line
+                whole = _closed(own, 2 * int(half) + 1)  # over a wedge
+                if np.count_nonzero(whole & dark[part]) >= DRAWN * half * width:
+                    found[part] |= mask[part] & own
+    return found | _of_several(pixels, areas, found, min(widths))
+
+
+def _of_several(pixels: Picture, areas: list[tuple[Colour, Mask]], single: Mask, width: int) -> Mask:
+    """Where highlights of two or more colours are seen, as sectors of one disc: lines are between these too.
+
+    A colour that is a sector somewhere is a highlight wherever it is next to others. ``single`` is where highlights of
+    one colour are.
+    """
+    coloured: Mask = np.logical_or.reduce([mask for _, mask in areas])
+    dark = (pixels < DARK * 255).all(axis=-1) & ~coloured
+    spots = [spot for spot in _spots(_closed(coloured, 2 * width + 3)) if spot[2] > width]
+    drawn = [np.count_nonzero(own & dark[part]) >= DRAWN * half * width for part, own, half in spots]
+    known = np.zeros_like(coloured)
+    for (part, own, half), inked in zip(spots, drawn, strict=True):
+        widest = max(SECTOR * half, width / 2 + 1)
+        sectors = [mask for _, mask in areas if inked and _half_width(mask[part] & own) >= widest]
+        if len(sectors) > 1 or (sectors and (single[part] & own & ~sectors[0][part]).any()):
+            known |= np.logical_or.reduce(sectors)
+    found = np.zeros_like(coloured)
+    for (part, own, _), inked in zip(spots, drawn, strict=True):
+        seen = own & (known | single)[part]
+        if known.any() and (inked or 2 * np.count_nonzero(seen) > np.count_nonzero(own)):
+            found[part] |= own & known[part]
+    return found
+
+
+def _taken_out(pixels: Picture, highlight: Mask, paper: Colour) -> Picture:
+    """The picture divided by what is behind each place: the highlight or paper that is next to it."""
+    known = highlight | (np.abs(pixels - paper) <= FLAT).all(axis=-1)
+    rows, columns = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+    behind = ndimage.minimum_filter(pixels[rows, columns], (3, 3, 1))  # between two colours the darker of both
+    seen = behind > UNSEEN
+    share = np.where(seen, pixels / np.maximum(behind, 1), 1).clip(0, 1)
+    share = np.where(seen, share, share.min(axis=-1, keepdims=True))
+    cleaned: Picture = (share * paper).round().astype(np.uint8)
+    return cleaned
+
+
+def _bonds(pixels: Picture, highlight: Mask, ink: Mask, paper: Colour) -> tuple[Mask, list[Line]]:
+    """Bonds that are drawn in a highlight's colour: strokes between two discs, with nothing drawn on them.
+
+    Returns
+    -------
+    Where they are, and how they go on to the middle of the discs that hide their ends, unless a label stands there.
+    """
+    width = _line_width(ink)
+    discs, _ = ndimage.label(_discs(_closed(highlight | ink, 3)), EIGHT)
+    near = ndimage.binary_dilation(discs > 0, EIGHT)
+    coloured = (paper - pixels > APART).any(axis=-1) & ~ink
+    strokes, _ = ndimage.label(coloured & ~near, EIGHT)
+    from_ink = ndimage.distance_transform_edt(~ink)
+    found = np.zeros_like(highlight)
+    lines = []
+    for number in set(strokes[ndimage.binary_dilation(near, EIGHT)].tolist()) - {0}:
+        stroke = strokes == number
+        at = np.argwhere(stroke)
+        length = float(np.hypot(*np.ptp(at, axis=0)))
+        thick = len(at) / max(1, length)
+        ends = set(discs[ndimage.binary_dilation(stroke, EIGHT, iterations=4)].tolist()) - {0}
+        if len(ends) < 2 or np.mean(from_ink[stroke] <= thick + 2) > BESIDE:
+            continue
+        found |= stroke
+        for disc in ends:
+            middle = np.argwhere(discs == disc).mean(axis=0)
+            distance = np.hypot(*(at - middle).T)
+            end = at[distance < distance.min() + 2].mean(axis=0)
+            along = (end - at.mean(axis=0)) / max(1, float(np.hypot(*(end - at.mean(axis=0)))))
+            reach = float((middle - end) @ along)
+            way = end + np.arange(0, max(0, reach - width - 1))[:, None] * along
+            rows, columns = way.round().astype(int).T
+            if reach > 0 and length > width + 2 and not ink[rows, columns].any():
+                lines.append(Line(end - 3 * along, end + reach * along, max(1, round(thick))))
+    return found, lines
+
+
+def _discs(mask: Mask) -> Mask:
+    """Where a mask is nearly as wide as in its widest place."""
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))
+    radius = DISC * depth.max()
+    opened: Mask = ndimage.distance_transform_edt(depth <= radius)[1:-1, 1:-1] < radius
+    return opened
+
+
+def _spots(mask: Mask) -> Iterator[tuple[tuple[slice, ...], Mask, float]]:
+    """The parts of a mask that hang together: the smallest window of each, where it is in that, and its half width."""
+    labels, _ = ndimage.label(mask, EIGHT)
     for label, part in enumerate(ndimage.find_objects(labels), 1):
         own = labels[part] == label
-        half = _half_width(own)
-        if half > width and _half_width(mask[part] & own) >= width / 2 + 1:  # wider than a line
-            whole = _closed(own, 2 * int(half) + 1)  # over a wedge
-            if np.count_nonzero(whole & dark[part]) >= DRAWN * half * width:
-                found[part] |= whole
-    if not found.any():
-        return pixels
-    zone = ndimage.binary_dilation(found, EIGHT, iterations=2)
-    darkest = int(colour.argmin())
-    # With the soft edge, a mixture with the paper, and without a label of a purer colour.
-    pure = pixels[..., darkest] < (colour[darkest] / max(int(colour[channel]), 1) - 0.1) * light
-    zone &= mask | ~pure
-    lightness = (light[zone] / float(colour[channel])).clip(0, 1)
-    cleaned = pixels.copy()
-    cleaned[zone] = (lightness[:, None] * paper).round().astype(np.uint8)
-    return cleaned
+        yield part, own, _half_width(own)
 
 
 def _half_width(mask: Mask) -> float:
