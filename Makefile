@@ -76,7 +76,7 @@ compare: $(READY) ## Compare two folders of results (A=results/before B=results/
 	@test -n "$$A" && test -n "$$B" || { echo "give A=... and B=...: folders of results" >&2; exit 1; }
 	@python -m ocsrflow compare "$$A" "$$B"
 
-browse: $(READY) ## Show what is in a data set (DATASET=nci-short RESULTS=results/demo)
+browse: $(READY) ## Show what is in a data set (DATASET=nci RESULTS=results/demo)
 	@case "$$DATASET" in *[!A-Za-z0-9_-]*) echo "DATASET is the name of a data set, not a path" >&2; exit 1;; esac
 	@test -f "$$RESULTS/datasets/$$DATASET/images.h5" || \
 		{ echo "give DATASET=..., one of: $$(cd "$$RESULTS/datasets" 2>/dev/null && ls -d */images.h5 | cut -d/ -f1 | xargs)" >&2; exit 1; }

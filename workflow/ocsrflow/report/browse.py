@@ -61,7 +61,7 @@ def browse(
 ) -> None:
     """Write a page that shows a packed data set.
 
-    Example: ``ocsrflow browse results/demo/datasets/nci-short/images.h5 --out page.html``
+    Example: ``ocsrflow browse results/demo/datasets/nci/images.h5 --out page.html``
 
     Parameters
     ----------
