@@ -75,9 +75,9 @@ def run(function: Callable[..., Any], words: Sequence[str] | None = None, *, nam
         What help and messages call it.
 
     Exit status: 0 done; 1 a :class:`UserError` or an error of the system, in one line on standard error; 2 a wrong
-    command line; 3 a training that fails by its own settings; 130 stopped by Ctrl-C, 143 by SIGTERM; 141 who reads the output has gone, though files may have been
-    written (0 where standard output was closed from the start). Anything else is a defect of ours and shows its
-    traceback.
+    command line; 3 a training that fails by its own settings; 130 stopped by Ctrl-C, 143 by SIGTERM; 141 who reads the
+    output has gone, though files may have been written (0 where standard output was closed from the start). Anything
+    else is a defect of ours and shows its traceback.
     """
     # So that temporary files are removed on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
