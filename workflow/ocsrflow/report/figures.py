@@ -100,7 +100,7 @@ def lengths(tables: dict[str, pd.DataFrame], title: str, caption: str, *, log: b
         )
         axes.set(xlabel="length of the SMILES [characters]", ylabel="molecules")
         if log:
-            _logarithmic(axes, "y", rows["count"].min(), rows["count"].max())
+            logarithmic(axes, "y", rows["count"].min(), rows["count"].max())
         else:
             axes.set_ylim(0, None)
         legend_beside(axes)
@@ -278,7 +278,7 @@ def bars(
         if not lying:
             axes.tick_params(axis="x", labelsize="small" if len(names) < 30 else "x-small")
         if log:
-            _logarithmic(axes, across, min(values), max(values))
+            logarithmic(axes, across, min(values), max(values))
 
     table = pd.DataFrame({"name": names, "value": values})
     return painted(title, caption, table, paint, (6, 0.8 + 0.26 * len(names)) if lying else (6, 3))
@@ -295,7 +295,7 @@ def histogram(rows: pd.DataFrame, label: str, title: str, caption: str) -> Drawi
     return painted(title, caption, rows, paint)
 
 
-def _logarithmic(axes: Axes, which: str, low: float, high: float) -> None:
+def logarithmic(axes: Axes, which: str, low: float, high: float) -> None:
     """A logarithmic axis on which the lowest value, which must be above 0, has a bar that is seen."""
     axes.set(**{f"{which}scale": "log", f"{which}lim": (low / 2, high * 1.5)})
     axis = axes.xaxis if which == "x" else axes.yaxis

@@ -10,7 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
 from ..config.searches import Range, Search
-from .figures import PALETTE, Drawing, legend_beside, painted
+from .figures import PALETTE, Drawing, legend_beside, logarithmic, painted
 
 COLOURS = "viridis"
 DROPPED = "0.7"  # a grey
@@ -34,7 +34,7 @@ def parallel(search: Search, rows: pd.DataFrame, label: str, best: int) -> Drawi
     places = pd.DataFrame([positions(search, row) for row in rows[[*search.space]].to_dict("records")])
     score = rows["score"].to_numpy(float)
     scale = Normalize(score.min(), score.max() if score.max() > score.min() else score.min() + 1)
-    axis_names = [*search.space, label]
+    axis_names = [*(key.replace(".", ".\n", 1) for key in search.space), label.replace(" after", "\nafter")]
 
     def paint(axes: Axes) -> None:
         colours = sns.color_palette(COLOURS, as_cmap=True)
@@ -48,7 +48,7 @@ def parallel(search: Search, rows: pd.DataFrame, label: str, best: int) -> Drawi
             for height, text in _marks(search.space[key]):
                 axes.annotate(text, (at, height), (4, 0), textcoords="offset points", fontsize="x-small", va="center")
         axes.axvline(len(search.space), color="0.4", linewidth=0.8)
-        axes.set_xticks(range(len(axis_names)), [name.replace(".", ".\n", 1) for name in axis_names], fontsize="small")
+        axes.set_xticks(range(len(axis_names)), axis_names, fontsize="small")
         axes.set(yticks=[], xlim=(-0.1, len(search.space) + 0.1), ylim=(-0.05, 1.05))
         axes.grid(visible=False)
         assert axes.figure is not None
@@ -85,11 +85,11 @@ def by_setting(search: Search, key: str, rows: pd.DataFrame, label: str) -> Draw
             axes.set_xticks(range(len(values)), [_text(value) for value in values])  # type: ignore[arg-type]
             axes.set_xlim(-0.5, len(values) - 0.5)  # type: ignore[arg-type]
         elif isinstance(values, Range) and values.log:
-            axes.set_xscale("log")
+            logarithmic(axes, "x", *values.log)
         axes.set(xlabel=key, ylabel=label)
         legend_beside(axes)
 
-    caption = f"Each point is a trial: its {label} against {key}."
+    caption = f"Each point is a trial: its {label} against {key}; the colour says how far it was trained in the end."
     return painted(key, caption, rows[["trial", key, "score", "rung"]], paint, (5, 3))
 
 

@@ -118,7 +118,7 @@ def _table(search: Search, trials: list[dict[str, Any]], first: str) -> pd.DataF
             "Epochs": row["epochs"],
             shown.capitalize(): _score(row["score"]),
             first.capitalize(): _score(row["first_score"]),
-            **row["values"],
+            **{key: row["values"][key] for key in search.space},
             "Minutes": round(row["seconds"] / 60, 2),
             "Reason": row["failed"] or "–",
         }

@@ -50,11 +50,18 @@ def read_rung(folder: Path, rung: int, places: int) -> list[Result]:
 
 
 def ranked(results: Iterable[Result], metric: Metric) -> list[Result]:
-    """Trials from the best to the worst, failed ones at the end; of two that are equal the one of the lower number."""
+    """Trials from the best to the worst, failed ones at the end.
 
-    def rank(result: Result) -> tuple[bool, float, int]:
+    Of two that are equal, as similarities often are after an epoch, the one of the lower loss comes first, and then the
+    one of the lower number.
+    """
+
+    def rank(result: Result) -> tuple[bool, float, float, int]:
+        number = result.trial or 0
+        if result.failed:
+            return True, 0.0, 0.0, number
         sign = -1 if metric == "validation_tanimoto" else 1
-        return bool(result.failed), 0.0 if result.failed else sign * result.score(metric), result.trial or 0
+        return False, sign * result.score(metric), result.score("validation_loss"), number
 
     return sorted(results, key=rank)
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from .points import point
 from .results import Result
 
 SCORES = ("validation_tanimoto", "validation_loss", "validation_validity")
+LONGEST_REASON = 200  # characters
 
 
 def trial(
@@ -116,7 +118,8 @@ def trial(
         status, last = _run([sys.executable, "-m", "ocsrflow", *launched])
         made_with = {**settings, "space": json.loads(space), "seed": seed}
         if status == TrainingFailed.status:
-            reason = last.partition("error: ")[2] or last
+            said = (last.partition("error: ")[2] or last).removeprefix(f"{search}.{number}: ")
+            reason = textwrap.shorten(said, LONGEST_REASON, placeholder=" …")  # the log has all of it
             seconds = round(time.monotonic() - began, 1)
             Result(
                 search, rung, number, epochs, values, failed=reason, seconds=seconds, processes=gpus or 1,
