@@ -26,8 +26,8 @@ BEFORE_ANY_RESULT = 30 * 365 * 86_400 * 10**9  # since 1970: no result is as old
 def date_back(config: Config) -> None:
     """Date results that were made with other settings back by fifty years, so that Snakemake makes them again.
 
-    Looked at are how data sets were sampled and drawn, what models and trials of searches were trained by, how and what they read, and among
-    whom ensembles were chosen. Where the configuration is again what it was, the date is too.
+    Looked at are how data sets were sampled and drawn, what models and trials of searches were trained by, how and what
+    they read, and among whom ensembles were chosen. Where the configuration is again what it was, the date is too.
     """
     for path, made, wanted in _results(config):
         difference = _first_difference(made, wanted)
