@@ -1,6 +1,7 @@
 """Stage ``trial``: the settings of one trial, trained up to the end of a rung by the stage ``train``."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from typing import Any
 from ..config.network import Network
 from ..config.searches import space_from_json, with_values
 from ..config.training import Training
+from ..runtime import parent_watch
 from ..runtime.errors import TrainingFailed
 from ..runtime.files import read_json
 from ..training.launch import on_stop
@@ -140,10 +142,13 @@ def trial(
 def _run(command: list[str]) -> tuple[int, str]:
     """The exit status of a training, and the last line that is an error of a command; its words are passed on.
 
-    A signal to this process stops the training, which saves.
+    A signal to this process stops the training, which saves; so does the death of this process.
     """
     last = ""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as launcher:
+    watched = {**os.environ, parent_watch.SNAKEMAKE: str(os.getpid())}
+    with subprocess.Popen(
+        command, env=watched, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as launcher:
         on_stop(lambda *_: launcher.terminate())
         assert launcher.stdout is not None
         for line in launcher.stdout:
