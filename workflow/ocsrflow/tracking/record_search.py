@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..pictures.packed_file import describe
 from ..runtime.files import RESULTS, read_json, write_json
 from ..runtime.progress import progress
 from .mlflow_runs import Identity, Point, ensure, finished, flat, read_workflow
 from .mlflow_store import read_store
 from .record import Entry, digest_of, explained, send, with_data
 
-DEFINED_BY = ("model", "space", "rungs", "metric", "seed")  # more trials are the same search
+DEFINED_BY = ("model", "space", "rungs", "keep", "metric", "seed")  # more trials are the same search
 
 
 def record_search(results: Path = Path("results"), *, name: str, out: Path) -> None:
@@ -40,7 +41,7 @@ def record_search(results: Path = Path("results"), *, name: str, out: Path) -> N
     workflow = read_workflow(results)
     data = [results / "datasets" / facts["dataset"] / "images.h5"]
     files = [folder / "table.csv", folder / "best.yaml", results / "report" / "searches" / f"{name}.html"]
-    whole = _search(facts, files)
+    whole = _search(facts, files, describe(data[0])["digest"])
     entries = {str(row["trial"]): _trial(facts, row, whole.identity) for row in facts["trials"]}
     entries["search"] = whole  # the last: a new run below it opens it again
     runs: dict[str, str] = {}
@@ -54,10 +55,10 @@ def record_search(results: Path = Path("results"), *, name: str, out: Path) -> N
     print(f"MLflow has search {name} with {len(entries) - 1} trials")
 
 
-def _search(facts: dict[str, Any], files: list[Path]) -> Entry:
+def _search(facts: dict[str, Any], files: list[Path], digest: str) -> Entry:
     search, trials = facts["search"], facts["trials"]
     name, best = search["name"], trials[0]
-    defined = json.dumps({key: search[key] for key in DEFINED_BY}, sort_keys=True)
+    defined = json.dumps([[search[key] for key in DEFINED_BY], best["made_with"], digest], sort_keys=True)
     key = hashlib.sha256(defined.encode()).hexdigest()[:12]
     tags = {"snakemake.rule": "search_table", "ocsrflow.name": name}
     space = {key: _shown(values) for key, values in search["space"].items()}
@@ -94,7 +95,9 @@ def _trial(facts: dict[str, Any], row: dict[str, Any], search: Identity) -> Entr
     tags = {"snakemake.rule": "trial", "ocsrflow.name": f"{name}.{number}", "ocsrflow.state": row["state"]}
     if row["failed"]:
         tags["ocsrflow.reason"] = row["failed"]
-    identity = Identity("trial", f"trial:{name}:{number}", f"trial:{name}:{number}:{made}", f"{name}.{number}", tags)
+    identity = Identity(
+        "trial", f"trial:{name}:{number}", f"trial:{number}:{made}:{search.key}", f"{name}.{number}", tags
+    )
     final = {"rung": row["rung"], "epochs": row["epochs"], "training_seconds": row["seconds"]}
     if row["score"] is not None:
         final[f"best_{facts['search']['metric']}"] = row["score"]
