@@ -204,7 +204,7 @@ def _tried(values: Range | list[Choice]) -> list[Choice]:
 def _refuse(path: str, values: Mapping[str, Choice], error: ValidationError) -> None:
     first = error.errors(include_url=False)[0]
     where = ".".join(map(str, first["loc"]))
-    named = next((key for key in values if key == where), next(reversed(values)))
+    named = next((key for key in values if key == where), [*values][-1])
     message = first["msg"].removeprefix("Value error, ")
     found = ", ".join(f"{key} {value}" for key, value in values.items() if key == where or where not in values)
     if first["type"].startswith("int_"):

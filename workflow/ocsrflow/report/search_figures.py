@@ -1,5 +1,6 @@
 """The figures of a search's page."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ COLOURS = "viridis"
 DROPPED = "0.7"  # a grey
 
 
-def positions(search: Search, values: dict[str, Any]) -> dict[str, float]:
+def positions(search: Search, values: Mapping[Any, Any]) -> dict[str, float]:
     """Where values lie between the ends of their ranges or in their lists, from 0 to 1."""
     found = {}
     for key, own in search.space.items():
@@ -41,7 +42,7 @@ def parallel(search: Search, rows: pd.DataFrame, label: str, best: int) -> Drawi
         for at in np.argsort(score, kind="stable"):
             line = [*places.iloc[at], float(scale(score[at]))]
             bold = int(rows["trial"].iloc[at]) == best
-            look = {"linewidth": 3 if bold else 1.2, "marker": "o", "markersize": 5 if bold else 3}
+            look: dict[str, Any] = {"linewidth": 3 if bold else 1.2, "marker": "o", "markersize": 5 if bold else 3}
             axes.plot(range(len(line)), line, color=colours(scale(score[at])), **look)
         for at, key in enumerate(search.space):
             axes.axvline(at, color="0.4", linewidth=0.8)
@@ -98,15 +99,15 @@ def halving(search: Search, curves: pd.DataFrame, best: int) -> Drawing:
     label = search.metric.replace("_", " ")
 
     def paint(axes: Axes) -> None:
-        for rung, epochs in enumerate(search.rungs[:-1]):
-            axes.axvline(epochs, color="0.4", linewidth=0.8, linestyle=":", label="trials are dropped" * (rung == 0))
+        for at, epochs in enumerate(search.rungs[:-1]):
+            axes.axvline(epochs, color="0.4", linewidth=0.8, linestyle=":", label="trials are dropped" * (at == 0))
         colours = dict(enumerate(_of_rungs(search)))
         for (rung, trial), own in curves.groupby(["rung", "trial"]):
             bold = trial == best
-            look = {"linewidth": 2.5 if bold else 1, "marker": "o", "markersize": 4 if bold else 3}
+            look: dict[str, Any] = {"linewidth": 2.5 if bold else 1, "marker": "o", "markersize": 4 if bold else 3}
             axes.plot(own["epoch"], own["score"], color=colours[int(str(rung))], **look)
-        for rung, colour in colours.items():
-            axes.plot([], [], "o-", color=colour, markersize=3, label=_reached(search, rung))
+        for at, colour in colours.items():
+            axes.plot([], [], "o-", color=colour, markersize=3, label=_reached(search, at))
         axes.set(xlabel="epochs", ylabel=label)
         legend_beside(axes)
 

@@ -4,7 +4,6 @@ A point depends on the space, the seed and its number alone, so that more trials
 them.
 """
 
-import math
 from typing import Any
 
 from scipy.stats import qmc
@@ -42,13 +41,8 @@ def _value(values: Range | list[Any], share: float) -> Any:
     if not isinstance(values, Range):
         return values[int(share * len(values))]
     if values.integers:
-        low, high = values.integers
-        return low + int(share * (high - low + 1))
-    if values.log:
-        low, high = map(math.log, values.log)
-        found = math.exp(low + share * (high - low))
-    else:
-        low, high = values.ends
-        found = low + share * (high - low)
-    first, last = values.ends
-    return min(max(float(f"{found:.{DIGITS}g}"), first), last)
+        first, last = values.integers
+        return first + int(share * (last - first + 1))
+    low, high = values.ends
+    found = low * (high / low) ** share if values.log else low + share * (high - low)
+    return min(max(float(f"{found:.{DIGITS}g}"), low), high)
