@@ -42,8 +42,6 @@ setup: $(READY) ## Install everything into .venv; the other targets do so by the
 
 demo: $(READY) ## Run the whole experiment at small scale, from embedded molecules to the report
 	snakemake --workflow-profile workflow/profiles/demo
-	@echo "The report: results/demo/report/index.html    MLflow: make ui RESULTS=results/demo"
-	@echo "What took how long: make status RESULTS=results/demo"
 
 test: $(READY) ## Run the tests
 	$(PYTEST) tests

@@ -50,6 +50,7 @@ onstart:
 
 onsuccess:
     close_mlflow("FINISHED")
+    last_words()
 
 
 onerror:

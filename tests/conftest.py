@@ -44,7 +44,7 @@ LONG = (
     "test_slurm.py", "workflow/test_search.py", "test_engine.py", "test_risk.py", "test_resume.py",
     "test_tracking_server.py", "test_browse.py",
     "gpu/test_run.py",
-    "test_read.py", "test_launch.py", "test_render.py", "test_hostile_files.py", "test_train.py",
+    "test_read.py", "test_launch.py", "test_render.py", "test_hostile_files.py", "test_train.py", "test_makefile.py",
     "test_parent.py", "test_mlflow_away.py", "test_full_disk.py", "test_speed.py", "test_status.py",
     "test_gpu_lease.py", "test_record.py", "test_trial.py", "test_live_curves.py", "test_compare.py",
     "test_pack_order.py",

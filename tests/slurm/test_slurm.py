@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 from cluster import GPUS, Cluster
 from support.checkout import CHECK_HASHES, copy_checkout
 from support.faults import FULL, Fault, Faults
@@ -27,7 +28,8 @@ HASTE = ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status
 HASTE += ["--seconds-between-status-checks", "1", "--latency-wait", "20"]
 GPUS_OF = {"one-gpu": 1, "two-gpus": 2}
 LONG = 900.0  # seconds; a training has to start, with all its imports, on a busy machine
-EPOCHS = {"one-gpu": 300, "two-gpus": 200}
+EXPERIMENT = "tests/slurm/experiment.yaml"
+EPOCHS = {"one-gpu": 300, "two-gpus": 200} if FULL else {"one-gpu": 150, "two-gpus": 150}  # to be disturbed in
 STEPS = 3  # of an epoch
 # All of it, or as far as both models have read pictures.
 TARGETS = [] if FULL else [f"results/predictions/held-out/{model}.parquet" for model in GPUS_OF]
@@ -63,20 +65,14 @@ class SnakemakeRun:
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         self.cluster, self.folder, self.started = cluster, copy_checkout(folder), 0
         self.targets = TARGETS
+        experiment = yaml.safe_load((self.folder / EXPERIMENT).read_text())
+        for model in experiment["models"]:
+            model.setdefault("training", {})["epochs"] = EPOCHS[model["name"]]
+        (self.folder / EXPERIMENT).write_text(yaml.safe_dump(experiment))
 
     def command(self, *options: str) -> list[str]:
-        profile = ["--workflow-profile", "workflow/profiles/slurm", "--configfile", "tests/slurm/experiment.yaml"]
-        return [
-            sys.executable,
-            "-m",
-            "snakemake",
-            *profile,
-            "--resources",
-            f"gpu={GPUS}",
-            *HASTE,
-            *options,
-            *self.targets,
-        ]
+        profile = ["--workflow-profile", "workflow/profiles/slurm", "--configfile", EXPERIMENT, *HASTE]
+        return [sys.executable, "-m", "snakemake", *profile, "--resources", f"gpu={GPUS}", *options, *self.targets]
 
     def start(self) -> subprocess.Popen[bytes]:
         self.started += 1

@@ -21,7 +21,8 @@ def make_toy(folder: Path) -> None:
     texts = [path.read_text() for path in folder.glob("workflow/rules/*.smk")]
     rules = [name for text in texts for name in re.findall(r"^rule (\w+):", text, flags=re.MULTILINE)]
     threads = [f"{rule}=1" for rule in rules if not rule.startswith("speed_")]
-    snakemake(folder, "--cores", "2", "--set-threads", *threads, "--configfile", CONFIG, seconds=TOO_LONG)
+    run = snakemake(folder, "--cores", "2", "--set-threads", *threads, "--configfile", CONFIG, seconds=TOO_LONG)
+    assert "  best single model  " in run.stdout + run.stderr, "its last words"
 
 
 def copy_toy(toy: Path, folder: Path) -> Path:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from support.checkout import CONFIG, copy_checkout, snakemake
-from support.plans import make_pretended, planned, with_followers
+from support.plans import edit, make_pretended, planned, with_followers
 
 SHARDS = 2000
 MAX_ARG_STRLEN = 131_072  # bytes of one argument on Linux; `bash -c` takes a job's whole command as one
@@ -49,6 +49,26 @@ def test_every_stage_that_asks_for_a_gpu_is_told_how_many_there_are(plan: str) -
     commands = re.findall(r"python -m ocsrflow (\w+) .*--gpus [1-9]\d* --granted (\d+)", plan)
     stages = {"launch", "predict", "rescore", "speed_training", "speed_prediction"}
     assert set(commands) == {(stage, "0") for stage in stages}
+
+
+def test_osra_in_an_ensemble_reads_and_votes_but_scores_no_text(tmp_path: Path) -> None:
+    folder = copy_checkout(tmp_path)
+    members = ["osra", "shuffle"]
+    edit(folder, baselines=["constant", "osra"], ensembles=[{"name": "both", "models": members}])
+    text = snakemake(folder, "-n", "--printshellcmds", "--cores", "2", "--configfile", CONFIG).stdout
+    commands = re.findall(r"python -m ocsrflow (\w+) (.*)$", text, flags=re.MULTILINE)
+    for stage in ("choose", "vote", "rescore"):
+        read = [
+            re.findall(r"predictions/[\w-]+/(\w+)\.parquet", options)[:2] for name, options in commands if name == stage
+        ]
+        assert len(read) >= 1
+        assert all(found == members for found in read), stage
+    for stage in ("rescore", "speed_prediction"):
+        weighed = [re.findall(r"models/(\w+)/weights", options) for name, options in commands if name == stage]
+        assert len(weighed) >= 1
+        assert all(found == ["shuffle"] for found in weighed), stage
+    redrawn = [options for name, options in commands if name == "redraw"]
+    assert any("predictions/held-out/osra.parquet" in options for options in redrawn)
 
 
 def test_a_model_that_another_one_starts_from_is_trained_first(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ sys.path.insert(0, str(PACKAGE_HOME))
 
 from ocsrflow.config import experiment as settings
 from ocsrflow.config import given_files, outdated, provenance
+from ocsrflow.report import summary
 from ocsrflow.report.published import CAPTIONS, caption_of
 from ocsrflow.runtime import files, parent_watch
 from ocsrflow.runtime.code_version import code_version
@@ -77,6 +78,7 @@ wildcard_constraints:
     benchmark=one_of(plan.benchmarks),
     drawing=one_of(plan.drawings),
     model=one_of(plan.models),
+    member=one_of(plan.members_of_any),
     test_set=one_of(plan.picture_sets),
     ensemble=one_of(plan.ensembles),
     reader=one_of(plan.readers),
@@ -124,6 +126,13 @@ def begin():
         raise WorkflowError(str(error))
     except OSError as error:
         raise cannot_write(error)
+
+
+def last_words():
+    """The report's numbers, where this run has written it."""
+    path = Path(CONFIG.results) / "report" / "summary.json"
+    if path.is_file() and path.stat().st_mtime > (Path(CONFIG.results) / provenance.WORKFLOW).stat().st_mtime:
+        print(summary.in_words(files.read_json(path), Path(CONFIG.results)), file=sys.stderr)
 
 
 def close_mlflow(status):

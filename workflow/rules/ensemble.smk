@@ -3,8 +3,8 @@
 
 rule choose:
     input:
-        predictions=plan.of_members(f"<results>/predictions/{settings.SELECTION}/{{model}}.parquet"),
-        facts=plan.of_members(f"<results>/predictions/{settings.SELECTION}/{{model}}.json"),
+        predictions=plan.of_members(f"<results>/predictions/{settings.SELECTION}/{{member}}.parquet"),
+        facts=plan.of_members(f"<results>/predictions/{settings.SELECTION}/{{member}}.json"),
     output:
         "<results>/ensembles/{ensemble}.json",
     log:
@@ -33,8 +33,8 @@ rule choose:
 
 rule vote:
     input:
-        predictions=plan.of_members("<results>/predictions/{test_set}/{model}.parquet"),
-        facts=plan.of_members("<results>/predictions/{test_set}/{model}.json"),
+        predictions=plan.of_members("<results>/predictions/{test_set}/{member}.parquet"),
+        facts=plan.of_members("<results>/predictions/{test_set}/{member}.json"),
         redrawn=plan.redrawn_of_members("parquet"),
         redrawn_facts=plan.redrawn_of_members("json"),
         # For every method: the log-probability of its answer by all members is a sign of trust.

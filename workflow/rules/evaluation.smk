@@ -129,8 +129,8 @@ rule speed_training:
 rule speed_prediction:
     input:
         data=f"<results>/datasets/{plan.main.dataset}/images.h5",
-        weights=plan.of_members("<results>/models/{model}/weights.safetensors"),
-        descriptions=plan.of_members("<results>/models/{model}/model.json"),
+        weights=plan.of_trained_members("weights.safetensors"),
+        descriptions=plan.of_trained_members("model.json"),
         choice="<results>/ensembles/{ensemble}.json",
     output:
         "<results>/speed/prediction/{ensemble}.json",

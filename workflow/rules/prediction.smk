@@ -39,14 +39,14 @@ rule predict:
 rule redraw:
     input:
         data=plan.test_pictures,
-        predictions="<results>/predictions/{test_set}/{model}.parquet",
+        predictions="<results>/predictions/{test_set}/{member}.parquet",
     output:
-        distances="<results>/redrawn/{test_set}/{model}.parquet",
-        facts="<results>/redrawn/{test_set}/{model}.json",
+        distances="<results>/redrawn/{test_set}/{member}.parquet",
+        facts="<results>/redrawn/{test_set}/{member}.json",
     log:
-        "<logs>/redraw/{test_set}-{model}.log",
+        "<logs>/redraw/{test_set}-{member}.log",
     benchmark:
-        "<benchmarks>/redraw/{test_set}-{model}.tsv"
+        "<benchmarks>/redraw/{test_set}-{member}.tsv"
     conda:
         CONDA["chem"]
     threads: 4
@@ -56,7 +56,7 @@ rule redraw:
     params:
         code=code_version("prediction.redraw"),
     message:
-        "Draw what {wildcards.model} read in {wildcards.test_set} and compare"
+        "Draw what {wildcards.member} read in {wildcards.test_set} and compare"
     shell:
         "python -m ocsrflow redraw {input.data:q} --predictions {input.predictions:q} --processes {threads} "
         "--out {output.distances:q} --facts {output.facts:q} > {log:q} 2>&1"
@@ -65,10 +65,10 @@ rule redraw:
 rule rescore:
     input:
         data=plan.test_pictures,
-        predictions=plan.of_members("<results>/predictions/{test_set}/{model}.parquet"),
-        facts=plan.of_members("<results>/predictions/{test_set}/{model}.json"),
-        weights=plan.of_members("<results>/models/{model}/weights.safetensors"),
-        descriptions=plan.of_members("<results>/models/{model}/model.json"),
+        predictions=plan.of_members("<results>/predictions/{test_set}/{member}.parquet"),
+        facts=plan.of_members("<results>/predictions/{test_set}/{member}.json"),
+        weights=plan.of_trained_members("weights.safetensors"),
+        descriptions=plan.of_trained_members("model.json"),
     output:
         likelihoods="<results>/likelihoods/{test_set}/{ensemble}.parquet",
         facts="<results>/likelihoods/{test_set}/{ensemble}.json",
@@ -86,7 +86,7 @@ rule rescore:
     params:
         code=code_version("prediction.rescore"),
         gpus=plan.rescoring_gpus,
-        members=plan.members,
+        members=plan.trained_members,
         batch=CONFIG.prediction.batch,
         timed_images=CONFIG.prediction.timed_images,
         precision=CONFIG.prediction.precision,

@@ -69,7 +69,7 @@ def test_the_reference_models_learn_from_varied_drawings() -> None:
 def test_the_demonstration_is_valid_over_the_experiment() -> None:
     cfg = in_profile("demo")
     assert {m.gpus for m in cfg.models} == {0}
-    assert {m.network.pretrained for m in cfg.models} == {"none"}
+    assert [m.network.pretrained for m in cfg.models] == [*["reference"] * 4, "none"]
 
 
 def test_the_h200_profile_is_valid_and_its_toy_has_the_same_models() -> None:
@@ -149,6 +149,7 @@ def spoil(path: str, value: object) -> dict[str, Any]:
         ("baselines", ["osra", "osra"], "baselines: one is named twice"),
         ("test_sets.1.split", "validation", "test_sets.1.split: members and confidences are chosen on validation"),
         ("test_sets.0.dataset", "x", "test_sets.0.dataset: 'x' is not one of"),
+        ("ensembles.0.models", ["resnet152-512-contest", "constant"], "ensembles.0.models.1: 'constant' is not"),
         ("ensembles.0.name", "constant", "ensembles: the name 'constant' is that of a baseline; give another one"),
     ],
 )
@@ -259,7 +260,7 @@ def test_a_model_does_not_start_from_itself_nor_from_another_shape() -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"risk": {}}])
-def test_no_epoch_is_for_a_parents_weights_and_minimum_risk(settings: dict[str, object]) -> None:
+def test_no_epoch_is_for_a_parents_weights(settings: dict[str, object]) -> None:
     raw = shipped()
     raw["models"][0]["training"] = {"epochs": 0, **settings}
     with pytest.raises(UserError, match=r"models\.0: training\.epochs: 0 is for"):

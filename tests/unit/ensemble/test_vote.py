@@ -30,7 +30,8 @@ def member(
             "candidates": candidates,
         }
     ).to_parquet(folder / f"{name}.parquet", index=False)
-    write_json(folder / f"{name}.json", {"name": name, "key": name, "seconds_per_image": 0.25, "device": "CPU"})
+    facts = {"name": name, "kind": "model", "key": name, "seconds_per_image": 0.25, "device": "CPU"}
+    write_json(folder / f"{name}.json", facts)
     return folder / f"{name}.parquet", folder / f"{name}.json"
 
 
@@ -161,6 +162,30 @@ def test_who_is_not_chosen_has_no_say(three: dict[str, Any], tmp_path: Path) -> 
     assert rows["rescored"][["prediction", "winner", "log_probability"]].iloc[0].tolist() == ["CCN", "b", -1.0]
     assert rows["rescored"]["log_probability"][1] == pytest.approx((-2.0 - 3.0) / 2)
     assert rows["rescored"]["distance"].tolist() == [0.9, 0.25]
+
+
+def test_a_program_without_probabilities_is_a_member(three: dict[str, Any], tmp_path: Path) -> None:
+    """OSRA's answers are no model's: what models think of them counts, it thinks nothing of theirs."""
+    table, facts = three["predictions"][2], three["member_facts"][2]
+    pd.read_parquet(table).assign(log_probability=math.nan, complete=True).to_parquet(table, index=False)
+    write_json(facts, read_json(facts) | {"kind": "baseline"})
+    two = {text: [-1.0, -2.0] for text in ("CCN", "CCO", "CCC", "CCS")} | {"CCS": [-0.5, -0.5]}
+    likely, likely_facts = likelihoods(tmp_path, ["a", "b"], [two, {"CCN": [-2.0, -3.0]}])
+    vote(**three | {"likelihoods": likely, "likelihood_facts": likely_facts})
+    names = {method: "e" if method == "pairs" else f"e.{method}" for method in METHODS}
+    rows = {method: pd.read_parquet(three["folder"] / f"{name}.parquet") for method, name in names.items()}
+    assert rows["pairs"]["prediction"].tolist() == ["CCN", "CCN"]
+    assert rows["votes"]["prediction"].tolist() == ["CCN", "CCN"]
+    assert rows["rescored"][["prediction", "log_probability"]].iloc[0].tolist() == ["CCS", -0.5]
+    assert rows["redrawn"]["prediction"][0] == "CCS"  # its own proposal
+    assert read_json(three["folder"] / "e.json")["members"] == ["a", "b", "c"]
+
+
+def test_a_member_that_is_not_installed_is_named(three: dict[str, Any]) -> None:
+    facts = three["member_facts"][2]
+    write_json(facts, read_json(facts) | {"missing": "c is not installed: apt install c"})
+    with pytest.raises(UserError, match="c is to answer together with others, but c is not installed: apt install c"):
+        vote(**three)
 
 
 def test_a_choice_of_models_that_are_not_there_is_refused(three: dict[str, Any], tmp_path: Path) -> None:

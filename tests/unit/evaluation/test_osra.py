@@ -40,7 +40,7 @@ def test_where_it_is_not_installed_one_line_says_so(
     monkeypatch.setenv("PATH", str(tmp_path))
     rows, facts = asked(dataset, tmp_path)
     assert rows.empty
-    assert list(rows) == ["cid", "id", "reference", "prediction", "valid", "seconds"]
+    assert list(rows)[:4] == ["cid", "id", "reference", "prediction"]
     assert facts["missing"] == "osra is not installed: apt install osra (or take it out of baselines)"
     assert capsys.readouterr().out.splitlines() == [facts["missing"]]
 
@@ -65,6 +65,8 @@ esac"""
     assert set(rows["prediction"][4:]) == {"CCO"}
     assert rows["valid"].tolist() == [False] * 4 + [True] * (len(rows) - 4)
     assert rows["seconds"][1] == 1.0
+    assert [list(texts) for texts in rows["candidates"][2:5]] == [[], [rows["prediction"][3]], ["CCO"]]
+    assert rows["log_probability"].isna().all()
     assert rows["reference"].tolist() == packed.text("smiles", packed.members("test"))
     counted = {name: facts[name] for name in ("read", "nothing_found", "crashed", "too_slow")}
     assert counted == {"read": len(rows) - 3, "nothing_found": 1, "crashed": 1, "too_slow": 1}

@@ -324,6 +324,9 @@ def test_what_models_are_meant(results: Path, tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     with pytest.raises(UserError, match=r"which of its models.* none is there"):
         find_models([tmp_path])
+    write_json(tmp_path / "with.json", {"members": ["first", "osra"]})
+    with pytest.raises(UserError, match=r"with\.json: osra is a member; give its models, .* and --with osra"):
+        find_models([tmp_path / "with.json"])
 
 
 def test_the_confidence_is_that_of_the_very_team_or_else_of_its_members(results: Path, tmp_path: Path) -> None:

@@ -247,9 +247,19 @@ def test_a_parents_weights_can_go_through_the_phase_alone(dataset: Path, finishe
     before, *after = [line for line in found if "validation_tanimoto" in line]
     parents = [line["validation_loss"] for line in lines(finished) if "validation_loss" in line]
     assert before["validation_loss"] in [pytest.approx(loss, abs=1e-4) for loss in parents]
-    assert (before["step"], [line["step"] for line in after]) == (0, [4, 6])
+    assert (before["step"], before["epoch"], [line["step"] for line in after]) == (0, 0, [4, 6])
     facts = json.loads((tmp_path / "child" / "model.json").read_text())
     assert (facts["epochs"], facts["parent"]["name"]) == (0, "tiny")
+
+
+def test_a_parents_weights_can_stay_as_they_are(dataset: Path, finished: Path, tmp_path: Path) -> None:
+    network = NETWORK.model_copy(update={"pretrained": str(finished)})
+    run_train(dataset, tmp_path / "copy", network=network, training=TRAINING.model_copy(update={"epochs": 0}))
+    (only,) = lines(tmp_path / "copy")
+    facts = json.loads((tmp_path / "copy" / "model.json").read_text())
+    assert (facts["epochs"], facts["best_epoch"], facts["validation_tanimoto"]) == (0, 0, only["validation_tanimoto"])
+    theirs, own = (load_file(folder / "weights.safetensors") for folder in (finished, tmp_path / "copy"))
+    assert all(torch.equal(own[name], theirs[name]) for name in theirs)
 
 
 @pytest.fixture(scope="module")

@@ -66,6 +66,15 @@ def encode(smiles: str) -> NDArray[np.uint16]:
     return np.array([INDEX[token] for token in tokenize(smiles)], dtype=np.uint16)
 
 
+def is_tokenised(smiles: str) -> bool:
+    """Whether a text is made of tokens that models know."""
+    try:
+        tokenize(smiles)
+    except ValueError:
+        return False
+    return True
+
+
 def decode(numbers: Iterable[int]) -> str:
     """The text of token numbers, up to the first end token; start and padding are skipped."""
     text = []

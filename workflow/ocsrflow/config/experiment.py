@@ -40,6 +40,7 @@ from .sections import (
 from .split import Split
 
 Baseline = Literal["constant", "osra"]
+OSRA: Baseline = "osra"  # which reads pictures, and may be a member of an ensemble
 FORMS = ("number", "range", "choices")  # of a value that may have several
 SHOWN = 200  # characters of a wrong value that are shown
 SELECTION = "selection"  # the name of the selection's pictures, among those of the test sets
@@ -175,9 +176,12 @@ class Config(Settings):
                 )
 
     def _ensembles_fit(self, models: Mapping[str, Model]) -> None:
+        readers: dict[str, object] = {**models, **dict.fromkeys({OSRA} & set(self.baselines))}
         for i, ensemble in enumerate(self.ensembles):
             for j, member in enumerate(ensemble.models):
-                _lookup(f"ensembles.{i}.models.{j}", member, models)
+                _lookup(f"ensembles.{i}.models.{j}", member, readers)
+            if not models.keys() & set(ensemble.models):
+                raise ValueError(f"ensembles.{i}.models: one at least must be a trained model")
             if len(set(ensemble.models)) < len(ensemble.models):
                 raise ValueError(f"ensembles.{i}.models: a model is named twice")
             if ensemble.largest is not None and ensemble.selection == "listed":

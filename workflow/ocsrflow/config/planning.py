@@ -51,6 +51,7 @@ class Plan:
         # The slides' rule bears the ensemble's own name; the others have theirs behind it, the best member of each
         # picture too.
         self.suffixes = ["" if method == "pairs" else f".{method}" for method in config.methods]
+        self.members_of_any = {member for ensemble in config.ensembles for member in ensemble.models} | {*self.models}
         self.voted = [f"{ensemble}{suffix}" for ensemble in self.ensembles for suffix in self.suffixes]
         ceilings = [f"{ensemble}.oracle" for ensemble in self.ensembles]
         self.readers = [*self.models, *self.voted, *ceilings, *config.baselines]
@@ -175,7 +176,7 @@ class Plan:
 
     def rescoring_gpus(self, wildcards: Wildcards) -> int:
         """GPUs for the models of an ensemble, one after the other."""
-        return int(any(self.models[model].gpus for model in self.ensembles[wildcards.ensemble].models))
+        return int(any(self.models[model].gpus for model in self.trained_members(wildcards)))
 
     # Searches
 
@@ -230,19 +231,27 @@ class Plan:
     # Ensembles and readers
 
     def members(self, wildcards: Wildcards) -> list[str]:
-        """Models of an ensemble in their order: it decides ties, and Snakemake compares inputs as a set."""
+        """Members of an ensemble in their order: it decides ties, and Snakemake compares inputs as a set."""
         return self.ensembles[wildcards.ensemble].models
 
     def of_members(self, pattern: str) -> Callable[[Wildcards], list[str]]:
-        """For an input: a file of each model of an ensemble."""
+        """For an input: a file of each member of an ensemble."""
         return lambda wildcards: [
-            pattern.format(model=model, **dict(wildcards.items())) for model in self.members(wildcards)
+            pattern.format(member=member, **dict(wildcards.items())) for member in self.members(wildcards)
         ]
+
+    def trained_members(self, wildcards: Wildcards) -> list[str]:
+        """The members of an ensemble without OSRA."""
+        return [member for member in self.members(wildcards) if member in self.models]
+
+    def of_trained_members(self, file: str) -> Callable[[Wildcards], list[str]]:
+        """For an input: a file of each trained model of an ensemble."""
+        return lambda wildcards: [f"<results>/models/{model}/{file}" for model in self.trained_members(wildcards)]
 
     def redrawn_of_members(self, form: str) -> Callable[[Wildcards], list[str]]:
         """For an input: how well the candidates of each model of an ensemble fit, where a method needs that."""
         wanted = "redrawn" in self.config.methods
-        return self.of_members(f"<results>/redrawn/{{test_set}}/{{model}}.{form}") if wanted else lambda wildcards: []
+        return self.of_members(f"<results>/redrawn/{{test_set}}/{{member}}.{form}") if wanted else lambda wildcards: []
 
     def redrawn(self, test_set: str) -> Callable[[Wildcards], list[str]]:
         """For an input: how well the candidates of a model fit; an ensemble's answers have that with them."""

@@ -135,10 +135,10 @@ class Model(Settings):
 
     @model_validator(mode="after")
     def _something_is_trained(self) -> "Model":
-        if self.training.epochs == 0 and (self.network.parent is None or self.training.risk is None):
+        if self.training.epochs == 0 and self.network.parent is None:
             raise ValueError(
-                "training.epochs: 0 is for minimum-risk training of a parent's weights: give training.risk, and the "
-                "parent's folder as network.pretrained; or 1 epoch or more"
+                "training.epochs: 0 is for a parent's weights, as they are or with training.risk: give its folder as "
+                "network.pretrained, or 1 epoch or more"
             )
         return self
 
@@ -183,10 +183,14 @@ class NamedDrawing(Settings):
 
 
 class Ensemble(Settings):
-    """Models that answer together."""
+    """Models that answer together, and OSRA with them where it is listed."""
 
     name: Name
-    models: list[str] = Field(min_length=2, description="Names of its models; ties go to the earlier one.")
+    models: list[str] = Field(
+        min_length=2,
+        description="Names of its models; ties go to the earlier one. osra may be among them, if it is one of the "
+        "baselines.",
+    )
     selection: Literal["listed", "best"] = Field(
         "listed",
         description="Which of them vote: all as listed, or those whose pair rule has the highest mean Tanimoto "

@@ -17,7 +17,8 @@ class Training(Settings):
     epochs: int = Field(
         20,
         ge=0,
-        description="Passes over the training split; 0 where a parent's weights go through minimum-risk training only.",
+        description="Passes over the training split; 0 for a parent's weights, as they are or with minimum-risk "
+        "training only.",
     )
     encoder_lr: float = Field(1e-4, gt=0, description="Learning rate of the encoder (Adam).")
     decoder_lr: float = Field(4e-4, gt=0, description="Learning rate of attention and decoder (Adam).")

@@ -119,13 +119,18 @@ class Member:
     distances: list[NDArray[np.float64]] | None = None  # of each picture, of its candidates
     redraw_seconds: float = 0.0  # per picture
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether it is a trained model, which gives every text a probability; OSRA is none."""
+        return bool(self.facts["kind"] == "model")
+
 
 @dataclass(frozen=True)
 class Likelihoods:
     """How likely the members find the candidates of all."""
 
     candidates: list[Sequence[str]]  # of each picture
-    values: list[NDArray[np.float64]]  # of each picture: (candidates, members), natural logarithms
+    values: list[NDArray[np.float64]]  # of each picture: (candidates, trained members), natural logarithms
     seconds: float  # per picture, of the members; an upper bound where not all models listed are members
 
 
@@ -178,10 +183,11 @@ def _read_likelihoods(path: Path | None, facts: Path | None, members: list[Membe
     if path is None or facts is None:
         return None
     rows, rescoring = read_beside(path, members[0].rows), read_json(facts)
-    for member in members:
+    trained = [member for member in members if member.is_trained]
+    for member in trained:
         if member.name not in rescoring["members"]:
             raise UserError(f"{path}: has no likelihoods of {member.name}; make it again with the stage rescore")
-    columns = [rescoring["members"].index(member.name) for member in members]
+    columns = [rescoring["members"].index(member.name) for member in trained]
     values = [
         np.stack(scores)[:, columns] if len(scores) else np.empty((0, len(columns))) for scores in rows["likelihoods"]
     ]
@@ -321,6 +327,6 @@ class _Output:
                 "wins": {member: int((rows["winner"] == member).sum()) for member in names},
                 "seconds_per_image": reading + extra_seconds + vote,
                 "seconds_per_vote": vote,
-                "device": self.members[0].facts["device"],
+                "device": next(member.facts["device"] for member in self.members if member.is_trained),
             },
         )

@@ -41,7 +41,8 @@ from ..runtime.files import whole, write_json
 from ..runtime.progress import progress
 from ..runtime.slurm_job import of_cluster
 
-MISSING = "osra is not installed: apt install osra (or take it out of baselines)"
+INSTALL = "osra is not installed: apt install osra"
+MISSING = f"{INSTALL} (or take it out of baselines)"
 ENLARGED = [(200, 3.0), (400, 1.5)]  # pictures below a size, in pixels, and the factor by which they are enlarged
 TIMED = 50  # pictures that are read one at a time, for the seconds per image
 
@@ -76,7 +77,8 @@ def osra(
         Packed data set.
     out
         Parquet file: cid, id, reference, prediction ("" where it found nothing; several structures are joined by
-        "."), valid, seconds.
+        "."), valid, seconds; and for ensembles that it is a member of log_probability (NaN), complete, candidates (the
+        prediction, where there is one) and candidate_complete, as in the stage ``predict``.
     facts
         JSON file: how many pictures were read; ``seconds_per_image``, the median wall time of one OSRA process on one
         picture, of the first pictures, read one at a time.
@@ -162,19 +164,10 @@ class _Program:
         with self._opened:
             image = self._image(at)
         image.save(path)
-        began = time.perf_counter()
         try:
-            result = subprocess.run([self.path, path], capture_output=True, timeout=self.limit, check=False)
-        except subprocess.TimeoutExpired:
-            return OsraAnswer("", self.limit, "too_slow")
+            return ask(self.path, path, self.limit)
         finally:
             path.unlink()
-        seconds = time.perf_counter() - began
-        if result.returncode:
-            return OsraAnswer("", seconds, "crashed")
-        lines = result.stdout.decode(errors="replace").splitlines()
-        text = ".".join(line.split()[0] for line in lines if line.strip())  # of several structures one a line
-        return OsraAnswer(text, seconds, "read" if text else "nothing_found")
 
     def _image(self, at: int) -> Image.Image:
         """The picture that it is given."""
@@ -184,6 +177,21 @@ class _Program:
             return self.originals.picture(int(self.packed.cid[at]))
         except ValueError as error:
             raise UserError(f"{self.originals.path}: {error}; remove it and run the workflow again") from None
+
+
+def ask(program: str, picture: Path, limit: float) -> OsraAnswer:
+    """What OSRA makes of a PNG file, within so many seconds."""
+    began = time.perf_counter()
+    try:
+        result = subprocess.run([program, picture], capture_output=True, timeout=limit, check=False)
+    except subprocess.TimeoutExpired:
+        return OsraAnswer("", limit, "too_slow")
+    seconds = time.perf_counter() - began
+    if result.returncode:
+        return OsraAnswer("", seconds, "crashed")
+    lines = result.stdout.decode(errors="replace").splitlines()
+    text = ".".join(line.split()[0] for line in lines if line.strip())  # of several structures one a line
+    return OsraAnswer(text, seconds, "read" if text else "nothing_found")
 
 
 def as_image(picture: Picture, channel_order: str) -> Image.Image:
@@ -198,12 +206,17 @@ def as_image(picture: Picture, channel_order: str) -> Image.Image:
 def _write(out: Path, packed: Packed, members: NDArray[np.int64], found: list[OsraAnswer], processes: int = 1) -> None:
     texts = [of_picture.text for of_picture in found]
     molecules = parse_all(texts, processes=processes, what="parsing what osra read")
+    nothing_known = np.full(len(texts), np.nan)
     columns = {
         "cid": np.asarray(packed.cid[members], np.int64),
         "id": pd.array(packed.ids(members), "str"),
         "reference": pd.array(packed.text("smiles", members), "str"),
         "prediction": pd.array(texts, "str"),
+        "log_probability": nothing_known,
         "valid": np.array([molecules[text] is not None for text in texts], bool),
+        "complete": np.array([text != "" for text in texts], bool),
+        "candidates": [[text] if text else [] for text in texts],
+        "candidate_complete": [[True] if text else [] for text in texts],
         "seconds": np.array([of_picture.seconds for of_picture in found], np.float64),
     }
     with whole(out) as part:

@@ -64,7 +64,7 @@ def score(
         rows["confidence"] = confidence(rows, Calibration.from_json(learnt))
     found = evaluate(rows["prediction"].tolist(), rows["reference"].tolist(), processes=processes)
     used = rows.iloc[found.used].reset_index(drop=True)
-    signs = [name for name in TRUST if name in used]
+    signs = [name for name in TRUST if name in used and used[name].notna().any()]
     with whole(images) as part:
         used[["cid", "id", "reference", *signs]].assign(
             tanimoto=found.similarity, exact=found.exact, valid=found.valid

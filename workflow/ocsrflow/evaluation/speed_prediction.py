@@ -262,7 +262,7 @@ def _members(files: list[tuple[Path, Path]], choice: Path | None) -> list[tuple[
     if choice is None:
         return files
     named = {read_json(description)["name"]: (description, weights) for description, weights in files}
-    return [named[member] for member in read_json(choice)["members"]]
+    return [named[member] for member in read_json(choice)["members"] if member in named]
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,19 @@ def read_predictions(tables: list[Path], facts: list[Path]) -> tuple[list[pd.Dat
     Raises
     ------
     UserError
-        Where they are not predictions of the same pictures, in the same order, or not each has its facts.
+        Where they are not predictions of the same pictures, in the same order, not each has its facts, or one is of a
+        program that is not installed.
     """
     if len(tables) != len(facts):
         raise UserError(f"{len(tables)} files of predictions and {len(facts)} of facts: give one of each for a model")
+    found = [read_json(path) for path in facts]
+    for own in found:
+        if "missing" in own:  # a program that is not installed has read nothing
+            raise UserError(f"{own['name']} is to answer together with others, but {own['missing']}")
     rows = [pd.read_parquet(path) for path in tables]
     for path, table in zip(tables[1:], rows[1:], strict=True):
         _same_pictures(table, rows[0], f"{path} and {tables[0]} are not predictions of the same pictures")
-    return rows, [read_json(path) for path in facts]
+    return rows, found
 
 
 def read_beside(path: Path, rows: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from ..chem.similarity import parse_all
-from ..chem.tokenizer import encode
+from ..chem.tokenizer import encode, is_tokenised
 from ..config.precision import Precision
 from ..network.beam_search import likelihood
 from ..network.model import EncoderDecoder, load_model
@@ -45,7 +45,7 @@ def rescore(
     data
         Packed data set.
     predictions, member_facts
-        What the stage ``predict`` wrote of each model.
+        What the stage ``predict`` wrote of each model, and the stage ``osra`` where it is a member.
     weights, descriptions
         What the stage ``train`` wrote of each model, in the same order.
     out
@@ -81,9 +81,10 @@ def rescore(
     device = torch.device(device_of(lease))
     if device.type == "cpu":
         torch.set_num_threads(threads)
-    scores = [np.full((len(texts), len(members)), np.nan) for texts in candidates]
+    trained = [member for member in members if member["kind"] == "model"]
+    scores = [np.full((len(texts), len(trained)), np.nan) for texts in candidates]
     seconds = []
-    for column, (member, description, file) in enumerate(zip(members, descriptions, weights, strict=True)):
+    for column, (member, description, file) in enumerate(zip(trained, descriptions, weights, strict=True)):
         model, model_facts = load_model(description, file, device)
         packed.expect_vocabulary(model_facts["vocabulary"], file)
         warn_if_slow(model.set_precision(precision, device), device)
@@ -100,18 +101,21 @@ def rescore(
     rows = pd.DataFrame({"cid": cids, "candidates": candidates, "likelihoods": [score.tolist() for score in scores]})
     with whole(out) as written:
         rows.to_parquet(written, index=False)
-    write_json(facts, {"members": [member["name"] for member in members], "seconds_per_image": seconds})
+    write_json(facts, {"members": [member["name"] for member in trained], "seconds_per_image": seconds})
 
 
 def pool(tables: Sequence[pd.DataFrame], processes: int) -> list[list[str]]:
-    """The different candidates of all models that RDKit parses, of each picture; those of earlier models first."""
+    """The different candidates of all members that models can write, of each picture; those of earlier members first.
+
+    RDKit parses them, and they are of tokens that models know: other programs may write others.
+    """
     pools = [
         list(dict.fromkeys(text for texts in row for text in texts))
         for row in zip(*(table["candidates"] for table in tables), strict=True)
     ]
     all_texts = (text for texts in pools for text in texts)
     molecules = parse_all(all_texts, processes=processes, what="parsing the candidates")
-    return [[text for text in texts if molecules[text] is not None] for texts in pools]
+    return [[text for text in texts if molecules[text] is not None and is_tokenised(text)] for texts in pools]
 
 
 def _scored(

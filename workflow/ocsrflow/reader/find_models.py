@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from ..config.experiment import OSRA
 from ..config.methods import MethodName
 from ..ensemble.voting_methods import METHODS
 from ..runtime.errors import UserError
@@ -65,9 +66,10 @@ def find_models(paths: Sequence[Path]) -> TrainedModels:
                 raise UserError(f"{path}: which of its models? Give one of these with --models: {listed}")
             path = found[0]
         if path.suffix == ".json" and path.is_file():
-            return TrainedModels(
-                _models([path.parent.parent / "models" / member for member in _members(path)]), path.stem
-            )
+            members = _members(path)
+            if OSRA in members:
+                raise UserError(f"{path}: osra is a member; give its models, each with --models, and --with osra")
+            return TrainedModels(_models([path.parent.parent / "models" / member for member in members]), path.stem)
         paths = [path]
     if len({path.resolve() for path in paths}) < len(paths):
         raise UserError("--models names a model twice; each votes once")

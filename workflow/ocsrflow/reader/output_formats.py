@@ -97,15 +97,19 @@ def _row(of_picture: PictureAnswer) -> dict[str, Any]:
     return {
         "id": of_picture.id,
         "smiles": decision.text,
-        "confidence": round(answer.confidence, 4),
-        "log_probability": round(decision.log_probability, 4),
-        "agreement": round(decision.agreement, 4) if len(answer.members) > 1 else None,
-        "distance": None if math.isnan(decision.distance) else round(decision.distance, 4),
+        "confidence": _rounded(answer.confidence),
+        "log_probability": _rounded(decision.log_probability),
+        "agreement": _rounded(decision.agreement) if len(answer.members) > 1 else None,
+        "distance": _rounded(decision.distance),
         "valid": answer.valid,
         "complete": answer.complete,
         "note": of_picture.note,
         "error": "",
     }
+
+
+def _rounded(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 4)
 
 
 def _cell(value: object) -> object:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from .ensemble_reader import EnsembleReader
 from .find_models import find_models
 from .load_pictures import Loaded, load_all
 from .output_formats import PictureAnswer, try_output, write_answers
+from .second_opinion import SecondOpinion
 
 
 def read(
@@ -36,6 +37,7 @@ def read(
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
     models: Annotated[list[Path] | None, Parameter(consume_multiple=False)] = None,
     method: MethodName | None = None,
+    with_: Annotated[list[Literal["osra"]] | None, Parameter(name="--with")] = None,
     attention: Path | None = None,
     beams: Annotated[int, Parameter(validator=Number(gte=1, lte=64))] = 5,
     grammar: bool = True,
@@ -69,6 +71,9 @@ def read(
         their candidates the likeliest by the mean over the models;
         redrawn: the one whose drawing fits the picture best, for pictures drawn as those that the models learnt from;
         pairs: the pair rule of the slides; medoid: largest sum of similarities; votes: by probability.
+    with_
+        osra: ask the program OSRA about pictures whose answer has a confidence below 0.8, and take its answer where it
+        finds another molecule; such an answer has no confidence.
     attention
         Folder for a picture of each, which shows where the first model looks while it writes each token.
     beams
@@ -93,6 +98,7 @@ def read(
     try_output(out)
     if attention is not None:
         attention.mkdir(parents=True, exist_ok=True)
+    osra = SecondOpinion(threads) if with_ else None
     trained = find_models(models or [REFERENCE_MODELS.parent])
     found = find(pictures)
     lease = take(gpus)
@@ -114,7 +120,7 @@ def read(
         with reader, progress(total=len(found), what="reading", unit="pictures") as bar:
             loaded = load_all(found, reader.depiction)
             while part := list(islice(loaded, batch)):
-                answers += _read(reader, part, attention)
+                answers += _read(reader, part, attention, osra, found.files)
                 bar.update(len(part))
     finally:  # also where it is stopped
         if answers:
@@ -133,13 +139,21 @@ def read(
     print(f"{len(answers)} pictures read by {', '.join(reader.names)}: {out}")
 
 
-def _read(reader: EnsembleReader, part: list[Loaded], attention: Path | None) -> Iterator[PictureAnswer]:
+def _read(
+    reader: EnsembleReader,
+    part: list[Loaded],
+    attention: Path | None,
+    osra: SecondOpinion | None,
+    files: dict[str, Path],
+) -> Iterator[PictureAnswer]:
     """The answers to some pictures, in their order."""
     readable = [(name, picture) for name, picture, _ in part if not isinstance(picture, str)]
     answers = {}
     if readable:
         stacked = np.stack([np.ascontiguousarray(picture.transpose(2, 0, 1)) for _, picture in readable])
         answers = dict(zip((name for name, _ in readable), reader.read(stacked), strict=True))
+    if osra:
+        answers = dict(zip(answers, osra.on({files[name]: own for name, own in answers.items()}).values(), strict=True))
     for name, picture, note in part:
         if isinstance(picture, str):
             yield PictureAnswer(name, None, error=picture)

@@ -22,6 +22,7 @@ from .report_figures import (
     training_figures,
     trust_figures,
 )
+from .summary import in_numbers
 
 # What the ensembles' methods do, for the reader of the report.
 METHODS = {
@@ -179,7 +180,7 @@ def report(
         text_uri=text_uri,
     )
     figures.save(shown, drawings)
-    write_json(summary, _summary(headline))
+    write_json(summary, in_numbers(headline))
     write_text(out, html)
     print(f"the report is {out}")
 
@@ -205,6 +206,7 @@ def _headline(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Single against ensemble, constant answer and peers."""
     return {
         "model": _best(rows, "model"),
+        "pairs": _best([row for row in rows if row.get("method") == "pairs"], "ensemble"),
         "ensemble": _best(rows, "ensemble"),
         "constant": next((row for row in rows if "answer" in row), None),
         "peers": [row for row in rows if row["kind"] == "baseline" and "answer" not in row and "scores" in row],
@@ -254,17 +256,6 @@ def _trusted(rows: list[dict[str, Any]], files: dict[str, Path]) -> list[dict[st
             shown = {"name": row["name"], "auroc": sign["auroc"], "brier": brier}
             found.append(shown | {"error": error / sign["images"]})
     return found
-
-
-def _summary(headline: dict[str, Any]) -> dict[str, Any]:
-    """The headline as numbers: names of the readers, and their scores as NAME.SCORE."""
-    readers = {name: row for name, row in headline.items() if name in ("model", "ensemble", "constant") and row}
-    final: dict[str, float] = {}
-    for name, row in readers.items():
-        for score, value in row["scores"].items():
-            final |= {f"{name}.{score}": value["value"]}
-        final[f"{name}.seconds_per_image"] = row["seconds_per_image"]
-    return {"readers": {name: row["name"] for name, row in readers.items()}, "scores": final}
 
 
 def _gpu_seconds(models: list[dict[str, Any]], speeds: list[dict[str, Any]]) -> dict[str, float]:

@@ -75,8 +75,9 @@ def of_the_system(error: BaseException, path: object) -> "UserError | None":
     if number == errno.EAGAIN:
         return UserError(f"{path}: another process is writing it; wait for its end")
     if number in _NO_LOCKS or _LOCKING.search(str(error)):
+        cause = "its file system does not lock files" if number in _NO_LOCKS else "the system did not lock it"
         return UserError(
-            f"{path}: its file system does not lock files ({reason}): set HDF5_USE_FILE_LOCKING=FALSE in the "
+            f"{path}: {cause} ({reason}): set HDF5_USE_FILE_LOCKING=FALSE in the "
             "environment, or put it into a folder on another file system"
         )
     if number in (errno.EACCES, errno.EPERM):

@@ -33,6 +33,8 @@ def run(trainer: Trainer) -> None:
             if state.phase == CROSS_ENTROPY:
                 train_epochs(trainer)
             complete = trainer.until == trainer.training.epochs
+            if complete and not trainer.best:  # no epoch: a parent's weights as they are
+                trainer.validate()
             if complete and risk is not None and state.risk_validated < risk.steps:
                 minimise_risk(trainer, risk)
         except Stopped as stopped:
@@ -99,8 +101,6 @@ def minimise_risk(trainer: Trainer, risk: Risk) -> None:
     """
     state, training, group, epochs = trainer.state, trainer.training, trainer.group, trainer.risk_epochs
     if state.phase == CROSS_ENTROPY:
-        if not trainer.best:  # no epoch before it: the parent's weights are those to be improved
-            trainer.validate()
         state.phase = MINIMUM_RISK
         trainer.model.load_state_dict(trainer.best)
         trainer.engine = RiskEngine(trainer.model, training, risk, group)

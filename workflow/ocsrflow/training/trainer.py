@@ -49,8 +49,8 @@ class TrainState:
 
     @property
     def current_epoch(self) -> int:
-        """The epoch that it is in, from 1; in the phase of minimum risk the last one."""
-        return self.epoch + (self.phase == CROSS_ENTROPY)
+        """The epoch that it is in, from 1; 0 before the first step; in the phase of minimum risk the last one."""
+        return self.epoch + (self.phase == CROSS_ENTROPY and self.steps > 0)
 
 
 @dataclass
