@@ -121,7 +121,8 @@ def trial(
         made_with = {**settings, "space": json.loads(space), "seed": seed}
         if status == TrainingFailed.status:
             said = (last.partition("error: ")[2] or last).removeprefix(f"{search}.{number}: ")
-            reason = textwrap.shorten(said, LONGEST_REASON, placeholder=" …")  # the log has all of it
+            # The first sentence: the others, in the log, name the last checkpoint, which another run may not have.
+            reason = textwrap.shorten(said.partition(". ")[0], LONGEST_REASON, placeholder=" …")
             seconds = round(time.monotonic() - began, 1)
             Result(
                 search, rung, number, epochs, values, failed=reason, seconds=seconds, processes=gpus or 1,
