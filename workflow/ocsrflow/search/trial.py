@@ -118,26 +118,31 @@ def trial(
         launched = ["launch", "--gpus", str(gpus), "--granted", str(granted), "--", "train", str(data), *words]
         began = time.monotonic()
         status, last = _run([sys.executable, "-m", "ocsrflow", *launched])
-        made_with = {**settings, "space": json.loads(space), "seed": seed}
         if status == TrainingFailed.status:
-            said = (last.partition("error: ")[2] or last).removeprefix(f"{search}.{number}: ")
-            # The first sentence: the others, in the log, name the last checkpoint, which another run may not have.
-            reason = textwrap.shorten(said.partition(". ")[0], LONGEST_REASON, placeholder=" …")
-            seconds = round(time.monotonic() - began, 1)
-            Result(
-                search, rung, number, epochs, values, failed=reason, seconds=seconds, processes=gpus or 1,
-                made_with=made_with,
-            ).write(out)  # fmt: skip
+            reason, seconds = _reason(last, f"{search}.{number}: "), round(time.monotonic() - began, 1)
+            found = {"failed": reason, "seconds": seconds, "processes": gpus or 1}
             print(f"search {search}, rung {rung}, trial {number} failed, which is its result", flush=True)
-            return
-        if status:
+        elif status:
             sys.exit(status if status > 0 else 128 - status)
-        facts = read_json(Path(folder) / "model.json")
-        lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    Result(
-        search, rung, number, epochs, values, curve=_validations(lines, epochs), key=facts["key"],
-        seconds=facts["seconds"], processes=facts["processes"], device=facts["device"], made_with=made_with,
-    ).write(out)  # fmt: skip
+        else:
+            found = _finished(Path(folder), epochs)
+    made_with = {**settings, "space": json.loads(space), "seed": seed}
+    Result(search, rung, number, epochs, values, made_with=made_with, **found).write(out)
+
+
+def _reason(line: str, name: str) -> str:
+    """The first sentence of an error; the others name what another run may not have, as its last checkpoint."""
+    said = (line.partition("error: ")[2] or line).removeprefix(name).partition(". ")[0]
+    return textwrap.shorten(said, LONGEST_REASON, placeholder=" …")
+
+
+def _finished(folder: Path, epochs: int) -> dict[str, Any]:
+    """What a training left; it may have gone on beyond these epochs, in a later rung."""
+    facts = read_json(folder / "model.json")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    shown = ("epoch", "step", "time", *SCORES)
+    curve = [{key: line[key] for key in shown} for line in lines if SCORES[0] in line and line["epoch"] <= epochs]
+    return {"curve": curve, **{key: facts[key] for key in ("key", "seconds", "processes", "device")}}
 
 
 def _run(command: list[str]) -> tuple[int, str]:
@@ -150,19 +155,17 @@ def _run(command: list[str]) -> tuple[int, str]:
     with subprocess.Popen(
         command, env=watched, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as launcher:
-        on_stop(lambda *_: launcher.terminate())
-        assert launcher.stdout is not None
-        for line in launcher.stdout:
-            print(line, end="", flush=True)
-            if line.startswith("ocsrflow "):
-                last = line.strip()
+        try:
+            on_stop(lambda *_: launcher.terminate())
+            assert launcher.stdout is not None
+            for line in launcher.stdout:
+                print(line, end="", flush=True)
+                if line.startswith("ocsrflow "):
+                    last = line.strip()
+        except BaseException:  # a signal's, before it is handled
+            launcher.terminate()
+            raise
     return launcher.returncode, last
-
-
-def _validations(lines: list[dict[str, Any]], epochs: int) -> list[dict[str, float]]:
-    """The validations of a training's lines: it may have gone on further in a later rung."""
-    shown = ("epoch", "step", "time", *SCORES)
-    return [{key: line[key] for key in shown} for line in lines if SCORES[0] in line and line["epoch"] <= epochs]
 
 
 def _shown(values: dict[str, Any]) -> str:
