@@ -120,7 +120,7 @@ def trial(
         status, last = _run([sys.executable, "-m", "ocsrflow", *launched])
         if status == TrainingFailed.status:
             reason, seconds = _reason(last, f"{search}.{number}: "), round(time.monotonic() - began, 1)
-            found = {"failed": reason, "seconds": seconds, "processes": gpus or 1}
+            found: dict[str, Any] = {"failed": reason, "seconds": seconds, "processes": gpus or 1}
             print(f"search {search}, rung {rung}, trial {number} failed, which is its result", flush=True)
         elif status:
             sys.exit(status if status > 0 else 128 - status)
