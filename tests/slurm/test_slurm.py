@@ -71,8 +71,9 @@ class SnakemakeRun:
         (self.folder / EXPERIMENT).write_text(yaml.safe_dump(experiment))
 
     def command(self, *options: str) -> list[str]:
-        profile = ["--workflow-profile", "workflow/profiles/slurm", "--configfile", EXPERIMENT, *HASTE]
-        return [sys.executable, "-m", "snakemake", *profile, "--resources", f"gpu={GPUS}", *options, *self.targets]
+        profile = ["--workflow-profile", "workflow/profiles/slurm", "--configfile", EXPERIMENT]
+        granted = ["--resources", f"gpu={GPUS}", *HASTE]  # targets behind --resources would be more of them
+        return [sys.executable, "-m", "snakemake", *profile, *granted, *options, *self.targets]
 
     def start(self) -> subprocess.Popen[bytes]:
         self.started += 1
