@@ -41,11 +41,13 @@ USE_TOY = (
 ONE_BY_ONE = ("tests/workflow/test_workflow.py", "tests/faults/test_stage_kills.py")
 # What takes longest goes first, so that nobody waits for it in the end: files, or tests of those above.
 LONG = (
-    "test_slurm.py", "test_engine.py", "test_risk.py", "test_resume.py", "test_tracking_server.py", "test_browse.py",
+    "test_slurm.py", "workflow/test_search.py", "test_engine.py", "test_risk.py", "test_resume.py",
+    "test_tracking_server.py", "test_browse.py",
     "gpu/test_run.py",
     "test_read.py", "test_launch.py", "test_render.py", "test_hostile_files.py", "test_train.py", "test_makefile.py",
     "test_parent.py", "test_mlflow_away.py", "test_full_disk.py", "test_speed.py", "test_status.py",
-    "test_gpu_lease.py", "test_record.py", "test_live_curves.py", "test_compare.py", "test_pack_order.py",
+    "test_gpu_lease.py", "test_record.py", "test_trial.py", "test_live_curves.py", "test_compare.py",
+    "test_pack_order.py",
     "test_recording_again", "test_other_splits", "test_local_files", "test_snakemakes_own_report", "killed_at_random",
 )  # fmt: skip
 

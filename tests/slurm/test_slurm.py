@@ -64,6 +64,7 @@ class SnakemakeRun:
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         self.cluster, self.folder, self.started = cluster, copy_checkout(folder), 0
+        self.targets = TARGETS
         experiment = yaml.safe_load((self.folder / EXPERIMENT).read_text())
         for model in experiment["models"]:
             model.setdefault("training", {})["epochs"] = EPOCHS[model["name"]]
@@ -71,7 +72,8 @@ class SnakemakeRun:
 
     def command(self, *options: str) -> list[str]:
         profile = ["--workflow-profile", "workflow/profiles/slurm", "--configfile", EXPERIMENT]
-        return [sys.executable, "-m", "snakemake", *profile, "--resources", f"gpu={GPUS}", *HASTE, *options, *TARGETS]
+        granted = ["--resources", f"gpu={GPUS}", *HASTE]  # targets behind --resources would be more of them
+        return [sys.executable, "-m", "snakemake", *profile, *granted, *options, *self.targets]
 
     def start(self) -> subprocess.Popen[bytes]:
         self.started += 1
@@ -299,6 +301,16 @@ def test_the_experiment_runs_on_slurm_and_loses_nothing(cluster: Cluster, run: S
     assert cluster.queue() == ""
     assert not [process for process in psutil.process_iter() if in_folder(process, run.folder)]
     subprocess.run(["bash", "-c", CHECK_HASHES], cwd=results, check=True)
+
+
+def test_a_search_runs_on_slurm(cluster: Cluster, run: SnakemakeRun) -> None:
+    run.targets = ["results/searches/rates/table.csv"]
+    run.start()
+    assert run.ended("the end of the search") == 0, run.state()
+    assert Counter(run.submitted(1))["trial"] == 4, "three trials, and the best of them goes on"
+    rows = (run.folder / "results/searches/rates/table.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[2] for row in rows] == ["finished", "dropped", "dropped"]
+    assert cluster.queue() == ""
 
 
 def in_folder(process: psutil.Process, folder: Path) -> bool:

@@ -27,6 +27,7 @@ from ocsrflow.runtime.code_version import code_version
 from ocsrflow.runtime.errors import UserError
 from ocsrflow.config.planning import Plan, given, one_of, option, picture_options
 from ocsrflow.config.reading import Reading
+from ocsrflow.config.searches import space_to_json
 from ocsrflow.training import parent
 
 try:
@@ -81,7 +82,10 @@ wildcard_constraints:
     test_set=one_of(plan.picture_sets),
     ensemble=one_of(plan.ensembles),
     reader=one_of(plan.readers),
-    encoder=one_of({model.network.encoder for model in CONFIG.models}),
+    encoder=one_of(plan.encoders),
+    search=one_of(plan.searches),
+    rung=r"\d+",
+    place=r"\d+",
     shard=r"\d+",
 
 

@@ -165,7 +165,7 @@ def test_one_line_for_a_failure(machine: Path, monkeypatch: pytest.MonkeyPatch) 
     dies = Run(machine, "--gpus", "0", "--processes", "2", what="dies", seconds=0)
     assert fails.end() == (1, "worker: error: one clear line\n")
     assert dies.end() == (
-        1,
+        3,  # as a training that fails by its settings
         "ocsrflow launch: error: rank 1 was killed by SIGKILL; it may have been out of memory: "
         "give the job more, or lower training.batch\n",
     )

@@ -20,6 +20,7 @@ from .base import Settings
 from .depiction import Depiction
 from .methods import MethodName
 from .paths import GivenPath, MadePath
+from .searches import Search, check
 from .sections import (
     Benchmark,
     Checkpoints,
@@ -40,6 +41,7 @@ from .split import Split
 
 Baseline = Literal["constant", "osra"]
 OSRA: Baseline = "osra"  # which reads pictures, and may be a member of an ensemble
+FORMS = ("number", "range", "choices")  # of a value that may have several
 SHOWN = 200  # characters of a wrong value that are shown
 SELECTION = "selection"  # the name of the selection's pictures, among those of the test sets
 
@@ -65,6 +67,9 @@ class Config(Settings):
         default_factory=dict, description="Training settings of every model that does not set its own."
     )
     models: list[Model] = Field(min_length=1, description="What is trained.")
+    searches: list[Search] = Field(
+        default_factory=list, description="Settings of models that are searched for, by successive halving."
+    )
     checkpoints: Checkpoints = Field(default_factory=Checkpoints, description="How trainings are saved.")
     prediction: Prediction = Field(default_factory=Prediction, description="How trained models read pictures.")
     test_sets: list[TestSet] = Field(min_length=1, description="What every model is tested on.")
@@ -140,6 +145,7 @@ class Config(Settings):
             _lookup(f"test_sets.{i}.dataset", test_set.dataset, datasets)
         self._ensembles_fit(models)
         self._selection_fits(datasets)
+        self._searches_fit(models)
         if "pairs" not in self.methods or len(set(self.methods)) < len(self.methods):
             raise ValueError("methods: 'pairs' must be among them, and each once")
         self._speed_fits(models, ensembles)
@@ -202,6 +208,12 @@ class Config(Settings):
                 _lookup(f"speed.{key}.{i}", name, items)
             if len(set(names)) < len(names):
                 raise ValueError(f"speed.{key}: a name is given twice")
+
+    def _searches_fit(self, models: Mapping[str, Model]) -> None:
+        """Searches vary models that are there, and each of their trials can be trained."""
+        _by_name("searches", self.searches)
+        for i, search in enumerate(self.searches):
+            check(f"searches.{i}", search, _lookup(f"searches.{i}.model", search.model, models))
 
     def _parents_fit(self) -> None:
         """Models that start from others of this configuration have their shape, and none starts from itself."""
@@ -307,7 +319,7 @@ def load(raw: Any) -> Config:
 
 def _line(error: Any, raw: Mapping[str, Any]) -> str:
     # Pydantic puts the tag of a discriminated union among the keys; the path users know has no such part.
-    location = [str(part) for part in error["loc"] if part not in ("number", "range")]  # the forms of a value
+    location = [str(part) for part in error["loc"] if part not in FORMS]
     if len(location) > 2 and location[0] == "sources":
         del location[2]
     if location[:1] == ["models"] and len(location) >= 4:

@@ -16,6 +16,7 @@ from typing import Any
 from .experiment import Config, longest_text, model_folder
 from .planning import Plan
 from .reading import Reading
+from .searches import Search, space_to_json, whole_length
 from .sections import Dataset, Model, TestSet
 
 FIFTY_YEARS = 50 * 365 * 86_400 * 10**9  # nanoseconds
@@ -25,8 +26,8 @@ BEFORE_ANY_RESULT = 30 * 365 * 86_400 * 10**9  # since 1970: no result is as old
 def date_back(config: Config) -> None:
     """Date results that were made with other settings back by fifty years, so that Snakemake makes them again.
 
-    Looked at are how data sets were sampled and drawn, what models were trained by, how and what they read, and among
-    whom ensembles were chosen. Where the configuration is again what it was, the date is too.
+    Looked at are how data sets were sampled and drawn, what models and trials of searches were trained by, how and what
+    they read, and among whom ensembles were chosen. Where the configuration is again what it was, the date is too.
     """
     for path, made, wanted in _results(config):
         difference = _first_difference(made, wanted)
@@ -62,6 +63,9 @@ def _results(config: Config) -> Iterator[tuple[Path, Mapping[str, Any], Mapping[
         for test_set in plan.picture_sets.values():
             for path in (results / "predictions" / test_set.name).glob(f"{model.name}.json"):
                 yield path, _facts(path), reading | _molecules(test_set)
+    for search in config.searches:
+        for path in (results / "searches" / search.name).glob("rung-*/*.json"):
+            yield path, _facts(path).get("made_with", {}), _trials(config, search)
     for ensemble in config.ensembles:
         for path in results.glob(f"ensembles/{ensemble.name}.json"):
             found = _facts(path)
@@ -89,6 +93,17 @@ def _training(model: Model) -> dict[str, Any]:
         "dataset": model.dataset,
         "network": model.network.model_dump(mode="json"),
         "training": model.training.model_dump(mode="json", exclude=left_open),
+    }
+
+
+def _trials(config: Config, search: Search) -> dict[str, Any]:
+    """What the stage ``trial`` writes down of its settings."""
+    model = whole_length(search, next(model for model in config.models if model.name == search.model))
+    return {
+        "network": model.network.model_dump(mode="json"),
+        "training": model.training.model_dump(mode="json"),
+        "space": json.loads(space_to_json(search.space)),
+        "seed": search.seed,
     }
 
 

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from . import searches
 from .experiment import SELECTION, Config, longest_text, model_folder, parent_in
-from .sections import Dataset, Source, TestSet
+from .searches import Search
+from .sections import Dataset, Model, Source, TestSet
 
 Wildcards = Any
 PUBLIC = Path(__file__).parents[2] / "resources" / "public-molecules.tsv.gz"  # comes with this repository
@@ -29,6 +31,9 @@ class Plan:
         self.benchmarks = {benchmark.name: benchmark for benchmark in config.benchmarks}
         self.drawings = {drawing.name: drawing for drawing in config.drawings}
         self.ensembles = {ensemble.name: ensemble for ensemble in config.ensembles}
+        self.searches = {search.name: search for search in config.searches}
+        self.encoders = {model.network.encoder for model in config.models}
+        self.encoders |= {encoder for search in config.searches for encoder in self._searched_encoders(search)}
         self.main = config.test_sets[0]  # the report's test set, whose molecules the drawings show
         # Benchmarks and drawings are data sets of their own names.
         of_benchmarks, of_drawings = (
@@ -135,25 +140,35 @@ class Plan:
 
     # Models
 
+    def model_of(self, wildcards: Wildcards) -> Model:
+        """The model of a job, or the one whose settings a search varies, with the length of its last rung."""
+        if name := wildcards.get("model"):
+            return self.models[name]
+        search = self.searches[wildcards.search]
+        return searches.whole_length(search, self.models[search.model])
+
     def training_data(self, wildcards: Wildcards) -> str:
         """The data set that a model learns from."""
-        return f"<results>/datasets/{self.models[wildcards.model].dataset}/images.h5"
+        return f"<results>/datasets/{self.model_of(wildcards).dataset}/images.h5"
 
     def imagenet_weights(self, wildcards: Wildcards) -> list[str]:
-        """ImageNet weights that a training starts from."""
-        network = self.models[wildcards.model].network
-        return [f"<results>/weights/{network.encoder}.pth"] if network.pretrained == "imagenet" else []
+        """ImageNet weights that a training starts from; of a search those of all encoders that are tried."""
+        network, encoders = self.model_of(wildcards).network, []
+        if network.pretrained == "imagenet":
+            of_search = self._searched_encoders(self.searches[wildcards.search]) if wildcards.get("search") else []
+            encoders = of_search or [network.encoder]
+        return [f"<results>/weights/{encoder}.pth" for encoder in encoders]
 
     def parent_files(self, wildcards: Wildcards) -> list[str]:
         """The trained model that a training starts from, which may be one of this run."""
-        model = self.models[wildcards.model]
+        model = self.model_of(wildcards)
         own = parent_in(self.config, model)
         folder = model_folder(self.config, own) if own else model.network.parent or ""
         return [f"{folder}/weights.safetensors", f"{folder}/model.json"] if folder else []
 
     def gpus(self, wildcards: Wildcards) -> int:
         """GPUs of a training."""
-        return self.models[wildcards.model].gpus
+        return self.model_of(wildcards).gpus
 
     def reading_gpus(self, wildcards: Wildcards) -> int:
         """GPUs for a model that reads."""
@@ -162,6 +177,36 @@ class Plan:
     def rescoring_gpus(self, wildcards: Wildcards) -> int:
         """GPUs for the models of an ensemble, one after the other."""
         return int(any(self.models[model].gpus for model in self.trained_members(wildcards)))
+
+    # Searches
+
+    def _searched_encoders(self, search: Search) -> list[Any]:
+        """Encoders that a search tries; none where it leaves the model's."""
+        values = search.space.get("network.encoder", [])
+        return values if isinstance(values, list) else []
+
+    def promoted(self, wildcards: Wildcards) -> list[str]:
+        """Which trials of the rung before a trial is one of; in the first rung it is told by its number."""
+        rung = int(wildcards.rung)
+        return [f"<results>/searches/{wildcards.search}/rung-{rung - 1}.json"] if rung else []
+
+    def places(self, wildcards: Wildcards) -> int:
+        """Trials of a rung."""
+        return self.searches[wildcards.search].places[int(wildcards.rung)]
+
+    def trials_of_rung(self, wildcards: Wildcards) -> list[str]:
+        """Files of the trials of a rung."""
+        folder = f"<results>/searches/{wildcards.search}/rung-{wildcards.rung}"
+        return [f"{folder}/{place}.json" for place in range(self.places(wildcards))]
+
+    def trials_of_search(self, wildcards: Wildcards) -> list[str]:
+        """Files of the trials of all rungs."""
+        folder, places = f"<results>/searches/{wildcards.search}", self.searches[wildcards.search].places
+        return [f"{folder}/rung-{rung}/{place}.json" for rung, n in enumerate(places) for place in range(n)]
+
+    def searched_entry(self, wildcards: Wildcards) -> str:
+        """The model's entry in the configuration, as JSON with what is set there alone."""
+        return self.model_of(wildcards).model_dump_json(exclude_unset=True)
 
     # Test sets
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..chem.tokenizer import END, PAD, START
 from ..pictures.packed_file import Packed
-from ..runtime.errors import UserError
+from ..runtime.errors import TrainingFailed, UserError
 from ..runtime.isolated import without_ctrl_c
 
 AHEAD = 2  # batches that are read ahead, by all processes together
@@ -226,11 +226,11 @@ class Epochs:
 
         Raises
         ------
-        UserError
+        TrainingFailed
             When there are fewer pictures than one batch takes.
         """
         if len(members) < batch:
-            raise UserError(
+            raise TrainingFailed(
                 f"{packed.path}: {len(members)} training pictures are less than one batch of {batch}; draw more "
                 f"molecules or lower {setting}"
             )

@@ -8,7 +8,7 @@ import pandas as pd
 # Stages in the order of the workflow; others come after them.
 ORDER = (
     "download", "filter", "sample", "render", "pack", "browse", "benchmark_set", "draw_set", "weights", "train",
-    "predict", "redraw", "choose", "rescore", "vote", "constant", "osra", "calibrate", "score", "attend",
+    "trial", "predict", "redraw", "choose", "rescore", "vote", "constant", "osra", "calibrate", "score", "attend",
     "speed_training", "speed_prediction", "report",
 )  # fmt: skip
 

@@ -58,13 +58,14 @@ def _svg(figure: Figure) -> str:
     return re.sub(r"^.*?(?=<svg)", "", text.getvalue(), flags=re.DOTALL)
 
 
-def _figure(
+def painted(
     title: str,
     caption: str,
     table: pd.DataFrame,
     paint: Callable[[Axes], Any],
     size: tuple[float, float] = (6, 3),
 ) -> Drawing:
+    """A figure of one system of axes, of so many inches, and what is drawn in it."""
     with sns.axes_style("whitegrid"), sns.color_palette(PALETTE):
         figure = Figure(figsize=size)
         axes = figure.subplots()
@@ -99,12 +100,12 @@ def lengths(tables: dict[str, pd.DataFrame], title: str, caption: str, *, log: b
         )
         axes.set(xlabel="length of the SMILES [characters]", ylabel="molecules")
         if log:
-            _logarithmic(axes, "y", rows["count"].min(), rows["count"].max())
+            logarithmic(axes, "y", rows["count"].min(), rows["count"].max())
         else:
             axes.set_ylim(0, None)
-        _legend_beside(axes)
+        legend_beside(axes)
 
-    return _figure(title, caption, rows[["name", "length", "count"]], paint)
+    return painted(title, caption, rows[["name", "length", "count"]], paint)
 
 
 def curves(metrics: dict[str, pd.DataFrame], column: str, label: str, title: str, caption: str) -> Drawing:
@@ -117,11 +118,11 @@ def curves(metrics: dict[str, pd.DataFrame], column: str, label: str, title: str
     def paint(axes: Axes) -> None:
         for at, (name, own) in enumerate(rows.groupby("name", sort=False)):
             few = len(own) < 60
-            axes.plot(own["step"], own[column], label=str(name), **_look(at) | ({} if few else {"marker": ""}))
+            axes.plot(own["step"], own[column], label=str(name), **look_of(at) | ({} if few else {"marker": ""}))
         axes.set(xlabel="optimiser step", ylabel=label)
-        _legend_beside(axes)
+        legend_beside(axes)
 
-    return _figure(title, caption, rows[["name", "step", column]], paint)
+    return painted(title, caption, rows[["name", "step", column]], paint)
 
 
 def scaling(rows: pd.DataFrame, title: str, caption: str) -> Drawing:
@@ -140,9 +141,9 @@ def scaling(rows: pd.DataFrame, title: str, caption: str) -> Drawing:
         axes.plot([], [], "--", color="0.4", linewidth=1, label="ideal")
         axes.set(xlabel="processes", ylabel="images per second", ylim=(0, None))
         axes.set_xticks(sorted(rows["processes"].unique()))
-        _legend_beside(axes)
+        legend_beside(axes)
 
-    return _figure(title, caption, rows, paint)
+    return painted(title, caption, rows, paint)
 
 
 def pairs(names: list[str], matrix: list[list[float]], title: str, caption: str) -> Drawing:
@@ -167,7 +168,7 @@ def pairs(names: list[str], matrix: list[list[float]], title: str, caption: str)
             tick.set_horizontalalignment("right")
 
     side = 2.4 + 0.7 * len(names)
-    return _figure(title, caption, table.rename_axis("model").reset_index(), paint, (side + 1.5, side))
+    return painted(title, caption, table.rename_axis("model").reset_index(), paint, (side + 1.5, side))
 
 
 def robustness(rows: pd.DataFrame, title: str, caption: str) -> Drawing:
@@ -188,7 +189,7 @@ def robustness(rows: pd.DataFrame, title: str, caption: str) -> Drawing:
             tick.set_horizontalalignment("right")
 
     width, height = 3.5 + 0.75 * len(table.columns), 1.2 + 0.3 * len(table)
-    return _figure(title, caption, rows, paint, (width, height))
+    return painted(title, caption, rows, paint, (width, height))
 
 
 def trust(rows: pd.DataFrame, label: str, title: str, caption: str, *, share: bool = False) -> Drawing:
@@ -204,11 +205,11 @@ def trust(rows: pd.DataFrame, label: str, title: str, caption: str, *, share: bo
         for at, (name, own) in enumerate(rows.groupby("name", sort=False)):
             below, above = own["exact"] - own["low"], own["high"] - own["exact"]
             around = [below.clip(0), above.clip(0)]
-            axes.errorbar(own["mean"], own["exact"], yerr=around, label=str(name), elinewidth=0.6, **_look(at))
+            axes.errorbar(own["mean"], own["exact"], yerr=around, label=str(name), elinewidth=0.6, **look_of(at))
         axes.set(xlabel=label, ylabel="share exactly right", ylim=(-0.02, 1.02))
-        _legend_beside(axes)
+        legend_beside(axes)
 
-    return _figure(title, caption, rows, paint)
+    return painted(title, caption, rows, paint)
 
 
 def by_length(rows: pd.DataFrame, title: str, caption: str) -> Drawing:
@@ -222,11 +223,11 @@ def by_length(rows: pd.DataFrame, title: str, caption: str) -> Drawing:
     def paint(axes: Axes) -> None:
         for at, name in enumerate(dict.fromkeys(rows["name"])):
             own = table[table["name"] == name]
-            axes.plot(own["length"], own["tanimoto"], label=str(name), **_look(at))
+            axes.plot(own["length"], own["tanimoto"], label=str(name), **look_of(at))
         axes.set(xlabel="length of the reference [characters]", ylabel="mean Tanimoto", ylim=(0, 1.02))
-        _legend_beside(axes)
+        legend_beside(axes)
 
-    return _figure(title, caption, table, paint)
+    return painted(title, caption, table, paint)
 
 
 def intervals(rows: pd.DataFrame, label: str, title: str, caption: str) -> Drawing:
@@ -240,20 +241,20 @@ def intervals(rows: pd.DataFrame, label: str, title: str, caption: str) -> Drawi
             axes.errorbar(own["value"], at, xerr=around, fmt="o", color=colour, label=str(kind), capsize=3)
         axes.set_yticks(range(len(rows)), rows["name"])
         axes.set(xlabel=label, xlim=(0, None), ylim=(len(rows) - 0.5, -0.5))
-        _legend_beside(axes)
+        legend_beside(axes)
 
-    return _figure(title, caption, rows, paint, (6, 0.8 + 0.26 * len(rows)))
+    return painted(title, caption, rows, paint, (6, 0.8 + 0.26 * len(rows)))
 
 
-def _look(at: int) -> dict[str, Any]:
-    """Of a line of a figure, by its number: colour, and, since there are ten of them, marker and dashes."""
+def look_of(at: int) -> dict[str, Any]:
+    """The look of a line of a figure, by its number: colour, and, since there are ten of them, marker and dashes."""
     colours = sns.color_palette(PALETTE)
     kind = at // len(colours) % 3
     shown = {"color": colours[at % len(colours)], "marker": "osD"[kind], "linestyle": ("-", "--", ":")[kind]}
     return shown | {"markersize": 4, "linewidth": 1.2}
 
 
-def _legend_beside(axes: Axes) -> None:
+def legend_beside(axes: Axes) -> None:
     """A legend to the right, where it hides no line."""
     axes.legend(title=None, frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
@@ -277,10 +278,10 @@ def bars(
         if not lying:
             axes.tick_params(axis="x", labelsize="small" if len(names) < 30 else "x-small")
         if log:
-            _logarithmic(axes, across, min(values), max(values))
+            logarithmic(axes, across, min(values), max(values))
 
     table = pd.DataFrame({"name": names, "value": values})
-    return _figure(title, caption, table, paint, (6, 0.8 + 0.26 * len(names)) if lying else (6, 3))
+    return painted(title, caption, table, paint, (6, 0.8 + 0.26 * len(names)) if lying else (6, 3))
 
 
 def histogram(rows: pd.DataFrame, label: str, title: str, caption: str) -> Drawing:
@@ -291,10 +292,10 @@ def histogram(rows: pd.DataFrame, label: str, title: str, caption: str) -> Drawi
         axes.set(xlabel=label, ylabel="share of molecules [%]")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
 
-    return _figure(title, caption, rows, paint)
+    return painted(title, caption, rows, paint)
 
 
-def _logarithmic(axes: Axes, which: str, low: float, high: float) -> None:
+def logarithmic(axes: Axes, which: str, low: float, high: float) -> None:
     """A logarithmic axis on which the lowest value, which must be above 0, has a bar that is seen."""
     axes.set(**{f"{which}scale": "log", f"{which}lim": (low / 2, high * 1.5)})
     axis = axes.xaxis if which == "x" else axes.yaxis

@@ -75,9 +75,9 @@ def run(function: Callable[..., Any], words: Sequence[str] | None = None, *, nam
         What help and messages call it.
 
     Exit status: 0 done; 1 a :class:`UserError` or an error of the system, in one line on standard error; 2 a wrong
-    command line; 130 stopped by Ctrl-C, 143 by SIGTERM; 141 who reads the output has gone, though files may have been
-    written (0 where standard output was closed from the start). Anything else is a defect of ours and shows its
-    traceback.
+    command line; 3 a training that fails by its own settings; 130 stopped by Ctrl-C, 143 by SIGTERM; 141 who reads the
+    output has gone, though files may have been written (0 where standard output was closed from the start). Anything
+    else is a defect of ours and shows its traceback.
     """
     # So that temporary files are removed on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -92,7 +92,7 @@ def run(function: Callable[..., Any], words: Sequence[str] | None = None, *, nam
         app(words)
         sys.stdout.flush()
     except UserError as error:
-        fail(name, str(error))
+        fail(name, str(error), error.status)
     except KeyboardInterrupt:
         _leave(128 + signal.SIGINT, f"{name}: stopped")
     except BrokenPipeError:
@@ -109,9 +109,9 @@ def run(function: Callable[..., Any], words: Sequence[str] | None = None, *, nam
     sys.exit(0)
 
 
-def fail(name: str, line: str) -> NoReturn:
-    """Print the one line and leave with status 1."""
-    _leave(1, f"{name}: error: {line}")
+def fail(name: str, line: str, status: int = 1) -> NoReturn:
+    """Print the one line and leave, by default with status 1."""
+    _leave(status, f"{name}: error: {line}")
 
 
 def _leave(status: int, line: str = "") -> NoReturn:

@@ -14,6 +14,7 @@ from typing import Any
 
 HOME = Path(__file__).parents[1]  # the package
 NOT_FOLLOWED = ("runtime", "tracking")
+ERRORS = ("UserError", "TrainingFailed")
 # Calls, and which of their keyword arguments are texts for a reader.
 HELP_TEXTS = {"Field": "description", "Parameter": "help", "add_argument": "help", "ArgumentParser": "description"}
 
@@ -60,7 +61,7 @@ def _text(node: Any) -> str:
         return f"[{','.join(_text(item) for item in node if not _is_docstring(item))}]"
     if not isinstance(node, ast.AST):
         return repr(node)
-    if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and _name(node.exc.func) == "UserError":
+    if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and _name(node.exc.func) in ERRORS:
         return "Raise(UserError)"
     fields = [(name, value) for name, value in ast.iter_fields(node) if value is not None and value != []]
     if isinstance(node, ast.Call):

@@ -30,8 +30,19 @@ def brief(error: Exception) -> str:
 class UserError(Exception):
     """Something the user can mend: the message says what is wrong, where, and how to mend it, in one line."""
 
+    status = 1  # of the process that ends with it
+
     def __init__(self, message: str) -> None:
         super().__init__(visible(message))
+
+
+class TrainingFailed(UserError):
+    """A training fails by its own settings, on this data and device: out of memory, no finite loss, too large a batch.
+
+    Its exit status says so: to a search it is a result of the settings, while any other failure is one of the machine.
+    """
+
+    status = 3
 
 
 # A wrong size or offset in a file brings these about, too: they say nothing of the system.

@@ -45,7 +45,8 @@ NOTE = "mlflow.note.content"
 EXPERIMENT = {
     "mlflow.experimentKind": "custom_model_development",
     NOTE: "One run for each run of the workflow (a configuration at a commit), and below it one for each model, each "
-    "reader's answers to a test set, and each speed study. The readers of a test set side by side: search for "
+    "reader's answers to a test set, each speed study, and each search with its trials below it. The readers of a test "
+    "set side by side: search for "
     "`tags.\"ocsrflow.test_set\" = 'NAME'`, and choose columns.",
 }
 LONGEST = 6000  # characters of a parameter that MLflow takes
@@ -65,11 +66,13 @@ class Point:
 class Identity:
     """What a run is the run of."""
 
-    kind: str  # workflow, model, prediction, ensemble, ceiling, baseline, training_speed or prediction_speed
+    # workflow, model, prediction, ensemble, ceiling, baseline, training_speed, prediction_speed, search or trial
+    kind: str
     slot: str  # what it is about: the same for all runs that follow each other
     key: str  # changes with what it was made from: the same key continues the same run
     name: str  # as MLflow shows it
     tags: Mapping[str, str] = field(default_factory=dict)  # set each time
+    parent: "Identity | None" = None  # the run that it is below; by default that of the workflow
 
 
 def ensure(store: Store) -> None:
@@ -143,9 +146,11 @@ class Run:
         if before:
             tags[PREVIOUS] = before[0].info.run_id
             tags[NOTE] = f"Made again in another way; before: {self.link(before[0])}"
-        if workflow and identity.kind != "workflow":
-            whole = workflow_identity(workflow)
-            parent = self._find(whole.key) or self._make(whole, workflow)
+        above = identity.parent
+        if above is None and workflow and identity.kind != "workflow":
+            above = workflow_identity(workflow)
+        if above is not None:
+            parent = self._find(above.key) or self._make(above, workflow)
             self.client.update_run(parent.info.run_id, status="RUNNING")
             tags[PARENT] = parent.info.run_id
         return self.client.create_run(self.experiment_id, run_name=identity.name, tags=tags)

@@ -109,15 +109,15 @@ def record_results(
         data = [results / "datasets" / name / "images.h5" for name in datasets]
         try:
             entry = _report(results, workflow, runs) if kind == "report" else DESCRIBE[kind](results, rest)
-            entry = _with_data(entry, data)
-            digest = _digest(entry, results)
+            entry = with_data(entry, data)
+            digest = digest_of(entry, results)
         except FileNotFoundError as error:
             unfinished.append(f"{what} ({error.filename or error} is missing)")
             continue
-        with _explained(results):
+        with explained(results):
             run_id = None if everything else finished(results / "tracking.json", entry.identity.key, digest)
             n_sent += run_id is None
-            runs[what] = run_id or _send(entry, digest, models.get(entry.of_model), results, data, workflow)
+            runs[what] = run_id or send(entry, digest, models.get(entry.of_model), results, data, workflow)
             if entry.registers:
                 models[entry.registers] = registered(results, entry.registers, runs[what])
     write_json(out, runs)
@@ -127,7 +127,7 @@ def record_results(
 
 
 @contextmanager
-def _explained(results: Path) -> Iterator[None]:
+def explained(results: Path) -> Iterator[None]:
     """Whatever MLflow, its database or the network raises is one line."""
     try:
         yield
@@ -141,7 +141,7 @@ def _explained(results: Path) -> Iterator[None]:
         ) from None
 
 
-def _digest(entry: Entry, results: Path) -> str:
+def digest_of(entry: Entry, results: Path) -> str:
     """Sixteen hexadecimal digits that change with anything of an entry."""
     content = asdict(replace(entry, points=[], files=[]))  # points are in the files
     files = [(str(path.relative_to(results)), sha256(path)) for one, _ in entry.files for path in files_of(one)]
@@ -149,7 +149,7 @@ def _digest(entry: Entry, results: Path) -> str:
     return hashlib.sha256(json.dumps([content, files, model], sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _send(
+def send(
     entry: Entry, digest: str, model_id: str | None, results: Path, data: Sequence[Path], workflow: Mapping[str, Any]
 ) -> str:
     """Make the run agree with the entry; its id. ``model_id``: of the logged model that the final values are of."""
@@ -176,7 +176,8 @@ def _send(
     return run.run_id
 
 
-def _with_data(entry: Entry, data: list[Path]) -> Entry:
+def with_data(entry: Entry, data: list[Path]) -> Entry:
+    """The same entry, tagged with the data sets that it is of."""
     tags = {f"data.{found['name']}": found["digest"] for found in map(describe, data)}
     return replace(entry, identity=replace(entry.identity, tags={**entry.identity.tags, **tags}))
 

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..config.training import Training
 from ..network.batches import Batch, Share
 from ..network.model import EncoderDecoder
-from ..runtime.errors import UserError
+from ..runtime.errors import TrainingFailed
 from .augment import augment
 from .process_group import ProcessGroup
 
@@ -144,14 +144,14 @@ def enough_memory(
 
     Raises
     ------
-    UserError
+    TrainingFailed
         In place of PyTorch's ``OutOfMemoryError``.
     """
     try:
         yield
     except torch.OutOfMemoryError:
         batch = batch or training.batch
-        raise UserError(
+        raise TrainingFailed(
             f"out of GPU memory with {math.ceil(batch / group.world_size)} pictures on a GPU ({batch} a "
             f"step over {group.world_size}); lower {setting} or network.image_size, or give the model more gpus"
         ) from None

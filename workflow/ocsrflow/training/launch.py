@@ -5,10 +5,10 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from ..runtime.errors import UserError
+from ..runtime.errors import TrainingFailed, UserError
 from ..runtime.gpu_lease import MADE_UP, PARENT, STORE, WAYS, take, unusable
 
 if TYPE_CHECKING:
@@ -43,13 +43,12 @@ def launch(*command: str, gpus: int, granted: int | None = None, processes: int 
     Raises
     ------
     UserError
-        When Snakemake granted fewer GPUs than are asked for, they cannot be used here, or a process was killed.
+        When Snakemake granted fewer GPUs than are asked for, they cannot be used here, or a process was killed:
+        ``TrainingFailed`` where it may have been out of memory.
     """
     if gpus and processes not in (None, gpus):
         raise UserError(f"{processes} processes for {gpus} GPUs: a GPU takes one process, leave processes out")
-    for number in STOPS:
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it
-            signal.signal(number, _stop)
+    on_stop(_stop)
     _import_torch()
     lease = take(gpus, granted)
     os.environ[PARENT] = str(os.getpid())
@@ -60,6 +59,13 @@ def launch(*command: str, gpus: int, granted: int | None = None, processes: int 
     finally:
         if lease is not None:
             lease.release()
+
+
+def on_stop(handler: Callable[[int, object], object]) -> None:
+    """Call ``handler`` for every signal that stops a training."""
+    for number in STOPS:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it
+            signal.signal(number, handler)
 
 
 def _stop(number: int, _: object) -> NoReturn:
@@ -121,7 +127,7 @@ def _status(failures: "dict[int, ProcessFailure]") -> int:
     Raises
     ------
     UserError
-        When one was killed.
+        When one was killed; ``TrainingFailed`` where it may have been out of memory.
     """
     # torchrun ends the others when one fails, and after 30 seconds kills those that are left: these say nothing.
     began = min(failure.timestamp for failure in failures.values())
@@ -136,5 +142,9 @@ def _status(failures: "dict[int, ProcessFailure]") -> int:
                 signal.SIGBUS: "shared memory (/dev/shm) or the disk may be full; enlarge it (docker run --shm-size)",
             }
             reason = f"; {reasons[signal.Signals(-code)]}" if -code in reasons else ""
-            raise UserError(f"rank {rank} was killed by {signal.Signals(-code).name}{reason}")
+            # By SIGKILL the system ends what takes too much memory.
+            kind = TrainingFailed if code == -signal.SIGKILL else UserError
+            raise kind(f"rank {rank} was killed by {signal.Signals(-code).name}{reason}")
+    if TrainingFailed.status in reported:  # the others only lost the connection
+        return TrainingFailed.status
     return reported[0] if reported else STOPPED

@@ -24,7 +24,7 @@ def run(trainer: Trainer) -> None:
 
     Raises
     ------
-    UserError
+    TrainingFailed
         When the loss is not a number, or the GPU's memory is too small.
     """
     state, risk = trainer.state, trainer.training.risk
@@ -32,9 +32,10 @@ def run(trainer: Trainer) -> None:
         try:
             if state.phase == CROSS_ENTROPY:
                 train_epochs(trainer)
-            if not trainer.best:  # no epoch: a parent's weights as they are
+            complete = trainer.until == trainer.training.epochs
+            if complete and not trainer.best:  # no epoch: a parent's weights as they are
                 trainer.validate()
-            if risk is not None and state.risk_validated < risk.steps:
+            if complete and risk is not None and state.risk_validated < risk.steps:
                 minimise_risk(trainer, risk)
         except Stopped as stopped:
             trainer.save()
@@ -51,7 +52,7 @@ def run(trainer: Trainer) -> None:
 
 
 def train_epochs(trainer: Trainer) -> None:
-    """Epoch after epoch of cross-entropy, to the last one or until validations get no better.
+    """Epoch after epoch of cross-entropy, to ``trainer.until`` or until validations get no better.
 
     Raises
     ------
@@ -62,10 +63,10 @@ def train_epochs(trainer: Trainer) -> None:
     engine = trainer.engine
     assert isinstance(engine, Engine)
     # One stream over all epochs: readers start once, and read on during a validation.
-    loader = trainer.loader(epochs.stream(state.epoch, state.step, training.epochs), training.batch)
+    loader = trainer.loader(epochs.stream(state.epoch, state.step, trainer.until), training.batch)
     bar = progress(total=trainer.steps, initial=state.steps, what=trainer.name, unit="steps", shown=group.is_main)
     with closing(iter(loader)) as stream, bar:
-        while state.epoch < training.epochs and state.stale < (training.patience or math.inf):
+        while state.epoch < trainer.until and state.stale < (training.patience or math.inf):
             trainer.model.train()
             meter = Meter(trainer.flops, trainer.peak, group)
             for share in islice(epochs.epoch(state.epoch), state.step, None):
@@ -86,7 +87,7 @@ def train_epochs(trainer: Trainer) -> None:
             if validation_due:
                 trainer.validate()
             state.epoch, state.step = done, 0
-            if validation_due:
+            if validation_due or done == trainer.until:
                 trainer.save()
 
 

@@ -15,7 +15,7 @@ from ..network.model import EncoderDecoder, copy_weights, imagenet
 from ..network.precision import warn_if_slow
 from ..pictures.packed_file import Packed
 from ..runtime.code_version import code_version
-from ..runtime.errors import UserError
+from ..runtime.errors import TrainingFailed, UserError
 from ..runtime.files import sha256, whole, write_json, write_text
 from ..runtime.slurm_job import as_tags, of_cluster
 from ..tracking.live_curves import LiveCurves
@@ -43,6 +43,7 @@ def train(
     checkpoint_minutes: float = 10.0,
     tracking: Path | None = None,
     threads: int = 1,
+    until: int | None = None,
 ) -> None:
     """Train one model, going on from its last checkpoint where there is one.
 
@@ -78,12 +79,17 @@ def train(
         JSON file of the stage ``tracking``; without it nothing is logged to MLflow.
     threads
         Threads of all processes together on a CPU, or worker processes of all that read pictures for GPUs.
+    until
+        The epoch after which the training is left for now, with a checkpoint: the same command with a later one goes on
+        from there, on the schedule of the whole length. By default it goes to its end.
 
     Raises
     ------
     UserError
-        When the data set is too small, the weights do not fit, the GPU's memory is too small, the loss is not a
-        number, or the training may not start from the parent that ``network.pretrained`` names.
+        When the data set is too small, the weights do not fit, or the training may not start from the parent that
+        ``network.pretrained`` names.
+    TrainingFailed
+        When the GPU's memory is too small, the loss is not a number, or a batch does not fit data and processes.
     """
     group = join(threads)
     with group.active(), ExitStack() as stack:
@@ -114,7 +120,8 @@ def train(
         stack.enter_context(enough_memory(training, group))
         if group.is_main:
             stack.enter_context(saved.lock())
-        trainer = Trainer(name, packed, network, training, group, model, saved, threads, checkpoint_minutes)
+        end = min(training.epochs, until or training.epochs)
+        trainer = Trainer(name, packed, network, training, group, model, saved, threads, checkpoint_minutes, end)
         trainer.resume()
         history = trainer.state.history
         curves = LiveCurves(
@@ -162,7 +169,7 @@ def _checked(packed: Packed, name: str, training: Training, group: ProcessGroup)
         batches["training.risk.batch"] = training.risk.batch
     for setting, batch in batches.items():
         if batch < group.world_size:
-            raise UserError(f"{name}: {setting} {batch} is too small for {group.world_size} processes")
+            raise TrainingFailed(f"{name}: {setting} {batch} is too small for {group.world_size} processes")
     return packed
 
 

@@ -17,7 +17,7 @@ from ..config.training import Training
 from ..network.batches import Epochs, Loader, Share
 from ..network.model import EncoderDecoder
 from ..pictures.packed_file import Packed
-from ..runtime.errors import UserError
+from ..runtime.errors import TrainingFailed
 from .checkpoints import Checkpoints
 from .engine import Engine
 from .process_group import ProcessGroup
@@ -66,6 +66,7 @@ class Trainer:
     checkpoints: Checkpoints
     threads: int
     checkpoint_minutes: float
+    until: int  # the epoch after which it is left for now
 
     def __post_init__(self) -> None:
         training, group = self.training, self.group
@@ -105,7 +106,7 @@ class Trainer:
 
         Raises
         ------
-        UserError
+        TrainingFailed
             When a loss or a weight is not a number.
         """
         self._check_finite()
@@ -131,7 +132,7 @@ class Trainer:
 
         Raises
         ------
-        UserError
+        TrainingFailed
             When one is not a number.
         """
         self._collect_losses()
@@ -162,7 +163,7 @@ class Trainer:
         """End the training for non-finite values, found in or after a batch."""
         ids = ", ".join(str(cid) for cid in self.packed.cid[share.all_positions])
         kept = self.checkpoints.paths()
-        raise UserError(
+        raise TrainingFailed(
             f"{self.name}: {what}; lower the learning rates or the gradient clip. "
             f"Last good checkpoint: {kept[-1] if kept else 'none yet'}. CIDs of the batch: {ids}"
         )
@@ -185,7 +186,7 @@ class Trainer:
 
         Raises
         ------
-        UserError
+        TrainingFailed
             When a loss or a weight is not a number.
         """
         self._check_finite()
