@@ -304,6 +304,11 @@ def test_the_experiment_runs_on_slurm_and_loses_nothing(cluster: Cluster, run: S
 
 
 def test_a_search_runs_on_slurm(cluster: Cluster, run: SnakemakeRun) -> None:
+    experiment = yaml.safe_load((run.folder / EXPERIMENT).read_text())
+    experiment["training"]["validate_every"] = 1
+    space = {"training.encoder_lr": {"log": [1e-4, 1e-2]}}
+    experiment["searches"] = [{"name": "rates", "model": "one-gpu", "space": space, "trials": 3, "rungs": [1, 2]}]
+    (run.folder / EXPERIMENT).write_text(yaml.safe_dump(experiment))
     run.targets = ["results/searches/rates/table.csv"]
     run.start()
     assert run.ended("the end of the search") == 0, run.state()
