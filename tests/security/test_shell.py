@@ -16,10 +16,10 @@ from support.processes import program
 PWN = "'$(touch pwned) `touch pwned` \"; touch pwned; & touch pwned | touch pwned > pwned * ~ $HOME \\ "
 # What no configuration can make anything else than a number, or one of a few words.
 NUMBERS = {
-    "threads", "resources.gpu", "wildcards.shard",
+    "threads", "resources.gpu", "wildcards.place", "wildcards.rung", "wildcards.shard",
     *(f"params.{name}" for name in (
-        "batch", "gallery", "gpus", "max_length", "minutes", "shards", "size", "split_seed", "steps", "test",
-        "time_limit", "timed_images", "validation",
+        "batch", "epochs", "gallery", "gpus", "kept", "max_length", "minutes", "places", "seed", "shards", "size",
+        "split_seed", "steps", "test", "time_limit", "timed_images", "validation",
     )),
 }  # fmt: skip
 

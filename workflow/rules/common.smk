@@ -132,7 +132,10 @@ def last_words():
     """The report's numbers, where this run has written it."""
     path = Path(CONFIG.results) / "report" / "summary.json"
     if path.is_file() and path.stat().st_mtime > (Path(CONFIG.results) / provenance.WORKFLOW).stat().st_mtime:
-        print(summary.in_words(files.read_json(path), Path(CONFIG.results)), file=sys.stderr)
+        try:
+            print(summary.in_words(files.read_json(path), Path(CONFIG.results)), file=sys.stderr)
+        except UserError as error:
+            print(error, file=sys.stderr)
 
 
 def close_mlflow(status):

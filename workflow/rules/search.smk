@@ -68,7 +68,7 @@ rule promote:
         "Choose the trials of rung {wildcards.rung} of search {wildcards.search} that go on"
     shell:
         "python -m ocsrflow promote {params.folder:q} --rung {wildcards.rung} --places {params.places} "
-        "--kept {params.kept} --metric {params.metric} --out {output:q} > {log:q} 2>&1"
+        "--kept {params.kept} --metric {params.metric:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule search_table:

@@ -13,7 +13,7 @@ from ocsrflow.evaluation import clocked_training, speed_training
 from ocsrflow.evaluation import speed_prediction as prediction_stage
 from ocsrflow.evaluation.speed_prediction import SideBySide
 from ocsrflow.pictures.packed_file import Packed
-from ocsrflow.runtime.errors import UserError
+from ocsrflow.runtime.errors import TrainingFailed, UserError
 from support.data import TINY, make_model
 from support.processes import program
 
@@ -125,7 +125,7 @@ def test_a_failure_has_one_line_and_its_status(
 ) -> None:
     with pytest.raises(SystemExit) as left:
         measure(dataset, tmp_path / "s.json", training=TRAINING.model_copy(update={"batch": 4000}), processes=[1])
-    assert left.value.code == 1
+    assert left.value.code == TrainingFailed.status
     (line,) = capfd.readouterr().err.strip().splitlines()
     assert "training pictures are less than one batch of 4000" in line
     assert not (tmp_path / "s.json").exists()
